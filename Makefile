@@ -1,0 +1,43 @@
+# The two commands of the README: `make quickstart` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+
+.PHONY: quickstart test test-full check faults faults-long bench claims clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-full: $(VENV)/.installed
+	$(BIN)/pip install --quiet setuptools wheel ninja
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed]'
+	touch $@
+
+quickstart: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pipeline run recipes/quickstart.yaml
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TESTS) -m "not full" -n 2 --dist loadgroup
+
+test-full: $(VENV)/.installed-full
+	$(BIN)/python -m pytest $(TESTS) -m full
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check pipeline tests scripts
+	$(BIN)/ruff format --check pipeline tests scripts
+	$(BIN)/mypy
+
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/faults -m "full or not full"
+
+bench: $(VENV)/.installed
+	$(BIN)/python scripts/bench.py
+
+claims: $(VENV)/.installed
+	$(BIN)/python scripts/claims.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

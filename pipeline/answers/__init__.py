@@ -1,0 +1,1 @@
+"""Is it right? Extraction, comparison, and the jail for untrusted text."""

@@ -1,0 +1,241 @@
+"""How often is a model right? Greedy, sampled, pass@k, maj@k, votes, or the answers of a search; with 95 %
+intervals.
+
+    measure: {evaluate: accuracy, of: policy, split: dev, samples: 8, value: prm, votes: [majority, weighted]}
+
+Beside accuracy it says what users of such loops lost weeks without (METHODS 32, issue threads in
+RELIABILITY 1): length, answers cut by the limit, missing ends, missing answers, the share of right answers
+whose trace holds a wrong step (trace error, arXiv:2211.14275), distinct traces, and the distance to the
+base in nats a token. Metric names: `compare.py`.
+
+Not here: whether the model may take over (`gate.py`), drawing (the driver), what is right (the task).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.evaluate import EvaluateSettings
+from pipeline.evaluate.compare import Measured, aligned, tabulate
+from pipeline.evaluate.gate import Health
+from pipeline.evaluate.intervals import resample
+from pipeline.evaluate.outcomes import Outcome, columns, one_outcome
+from pipeline.models.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
+from pipeline.rows import Label, Problem, Question, Trace
+from pipeline.settings import ModelName
+from pipeline.tasks import BaseTask
+from pipeline.vote.aggregate import Aggregate, aggregate
+
+GOLD = "gold"  #: the labeller of what the task itself says: right or wrong, and the step oracle's verdicts
+KL = "kl"  #: the labeller whose `value` is the log-ratio to the base in nats, summed over a trace's tokens
+SCORED_VOTES = ("best", "weighted", "borda")
+
+
+class Settings(EvaluateSettings):
+    """What is asked of each model."""
+
+    samples: int = Field(0, ge=0, description="sampled traces a problem, beside the greedy one")
+    temperature: float = Field(1.0, gt=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0: off")
+    max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
+    value: ModelName | None = Field(None, description="a PRM that scores the samples")
+    aggregate: Aggregate = Field("last", description="step scores -> one score a trace")
+    votes: tuple[str, ...] = Field((), description="rules of vote/: majority, best, weighted, ...")
+    k: tuple[int, ...] = Field((), description="the k of pass@k and maj@k; none: 2, 4, 8, ... up to samples")
+    kl: ModelName | None = Field(None, description="the base to measure the distance to; true: the seed")
+    resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base_by_name(cls, given: Any) -> Any:
+        """`kl: true` means the first model's own seed."""
+        if isinstance(given, dict) and isinstance(given.get("kl"), bool):
+            of = given.get("of", "policy")
+            first = (of[0] if isinstance(of, (list, tuple)) else of).partition("@")[0]
+            return {**given, "kl": f"{first}@0" if given["kl"] else None}
+        return given
+
+    @field_validator("k")
+    @classmethod
+    def _each_positive(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if any(each < 1 for each in k):
+            raise ValueError("each k is 1 or more")
+        return tuple(sorted(set(k)))
+
+    @model_validator(mode="after")
+    def _samples_suffice(self) -> Settings:
+        if self.search is not None:
+            return self
+        if self.votes and not self.samples:
+            raise ValueError("votes need samples: set samples to 1 or more")
+        if self.k and max(self.k) > self.samples:
+            raise ValueError(f"k={max(self.k)} is more than samples={self.samples}")
+        if not self.value and (scored := [rule for rule in self.votes if rule in SCORED_VOTES]):
+            raise ValueError(f"votes by {', '.join(scored)} need a reward model: set value")
+        return self
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k in use."""
+        return self.k or tuple(2**power for power in range(1, self.samples.bit_length()))
+
+
+def answer(
+    question: Question,
+    settings: Settings,
+    model: str,
+    search: Callable[[Question], Asks[list[Any]]] | None = None,
+) -> Asks[list[Any]]:
+    """One model on one problem: trace 0 is greedy, 1.. are samples; or what the search gives.
+
+    Returns Traces (`model` = its name in `of`; ids hold it too), Labels with the PRM's step scores
+    (`labeller` = the PRM), Labels with the log-ratio to the base (`labeller` = "kl"), and a search's Nodes
+    and Dropped rows.
+    """
+    if search is not None:
+        found = yield from search(question)
+        return [_named(row, question.id, model) for row in found]
+    asks = [Continue(start(question), by=model, temperature=0.0, max_tokens=settings.max_tokens)]
+    if settings.samples:
+        asks.append(
+            Continue(
+                start(question),
+                by=model,
+                n=settings.samples,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_tokens=settings.max_tokens,
+            )
+        )
+    (greedy, *_), *drawn = yield All(*asks)
+    samples: list[Prefix] = drawn[0] if drawn else []
+    cut = settings.top_p < 1 or settings.top_k > 0
+    traces = [to_trace(question, greedy, 0, temperature=0.0)]
+    for number, prefix in enumerate(samples, 1):
+        traces.append(to_trace(question, prefix, number, temperature=settings.temperature, cut=cut))
+    traces = [_named(trace, question.id, model) for trace in traces]
+    labels: list[Label] = []
+    if settings.value and samples:
+        scores = yield Score(samples, by=settings.value)
+        scored, labels = judged(traces[1:], scores, settings.value, settings.aggregate)
+        traces = [traces[0], *scored]
+    if settings.kl and settings.kl != model:
+        labels += yield from _distance(traces, [greedy, *samples], settings.kl)
+    return [*traces, *labels]
+
+
+def judged(
+    traces: Sequence[Trace], scores: Sequence[Sequence[float]], by: str, rule: Aggregate
+) -> tuple[list[Trace], list[Label]]:
+    """Traces with a PRM's aggregated score, and the step scores as Labels; a step cut by a limit has none."""
+    marked, labels = [], []
+    for trace, steps in zip(traces, scores, strict=True):
+        known = list(steps)
+        marked.append(replace(trace, score=aggregate(known, rule) if known else None))
+        padded = [*known, *[None] * (len(trace.steps) - len(known))]
+        labels.append(Label(problem_id=trace.problem_id, trace_id=trace.id, step_scores=padded, labeller=by))
+    return marked, labels
+
+
+def _distance(traces: Sequence[Trace], written: Sequence[Prefix], base: str) -> Asks[list[Label]]:
+    """log policy - log base over each trace; on samples at temperature 1 its mean is the KL divergence's
+    estimate.
+    """
+    rows = [(trace, prefix) for trace, prefix in zip(traces, written, strict=True) if prefix.logprobs]
+    if not rows:
+        return []
+    theirs = yield Logprob([prefix for _, prefix in rows], by=base)
+    return [
+        Label(
+            problem_id=trace.problem_id,
+            trace_id=trace.id,
+            value=sum(prefix.logprobs) - sum(other),
+            reason=base,
+            labeller=KL,
+        )
+        for (trace, prefix), other in zip(rows, theirs, strict=True)
+    ]
+
+
+def _named(row: Any, problem_id: str, model: str) -> Any:
+    """A row whose ids hold the model's name, so that two models' rows can stand in one stage."""
+    old, new = f"{problem_id}/", f"{problem_id}/{model}/"
+    held = {f.name for f in fields(row)} & {"id", "parent", "trace_id", "what"}
+    texts = {name: getattr(row, name) for name in held}
+    renamed = {n: new + t[len(old) :] for n, t in texts.items() if isinstance(t, str) and t.startswith(old)}
+    return replace(row, **renamed, **({"model": model} if isinstance(row, Trace) else {}))
+
+
+def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
+    """What the task says of each trace: right or wrong, and for each step the oracle's verdict (1 or 0)."""
+    labels = []
+    for trace in (row for row in rows if isinstance(row, Trace)):
+        verdicts = task.step_oracle(problem, trace.steps)
+        labels.append(
+            Label(
+                problem_id=problem.id,
+                trace_id=trace.id,
+                correct=None if problem.answer is None else task.correct(trace.answer, problem),
+                step_scores=None if verdicts is None else [float(ok) for ok in verdicts],
+                labeller=GOLD,
+            )
+        )
+    return labels
+
+
+def outcomes(
+    problem: Problem, traces: Sequence[Trace], labels: Sequence[Label], settings: Settings, model: str
+) -> Outcome:
+    """One model's outcome on one problem; rows of other models are passed over."""
+    mine = [trace for trace in traces if trace.model == model]
+    gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
+    ratios = {label.trace_id: label.value for label in labels if label.labeller == KL}
+    return one_outcome(problem, mine, gold, ratios, settings.votes, searched=settings.search is not None)
+
+
+def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[str, float]:
+    """Metrics without the stage's name. Keys of `found`: the names of `of` in order, and `NAME@incumbent`.
+
+    Every metric is over the problems that all models in `found` were measured on.
+    """
+    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
+    ids = aligned({name: list(rows) for name, rows in by_id.items()})
+    weights = resample(len(ids), settings.resamples)
+    measured: dict[str, Measured] = {}
+    for name, rows in by_id.items():
+        measured[name] = columns([rows[i] for i in ids], settings.ks, settings.votes)
+    return {"problems": float(len(ids)), **tabulate(measured, weights)}
+
+
+def metric_names(settings: Settings) -> list[str]:
+    """The metrics that a gate may name before anything has run (bins and sources are known only after)."""
+    head = "search" if settings.search is not None else "greedy"
+    names = [f"accuracy/{head}", *(f"accuracy/{rule}" for rule in settings.votes)]
+    if settings.samples or settings.search is not None:
+        names += ["accuracy/sampled", "distinct/samples"]
+        names += [f"{kind}@{k}" for k in settings.ks for kind in ("pass", "maj")]
+    names += ["length/mean", "truncated", "missing_eos", "no_answer", "trace_error", "distinct"]
+    return [*names, "kl"] if settings.kl else names
+
+
+#: RELIABILITY 20: a policy whose traces are identical or empty
+WARN_DISTINCT, STOP_DISTINCT, ENOUGH_TRACES = 0.20, 0.05, 20
+
+
+def health(metrics: Mapping[str, float], settings: Settings) -> Health:
+    """Has the policy collapsed? `metrics` as `measure` gives them; a failure should stop the run (exit 6)."""
+    distinct, num = metrics.get("distinct", 1.0), metrics.get("traces", 0.0)
+    if distinct >= WARN_DISTINCT or num < ENOUGH_TRACES:
+        return Health()
+    text = f"only {distinct:.1%} of {num:.0f} traces are right or distinct"
+    if distinct < STOP_DISTINCT:
+        return Health(
+            failures=[f"the policy has collapsed: {text}. Lower the learning rate, or fork earlier"]
+        )
+    return Health(warnings=[f"the policy may be collapsing: {text}"])

@@ -1,0 +1,114 @@
+"""The gate: may this round's weights take over?
+
+It refuses only what is surely worse: the paired 95 % upper bound of the change lies below -margin
+(ARCHITECTURE 6). It reads metrics, never rows. A model that had no working weights before skips the
+comparison; limits (`at_most`) and a reward model's health check always count.
+
+For a metric of which less is better (trace_error, brier, ...) a margin works the other way round: refused
+when the lower bound of the change is above +margin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.settings import GateRule
+
+#: the metrics of which less is better, by the name after the stage's
+LESS_IS_BETTER = ("trace_error", "truncated", "missing_eos", "no_answer", "length/mean", "kl", "brier", "ece")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a look at a model's metrics found: things to say, and things that must not pass."""
+
+    warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Promoted or not, and one sentence a rule."""
+
+    promote: bool
+    reasons: list[str]
+    first: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For gate.json."""
+        return asdict(self)
+
+
+def less_is_better(metric: str) -> bool:
+    """Is a smaller value of this metric (with its stage in front) the better one?"""
+    name = metric.partition("/")[2].partition("@")[0]
+    return name in LESS_IS_BETTER
+
+
+def decide(
+    rules: GateRule | Sequence[GateRule],
+    metrics: Mapping[str, float],
+    first: bool,
+    health: Health | None = None,
+) -> Decision:
+    """Promote or refuse one model.
+
+    rules: none promote whatever passes its health check. metrics: the round's, with the stage in front.
+    first: the model had no working weights before.
+
+    Raises:
+        RecipeError: a rule names a metric that no stage wrote. Not where the health check failed: the model
+            is refused anyway, and the failure may be why (there is no AUC of steps that are all true).
+    """
+    rules = [rules] if isinstance(rules, GateRule) else list(rules)
+    failures = list(health.failures) if health else []
+    missing = {
+        name: _missing(name, metrics) for rule in rules for name in _read(rule, first) if name not in metrics
+    }
+    if missing and not failures:
+        raise RecipeError(list(missing.values()))
+    verdicts = [
+        _verdict(rule, metrics, first) for rule in rules if not missing.keys() & {*_read(rule, first)}
+    ]
+    reasons = [sentence for _, sentence in verdicts] + [f"health check: {text}" for text in failures]
+    if first:
+        reasons.insert(0, "first weights of this model: nothing to compare with")
+    promote = all(ok for ok, _ in verdicts) and not failures
+    return Decision(promote, reasons or ["no gate: promoted as it is"], first)
+
+
+def _read(rule: GateRule, first: bool) -> list[str]:
+    """The metrics that a rule reads."""
+    if rule.at_most is not None:
+        return [rule.metric]
+    return [] if first else [rule.metric, *(f"{rule.metric}/change{part}" for part in ("", "/low", "/high"))]
+
+
+def _missing(name: str, metrics: Mapping[str, float]) -> str:
+    near = difflib.get_close_matches(name, metrics, n=1, cutoff=0.0)
+    there = f"; the nearest is {near[0]}" if near else "; no evaluate stage has written any"
+    return f"gate: no metric {name}{there}"
+
+
+def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool) -> tuple[bool, str]:
+    if rule.at_most is not None:
+        value = metrics[rule.metric]
+        ok = value <= rule.at_most  # a NaN is refused: a limit must be seen to hold
+        return ok, f"{rule.metric}: {value:.4g}, at most {rule.at_most:g}: {'kept' if ok else 'refused'}"
+    if first:
+        return True, f"{rule.metric}: not compared"
+    assert rule.margin is not None
+    value, change, low, high = (metrics[name] for name in _read(rule, first))
+    worse = low > rule.margin if less_is_better(rule.metric) else high < -rule.margin
+    if math.isnan(low) or math.isnan(high):
+        worse = False  # no interval, no proof
+    verdict = "refused, surely worse" if worse else "kept"
+    return not worse, (
+        f"{rule.metric}: {value - change:.4g} -> {value:.4g}, change {change:+.4g} "
+        f"[{low:+.4g}, {high:+.4g}], margin {rule.margin:g}: {verdict}"
+    )

@@ -1,0 +1,147 @@
+"""Intervals and estimators: paired bootstrap over problems, Wilson's interval, unbiased pass@k, majority at
+k.
+
+Every metric here is a ratio of sums over problems, sum(num) / sum(den): a mean has den 1, a share among
+right traces has the number of right traces. One set of resamples serves all metrics and both models of a
+pair, which is what makes a change paired.
+
+Sources: percentile bootstrap (Efron 1979), Wilson (1927), pass@k (Chen et al., arXiv:2107.03374, eq. 1).
+Not here: which metrics there are (`accuracy.py`, `prm_quality.py`).
+
+Sums run in numpy's own loops and never in a BLAS, so that the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+Z95 = 1.959963984540054
+
+
+class Statistic(Protocol):
+    """A metric of one model over problems, which can be computed again for any weights of the problems."""
+
+    @property
+    def value(self) -> float:
+        """NaN where nothing counts."""
+
+    def spread(self, weights: Floats) -> Floats:
+        """(resamples,): the value in each resample; NaN where a resample holds nothing that counts."""
+
+    def interval(self, weights: Floats) -> tuple[float, float]:
+        """The 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A metric as two columns over problems, num.sum() / den.sum(). `share`: num and den count yes or no."""
+
+    num: Floats
+    den: Floats
+    share: bool = False
+
+    @property
+    def value(self) -> float:
+        total = float(self.den.sum())
+        return float(self.num.sum()) / total if total else math.nan
+
+    def spread(self, weights: Floats) -> Floats:
+        num = np.einsum("rp,p->r", weights, self.num)
+        den = np.einsum("rp,p->r", weights, self.den)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(den > 0, num / den, np.nan)
+
+    def interval(self, weights: Floats) -> tuple[float, float]:
+        """Wilson's for one yes or no a problem, else the bootstrap's."""
+        if self.share and float(self.den.max(initial=0.0)) <= 1.0:
+            return wilson(round(float(self.num.sum())), round(float(self.den.sum())))
+        return percentile95(self.spread(weights))
+
+
+def resample(num_problems: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """How often each problem stands in each resample: (resamples, problems), each row sums to the number of
+    problems.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    drawn = generator.integers(0, num_problems, size=(resamples, num_problems))
+    rows = np.arange(resamples)[:, None] * num_problems
+    counts = np.bincount((drawn + rows).ravel(), minlength=resamples * num_problems)
+    return counts.reshape(resamples, num_problems).astype(np.float64)
+
+
+def percentile95(values: Floats) -> tuple[float, float]:
+    """The middle 95 % of resampled values, NaN ones left out."""
+    kept = values[np.isfinite(values)]
+    if not len(kept):
+        return math.nan, math.nan
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def change(after: Statistic, before: Statistic, weights: Floats) -> tuple[float, float, float]:
+    """(change, low, high): the metric less what it was before, on the same problems in the same order."""
+    low, high = percentile95(after.spread(weights) - before.spread(weights))
+    return after.value - before.value, low, high
+
+
+def wilson(num_right: int, num: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a single proportion."""
+    if num == 0:
+        return math.nan, math.nan
+    share, z2 = num_right / num, Z95 * Z95
+    middle = (share + z2 / (2 * num)) / (1 + z2 / num)
+    half = Z95 * math.sqrt(share * (1 - share) / num + z2 / (4 * num * num)) / (1 + z2 / num)
+    return (0.0 if num_right == 0 else middle - half), (1.0 if num_right == num else middle + half)
+
+
+def pass_at(num: int, num_right: int, k: int) -> float:
+    """The chance that k of `num` samples hold a right one: 1 - C(num - right, k) / C(num, k)."""
+    if not 1 <= k <= num:
+        raise ValueError(f"pass@{k} of {num} samples")
+    return 1.0 - math.comb(num - num_right, k) / math.comb(num, k)
+
+
+def majority_at(
+    answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0, draws: int = 256
+) -> float:
+    """The expected share of right majorities among k of the samples, drawn without replacement; ties are
+    broken evenly.
+
+    Exact at k = 1 and k = number of samples, else the mean of `draws` seeded draws. Samples without an
+    answer take a place in the draw and no part in the vote. Answers that differ as text count as different.
+    """
+    if not 1 <= k <= len(answers):
+        raise ValueError(f"maj@{k} of {len(answers)} samples")
+    if k == 1:
+        return sum(right) / len(right)
+    counts = Counter(answers)
+    names = sorted(counts, key=lambda name: (name is None, name or ""))
+    verdict = dict(zip(answers, right, strict=True))
+    rights = np.array([float(name is not None and verdict[name]) for name in names])
+    sizes = np.array([counts[name] for name in names])
+    if k == len(answers):
+        drawn = sizes[None, :].astype(np.float64)
+    else:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        drawn = generator.multivariate_hypergeometric(sizes, k, size=draws).astype(np.float64)
+    if names[-1] is None:
+        drawn[:, -1] = 0.0
+    top = drawn.max(axis=1, keepdims=True)
+    winners = ((drawn == top) & (top > 0)).astype(np.float64)
+    ties = winners.sum(axis=1)
+    per_draw = (winners * rights).sum(axis=1) / np.where(ties > 0, ties, 1.0)
+    return float(per_draw.mean())
+
+
+def tidy(value: float) -> float:
+    """Eight significant digits: what a metric says, without the noise of the last bits."""
+    return float(f"{value:.8g}")

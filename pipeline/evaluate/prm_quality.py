@@ -1,0 +1,273 @@
+"""Can the reward model be trusted? Its scores against the exact step oracle, or else against the outcomes.
+
+    quality: {evaluate: prm_quality, of: prm, by: policy, samples: 4}
+
+The policy (`by`) writes traces, the PRM (`of`) scores every step. With a step oracle a point is a step, and
+true means: all right so far and a right end is still reachable. Without one a point is a trace, its score
+the aggregated one, and true means: the answer is right.
+
+Metrics: auc, auc/same_step (pairs of like steps only: a PRM that only knows how far a trace has come gets
+0.5), brier, ece and calibration/<bin>, first_error_f1 (ProcessBench's harmonic mean, arXiv:2412.06559),
+auc/trace (aggregated score against the outcome), score_sd and length_correlation (both among like steps),
+score/mean. Accuracy of best-of-n alone hides a PRM that has turned into an outcome model
+(arXiv:2501.07301).
+
+Not here: training it (`train/prm.py`), files of human labels (`step_files.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.evaluate import EvaluateSettings
+from pipeline.evaluate.accuracy import GOLD, grade, judged
+from pipeline.evaluate.compare import Measured, aligned, tabulate
+from pipeline.evaluate.gate import Health
+from pipeline.evaluate.intervals import Ratio, Statistic, resample
+from pipeline.evaluate.outcomes import ratio
+from pipeline.evaluate.ranking import (
+    Harmonic,
+    Points,
+    Ranking,
+    centred_sd,
+    crossed_thresholds,
+    first_wrong,
+    length_correlation,
+)
+from pipeline.models.asks import Asks, Continue, Score, start, to_trace
+from pipeline.rows import Label, Problem, Question, Trace
+from pipeline.settings import ModelName
+from pipeline.vote.aggregate import Aggregate
+
+__all__ = ["Settings", "answer", "grade", "health", "measure", "metric_names", "outcomes"]
+
+NUM_BINS = 10  #: of the calibration
+
+
+class Settings(EvaluateSettings):
+    """Which traces are scored, and what a healthy reward model must reach (RELIABILITY 21)."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    of: ModelName | list[ModelName] = Field("prm", description="the reward models measured")
+    by: ModelName = Field("policy", description="the policy whose traces are scored")
+    samples: int = Field(4, ge=1, description="traces a problem")
+    temperature: float = Field(1.0, gt=0, le=10)
+    max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
+    aggregate: Aggregate = Field("last", description="step scores -> one score a trace")
+    threshold: float | None = Field(
+        None, description="first_error_f1: a step below it is wrong; none: chosen on the other half"
+    )
+    min_auc: float = Field(0.60, ge=0, le=1)
+    min_sd: float = Field(0.02, ge=0)
+    max_length_correlation: float = Field(0.6, ge=0, le=1)
+    resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One trace as the PRM saw it. Only its finished steps, which are the ones that have a score."""
+
+    scores: tuple[float, ...]
+    score: float | None  #: aggregated
+    verdicts: tuple[bool, ...] | None  #: the oracle's, one a score
+    right: bool | None
+    ends: tuple[int, ...]  #: tokens up to each step's end
+    tokens: int
+    ended: bool  #: not cut by a limit
+
+
+@dataclass(frozen=True, slots=True)
+class PrmOutcome:
+    """One reward model on one problem."""
+
+    problem_id: str
+    traces: tuple[Scored, ...]
+
+
+def answer(
+    question: Question,
+    settings: Settings,
+    model: str,
+    search: Callable[[Question], Asks[list[Any]]] | None = None,
+) -> Asks[list[Any]]:
+    """The policy's traces (their ids hold the reward model's name), and Labels with the PRM's step scores."""
+    written = yield Continue(
+        start(question),
+        by=settings.by,
+        n=settings.samples,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+    )
+    traces = []
+    for number, prefix in enumerate(written):
+        trace = to_trace(question, prefix, number, temperature=settings.temperature)
+        traces.append(replace(trace, id=f"{question.id}/{model}/{number}", model=settings.by))
+    scores = yield Score(written, by=model)
+    marked, labels = judged(traces, scores, model, settings.aggregate)
+    return [*marked, *labels]
+
+
+def outcomes(
+    problem: Problem, traces: Sequence[Trace], labels: Sequence[Label], settings: Settings, model: str
+) -> PrmOutcome:
+    """One reward model's outcome on one problem; rows of other models are passed over."""
+    gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
+    mine = {label.trace_id: label for label in labels if label.labeller == model}
+    scored = []
+    for trace in traces:
+        if trace.id not in mine:
+            continue
+        given = [score for score in mine[trace.id].step_scores or [] if score is not None]
+        truth = gold.get(trace.id)
+        verdicts = truth.step_scores if truth else None
+        num = len(given) if verdicts is None else min(len(given), len(verdicts))
+        scored.append(
+            Scored(
+                scores=tuple(given[:num]),
+                score=trace.score,
+                verdicts=None if verdicts is None else tuple(ok == 1 for ok in verdicts[:num]),
+                right=truth.correct if truth else None,
+                ends=tuple(trace.step_ends[:num]),
+                tokens=len(trace.token_ids),
+                ended=trace.finish in ("eos", "stop"),
+            )
+        )
+    return PrmOutcome(problem.id, tuple(scored))
+
+
+def measure(found: Mapping[str, Sequence[PrmOutcome]], settings: Settings) -> dict[str, float]:
+    """Metrics without the stage's name. Keys of `found`: the names of `of` in order, and `NAME@incumbent`."""
+    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
+    ids = aligned({name: list(rows) for name, rows in by_id.items()})
+    weights = resample(len(ids), settings.resamples)
+    measured = {name: columns([rows[i] for i in ids], settings) for name, rows in by_id.items()}
+    return {"problems": float(len(ids)), **tabulate(measured, weights)}
+
+
+def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
+    """The statistics of one reward model over problems."""
+    steps, wholes = _points(found, whole=False), _points(found, whole=True)
+    points = steps if any(t.verdicts is not None for o in found for t in o.traces) else wholes
+    stats: dict[str, Statistic] = {
+        "auc": Ranking(points, np.zeros(len(points), dtype=np.int64)),
+        "auc/same_step": Ranking(points, points.step),
+        "auc/trace": Ranking(wholes, wholes.step),
+        "brier": _brier(points, len(found)),
+    }
+    if points is steps:
+        stats["first_error_f1"] = _first_error(found, settings.threshold)
+    scores = [score for o in found for t in o.traces for score in t.scores]
+    plain = {
+        "score/mean": float(points.score.mean()) if len(points) else math.nan,
+        "score_sd": centred_sd(points),
+        "length_correlation": length_correlation(points),
+        "unusable_scores": sum(not math.isfinite(score) for score in scores) / max(len(scores), 1),
+        "points": float(len(points)),
+        "true_share": float(points.truth.mean()) if len(points) else math.nan,
+        **_calibration(points),
+    }
+    return Measured(compared=stats, plain=plain)
+
+
+def _points(found: Sequence[PrmOutcome], whole: bool) -> Points:
+    """Every scored step with a verdict, or every ended trace with an outcome; no NaN scores."""
+    rows: list[tuple[float, bool, int, int, int]] = []
+    for problem, outcome in enumerate(found):
+        for trace in outcome.traces:
+            if not whole and trace.verdicts is not None:
+                columns = zip(trace.scores, trace.verdicts, trace.ends, strict=True)
+                rows += [(s, ok, k, end, problem) for k, (s, ok, end) in enumerate(columns)]
+            elif whole and trace.right is not None and trace.score is not None and trace.ended:
+                rows.append((trace.score, trace.right, 0, trace.tokens, problem))
+    rows = [row for row in rows if math.isfinite(row[0])]
+    score, truth, step, length, where = zip(*rows, strict=True) if rows else ((),) * 5
+    return Points(
+        np.array(score, dtype=np.float64),
+        np.array(truth, dtype=bool),
+        np.array(step, dtype=np.int64),
+        np.array(length, dtype=np.float64),
+        np.array(where, dtype=np.int64),
+    )
+
+
+def _brier(points: Points, num_problems: int) -> Ratio:
+    """Mean squared distance of the score, taken as a probability, from the truth."""
+    errors = (np.clip(points.score, 0, 1) - points.truth) ** 2
+    return Ratio(
+        np.bincount(points.problem, errors, minlength=num_problems).astype(np.float64),
+        np.bincount(points.problem, minlength=num_problems).astype(np.float64),
+    )
+
+
+def _calibration(points: Points) -> dict[str, float]:
+    """ECE, and for each tenth of the scores their mean, the share true and the share of points."""
+    clipped = np.clip(points.score, 0, 1)
+    bins = np.minimum((clipped * NUM_BINS).astype(int), NUM_BINS - 1)
+    table: dict[str, float] = {}
+    error = 0.0
+    for each in np.unique(bins):
+        inside = bins == each
+        share, score, true = (
+            float(column.mean()) for column in (inside, clipped[inside], points.truth[inside])
+        )
+        error += share * abs(score - true)
+        table |= {
+            f"calibration/{each}/{n}": v for n, v in (("score", score), ("true", true), ("share", share))
+        }
+    return {"ece": error, **table} if len(points) else {}
+
+
+def _first_error(found: Sequence[PrmOutcome], threshold: float | None) -> Harmonic:
+    """Does the first step that scores low stand where the first wrong step stands?"""
+    traces = [(n, t) for n, o in enumerate(found) for t in o.traces if t.verdicts is not None]
+    scores = [t.scores for _, t in traces]
+    labels = [next((k for k, ok in enumerate(t.verdicts or ()) if not ok), -1) for _, t in traces]
+    if threshold is None:
+        thresholds = crossed_thresholds(scores, labels, [n % 2 for n, _ in traces])
+    else:
+        thresholds = [threshold] * len(traces)
+    counts = np.zeros((len(found), 4))
+    for (n, _), steps, label, limit in zip(traces, scores, labels, thresholds, strict=True):
+        column = 0 if label >= 0 else 2
+        counts[n, column] += first_wrong(steps, limit) == label
+        counts[n, column + 1] += 1
+    return Harmonic(ratio(counts[:, :2].tolist()), ratio(counts[:, 2:].tolist()))
+
+
+def metric_names(settings: Settings) -> list[str]:
+    """The metrics that a gate may name before anything has run."""
+    ranked = ["auc", "auc/same_step", "auc/trace", "brier", "ece", "first_error_f1"]
+    return [*ranked, "score/mean", "score_sd", "length_correlation", "unusable_scores"]
+
+
+def health(metrics: Mapping[str, float], settings: Settings) -> Health:
+    """Is this a reward model at all? `metrics` as `measure` gives them, for the first model of `of`.
+
+    A limit set to its end (min_auc 0, min_sd 0, max_length_correlation 1) is off.
+    """
+    failures = []
+    if metrics.get("unusable_scores", 0.0) > 0:
+        failures.append(f"{metrics['unusable_scores']:.1%} of its scores are NaN or infinite")
+    if settings.min_auc > 0:
+        if "auc" not in metrics:
+            what = "AUC is undefined: the scored steps are all true or all false"
+            failures.append(f"{what}. Measure on more traces (samples, problems)")
+        for name in ("auc", "auc/same_step"):
+            if metrics.get(name, 1.0) < settings.min_auc:
+                failures.append(f"{name} {metrics[name]:.3f} is below {settings.min_auc:g}")
+    if metrics.get("score_sd", 0.0) < settings.min_sd:
+        sd = metrics.get("score_sd", 0.0)
+        failures.append(f"its scores are (nearly) constant: sd {sd:.4f} is below {settings.min_sd:g}")
+    pull = metrics.get("length_correlation", 0.0)
+    if abs(pull) > settings.max_length_correlation:
+        failures.append(
+            f"it scores length: correlation {pull:+.2f}, at most {settings.max_length_correlation:g}"
+        )
+    return Health(failures=failures)

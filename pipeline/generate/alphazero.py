@@ -1,0 +1,117 @@
+"""TS-LLM's MCTS-alpha (arXiv:2309.17179): AlphaZero's search over steps.
+
+From the state reached so far, `simulations` times: follow PUCT, V + P (ln((N + base + 1) / base) + init)
+sqrt(N) / (1 + n), to a leaf; the PRM's value of it is backed up as a mean. Then the most visited child is
+moved to, and there is no way back. The prior P is the softmax of the mean log-probabilities of sibling
+steps under the policy. Expansion is deferred: a leaf is expanded on its second visit, and that visit goes
+on to the new child that PUCT takes. An unvisited child is worth its PRM value. No roll-outs.
+
+`searches` grows that many trees, each from the root with its own draws; the paper's sampled moves are not
+here, since a search draws nothing itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from pipeline.generate.tree import SearchSettings, Tree, TreeNode, answered, number
+from pipeline.models.asks import Asks
+from pipeline.rows import Dropped, Group, Node, Question, Trace
+
+
+class Settings(SearchSettings):
+    """The authors' GSM8K settings (tsllm README; METHODS 12); for data they search 12 times a question."""
+
+    simulations: int = Field(5, ge=1, description="a move")
+    branch: int = Field(10, ge=1, description="next steps asked for at an expansion (max_action)")
+    max_depth: int = Field(8, ge=1, description="steps a path may have")
+    base: float = Field(19652.0, gt=0, description="pb_c_base")
+    init: float = Field(3.0, ge=0, description="pb_c_init; AlphaZero 1.25")
+    deferred: bool = Field(True, description="expand a leaf on its second visit")
+    searches: int = Field(1, ge=1, description="trees a problem")
+    temperature: float = Field(1.0, ge=0, le=10)
+
+
+def generate(
+    question: Question, settings: Settings, given: Group | None
+) -> Asks[list[Trace | Node | Dropped]]:
+    """The trees, a trace for each answer in them; the best final state of a search is chosen."""
+    tree: Tree | None = None
+    finals: list[TreeNode] = []
+    for _ in range(settings.searches):
+        if tree is not None and tree.over:
+            break
+        tree = Tree(question, settings, before=tree)
+        finals.append((yield from play(tree, settings)))
+    assert tree is not None
+    moved = [final for final in finals if final.parent is not None]
+    chosen = max(moved, key=lambda node: (answered(node.prefix), number(node.score)), default=None)
+    return tree.rows(chosen)
+
+
+def play(tree: Tree, settings: Settings) -> Asks[TreeNode]:
+    """Move from the root to an end; the last state."""
+    state = tree.root
+    while tree.can_grow(state):
+        for _ in range(settings.simulations):
+            yield from simulate(tree, state, settings)
+        if not state.children:
+            break
+        state = max(state.children, key=lambda child: (child.visits, child.value))
+    if not state.done and state.parent is not None:
+        state = next(iter((yield from tree.finish([state]))), state)
+    return state
+
+
+def simulate(tree: Tree, state: TreeNode, settings: Settings) -> Asks[None]:
+    """One walk down, an expansion where it is due, and the leaf's value backed up."""
+    node = state
+    while node.children:
+        node = best_child(node, settings)
+    due = node is state or node.visits > 0 or not settings.deferred
+    if tree.can_grow(node) and not node.expanded and due and not tree.over:
+        [children] = yield from tree.grow([node], settings.branch)
+        children = yield from tree.score(children)
+        node.expanded = True
+        set_priors(children)
+        if children:
+            node = best_child(node, settings)
+    if node.score is not None:
+        back_up(node, node.score)
+
+
+def set_priors(children: list[TreeNode]) -> None:
+    """Softmax over siblings of the mean log-probability of each one's step."""
+    means = []
+    for child in children:
+        assert child.parent is not None
+        step = child.prefix.logprobs[child.parent.prefix.num_tokens :]
+        means.append(math.fsum(step) / len(step) if step else 0.0)
+    weights = [math.exp(mean - max(means)) for mean in means]
+    for child, weight in zip(children, weights, strict=True):
+        child.prior = weight / math.fsum(weights)
+
+
+def puct(value: float, prior: float, visits_above: int, visits: int, settings: Settings) -> float:
+    """V + P (ln((N + base + 1) / base) + init) sqrt(N) / (1 + n)  (METHODS 0: N=10, init 1.25 -> factor
+    1.25056).
+    """
+    factor = math.log((visits_above + settings.base + 1) / settings.base) + settings.init
+    return value + prior * factor * math.sqrt(visits_above) / (1 + visits)
+
+
+def best_child(node: TreeNode, settings: Settings) -> TreeNode:
+    """The child of the highest PUCT, the first of equals."""
+    return max(
+        node.children,
+        key=lambda child: puct(child.value, child.prior or 0.0, node.visits, child.visits, settings),
+    )
+
+
+def back_up(node: TreeNode, found: float) -> None:
+    """The mean of what was found below, for each node up to the root."""
+    for above in reversed(node.path):
+        above.visits += 1
+        above.value = found if above.visits == 1 else above.value + (found - above.value) / above.visits

@@ -1,0 +1,1 @@
+"""Weights to words: seeds, policies, PRM heads, engines, asks and the driver."""

@@ -1,0 +1,246 @@
+"""The running batch of one rung: rows join and leave at any step, and none feels the others.
+
+Slots 0 .. size - 1 are prefilled rows; the first `cap` of them decode. A finished row's slot is taken over by
+the last one, so the rows that decode always stand side by side. What a row needs a step is kept in arrays
+over slots; no Python runs per row and token. A prefill fills the cache and gives the first token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.errors import Diverged
+from pipeline.models import draws
+from pipeline.models.cache import Place, Slots, cache_of
+from pipeline.models.endings import LENGTH
+from pipeline.models.growth import Row
+
+if TYPE_CHECKING:
+    from pipeline.models.engine import Engine
+
+WINDOW = 32  #: uniforms drawn ahead, a multiple of 4
+LAST, POSITION, COUNT, LIMIT, STATE, MASK, TOP_K, GREEDY, CUT, BASE = range(10)  #: columns of `Batch.numbers`
+
+
+class Batch:
+    """All rows of one rung, in one engine."""
+
+    def __init__(self, engine: Engine, columns: int, cap: int) -> None:
+        self.engine, self.columns, self.cap = engine, columns, cap
+        self.waiting: deque[Row] = deque()
+        self.rows: list[Row] = []
+        self.place = Place()
+        self.layers = [Slots(self.place) for _ in range(engine.num_layers)]
+        self.cache = cache_of(self.layers)
+        self.mask = torch.zeros(0, 1, 1, columns, dtype=engine.dtype, device=engine.device)
+        self.numbers = np.zeros((0, 10), np.int64)
+        self.seeds = np.zeros(0, np.uint64)
+        self.temperature = np.ones(0, np.float32)
+        self.top_p = np.ones(0, np.float32)
+        self.uniform = np.zeros((0, WINDOW), np.float32)
+        self.ids = np.zeros((0, columns), np.int32)
+        self.logprobs = np.zeros((0, columns), np.float32)
+
+    @property
+    def size(self) -> int:
+        """Prefilled rows."""
+        return len(self.rows)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.rows or self.waiting)
+
+    def step(self) -> list[Row]:
+        """One token for each row that decodes, after new ones joined. Returns the rows that ended."""
+        ended = self._join() if self.waiting and self.size < self.cap else []
+        num = min(self.size, self.cap)
+        return ended + self._record(self._forward(num), slice(0, num)) if num else ended
+
+    def written(self) -> list[tuple[Row, list[int], list[float]]]:
+        """What each row that decodes has so far."""
+        rows = self.rows[: self.cap]
+        counts = self.numbers[: len(rows), COUNT].tolist()
+        return [
+            (row, self.ids[i, :count].tolist(), self.logprobs[i, :count].tolist())
+            for i, (row, count) in enumerate(zip(rows, counts, strict=True))
+        ]
+
+    # -- joining
+
+    def _join(self) -> list[Row]:
+        """Prefill what fits, and a share ahead, so that a freed place is taken at once and prefills stay
+        large.
+
+        A prefill gives the first token too. Returns the rows that ended with it.
+        """
+        take = min(len(self.waiting), self.cap - self.size + self.cap // 2)
+        joining = [self.waiting.popleft() for _ in range(take)]
+        self._reserve(self.size + take)
+        shared: dict[tuple[int, ...], list[Row]] = {}
+        for row in joining:  # samples of one prefix share its prefill
+            shared.setdefault(tuple(row.ids), []).append(row)
+        prefixes = list(shared)
+        ended: list[Row] = []
+        for group, width in self.engine.groups([len(prefix) for prefix in prefixes]):
+            part = [prefixes[i] for i in group]
+            ended += self._prefill(part, [shared[prefix] for prefix in part], width)
+        return ended
+
+    def _prefill(self, prefixes: list[tuple[int, ...]], rows: list[list[Row]], width: int) -> list[Row]:
+        flat = [row for group in rows for row in group]
+        slots = slice(self.size, self.size + len(flat))
+        made, logits = self.engine.prefill(prefixes, width)
+        source = torch.tensor([i for i, group in enumerate(rows) for _ in group], device=self.engine.device)
+        self.place.num_columns = max(self.place.num_columns, width)
+        for layer, stash in zip(self.layers, made, strict=True):
+            layer.fill(stash, source, slots)
+        self.rows += flat
+        numbers = self.numbers[slots]
+        for i, row in enumerate(flat):
+            numbers[i] = (
+                row.ids[-1], len(row.ids) - 1, 0, row.limit, row.state, row.ends_on, row.top_k,
+                row.temperature == 0, row.top_p < 1 or row.top_k > 0, 0,
+            )  # fmt: skip
+        self.seeds[slots] = np.array([row.seed for row in flat], np.uint64)
+        self.uniform[slots] = draws.uniforms(self.seeds[slots], numbers[:, COUNT], WINDOW)
+        self.temperature[slots] = [row.temperature or 1.0 for row in flat]
+        self.top_p[slots] = [row.top_p for row in flat]
+        position = torch.from_numpy(numbers[:, POSITION].copy()).to(self.engine.device)
+        seen = torch.arange(self.columns, device=self.engine.device) <= position[:, None]
+        self.mask[slots] = torch.where(seen, 0.0, -torch.inf).to(self.mask.dtype)[:, None, None]
+        return self._record(logits[source], slots)
+
+    def _reserve(self, num_slots: int) -> None:
+        held = len(self.numbers)
+        if num_slots <= held:
+            return
+        num_slots = max(num_slots, min(2 * held, self.cap + self.cap // 2), 8)
+        more = num_slots - held
+        for name in ("numbers", "seeds", "temperature", "top_p", "uniform", "ids", "logprobs"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)]))
+        blank = self.mask.new_full((more, 1, 1, self.columns), -torch.inf)
+        blank[..., 0] = 0  # a row that pads the batch attends to something
+        self.mask = torch.cat([self.mask, blank])
+        self.place.num_slots = num_slots
+
+    # -- one token
+
+    def _forward(self, num: int) -> torch.Tensor:
+        """The float32 logits [num, V] of each row's next token."""
+        device = self.engine.device
+        used = max(num, min(self.engine.min_rows, len(self.numbers)))
+        numbers = torch.from_numpy(self.numbers[:used, : POSITION + 1].copy()).to(device)
+        last, position = numbers[:, LAST], numbers[:, POSITION]
+        self.mask[torch.arange(used, device=device), 0, 0, position] = 0
+        self.place.write_to(position, self._columns(used))
+        mask = self.mask[:used, ..., : self.place.num_used]
+        return self.engine.forward(last[:, None], position[:, None], mask, self.cache)[:num]
+
+    def _columns(self, used: int) -> int:
+        """How many columns the step looks at: all, unless those behind the last token are known not to
+        matter.
+        """
+        if not self.engine.trim:
+            return self.columns
+        return min(self.columns, -(-(int(self.numbers[:used, POSITION].max()) + 1) // 32) * 32)
+
+    def _choose(self, logits: torch.Tensor, slots: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The token of each row in `slots`, and its log-probability at temperature 1."""
+        greedy = self.numbers[slots, GREEDY] == 1
+        if greedy.all():
+            tokens = logits.argmax(-1)
+        else:
+            tokens = self._draw(logits, np.flatnonzero(~greedy) + slots.start, slots.start)
+            if greedy.any():
+                tokens = torch.where(torch.from_numpy(greedy).to(logits.device), logits.argmax(-1), tokens)
+        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return tokens.cpu().numpy(), chosen.cpu().numpy()
+
+    def _draw(self, logits: torch.Tensor, which: np.ndarray, start: int) -> torch.Tensor:
+        """Tokens drawn for the slots `which`, 0 for others; line i of the logits is of slot start + i."""
+        offset = self.numbers[which, COUNT] - self.numbers[which, BASE]
+        if offset.max() >= WINDOW:  # all rows at once: the next refill is then many steps away
+            self.numbers[which, BASE] = self.numbers[which, COUNT] // 4 * 4
+            self.uniform[which] = draws.uniforms(self.seeds[which], self.numbers[which, BASE], WINDOW)
+            offset = self.numbers[which, COUNT] % 4
+        uniform = torch.from_numpy(self.uniform[which, offset]).to(logits.device)
+        everyone = len(which) == len(logits)
+        index = torch.from_numpy(which - start).to(logits.device)
+        chosen = logits if everyone else logits[index]
+        temperature = self.temperature[which]
+        if (temperature != 1).any():
+            chosen = chosen / torch.from_numpy(temperature).to(logits.device)[:, None]
+        cut = np.flatnonzero(self.numbers[which, CUT])
+        if len(cut):
+            top_k = torch.from_numpy(self.numbers[which[cut], TOP_K]).to(logits.device)
+            top_p = torch.from_numpy(self.top_p[which[cut]]).to(logits.device)
+            narrow = torch.from_numpy(cut).to(logits.device)
+            chosen = chosen.clone()
+            chosen[narrow] = draws.cut(chosen[narrow], top_k, top_p)
+        tokens = draws.pick(chosen, uniform)
+        if everyone:
+            return tokens
+        return torch.zeros(len(logits), dtype=torch.int64, device=logits.device).index_copy_(0, index, tokens)
+
+    def _record(self, logits: torch.Tensor, slots: slice) -> list[Row]:
+        """Write down a token for each row in `slots`. Returns the rows that end with it."""
+        tokens, logprobs = self._choose(logits, slots)
+        if not np.isfinite(logprobs).all():
+            raise Diverged(
+                f"model {self.engine.name}: a token's log-probability is not finite; the weights diverged"
+            )
+        numbers, endings = self.numbers[slots], self.engine.endings
+        line, count, state = np.arange(slots.start, slots.stop), numbers[:, COUNT], numbers[:, STATE]
+        self.ids[line, count] = tokens
+        self.logprobs[line, count] = logprobs
+        flags = endings.hits[tokens, state] & numbers[:, MASK]
+        numbers[:, STATE] = endings.next[tokens, state]
+        numbers[:, LAST] = tokens
+        numbers[:, POSITION] += 1
+        numbers[:, COUNT] += 1
+        flags |= (numbers[:, COUNT] >= numbers[:, LIMIT]) * LENGTH
+        ended = np.flatnonzero(flags)
+        return self._leave(ended + slots.start, flags[ended]) if len(ended) else []
+
+    # -- leaving
+
+    def _leave(self, ended: np.ndarray, flags: np.ndarray) -> list[Row]:
+        finished = []
+        for slot, flag, count in zip(
+            ended.tolist(), flags.tolist(), self.numbers[ended, COUNT].tolist(), strict=True
+        ):
+            row = self.rows[slot]
+            row.new_ids = self.ids[slot, :count].tolist()
+            row.logprobs = self.logprobs[slot, :count].tolist()
+            row.flags = flag
+            finished.append(row)
+        left = self.size - len(ended)
+        target = ended[ended < left]
+        tail = np.arange(left, self.size)
+        source = np.setdiff1d(tail, ended, assume_unique=True)
+        if len(source):
+            for array in (
+                self.numbers,
+                self.seeds,
+                self.temperature,
+                self.top_p,
+                self.uniform,
+                self.ids,
+                self.logprobs,
+            ):
+                array[target] = array[source]
+            for a, b in zip(target.tolist(), source.tolist(), strict=True):
+                self.rows[a] = self.rows[b]
+            to = torch.from_numpy(target).to(self.engine.device)
+            of = torch.from_numpy(source).to(self.engine.device)
+            self.mask[to] = self.mask[of]
+            for layer in self.layers:
+                layer.move(of, to)
+        self.numbers[left : self.size, POSITION] = 0  # a free slot may pad a small batch
+        del self.rows[left:]
+        return finished

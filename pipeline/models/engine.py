@@ -1,0 +1,282 @@
+"""The local engine: one model in this process, its running batches by rung, its scores.
+
+A row's bits depend on its own prefix, limits and seed, never on its neighbours (ARCHITECTURE 4): a row's rung
+is the smallest that holds its prefix and its token limit, only rows of one rung share a forward, padding is
+on the right and the 4-D mask is always passed. `self_test` says whether that holds on this machine. Does not
+hold: models split over devices, encoder-decoders, recurrent layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import Diverged
+from pipeline.models import attention
+from pipeline.models.batch import Batch
+from pipeline.models.cache import Stash, cache_of
+from pipeline.models.endings import sign_tokens
+from pipeline.models.growth import Row
+from pipeline.models.load import device_of, dtype_of, hash_folder, load
+from pipeline.models.text import Text, trained_as_probability
+
+RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
+
+
+def rung_of(length: int) -> int:
+    """The columns of the smallest rung that holds `length` tokens."""
+    return next((rung for rung in RUNGS if rung >= length), -(-length // 512) * 512)
+
+
+class Engine(Text):
+    """One model and its tokenizer. `head`: None a policy, "value" a scalar at each step's end, "token"
+    the share of '+' there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        adapter: Path | None = None,
+        *,
+        head: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_rows: int = 512,
+        weights_hash: str = "",
+        name: str = "",
+    ) -> None:
+        self.device = device_of(device)
+        self.dtype = dtype_of(dtype, self.device)
+        self.head, self.max_rows = head, max_rows
+        self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
+        #: a smaller batch is padded to this; raised by the self-test where rows feel their number
+        self.min_rows = 1
+        self.exact = True  #: False: only the distribution is promised, not the bits
+        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
+        #: skip columns that no row has come to; off where the self-test finds that they change bits
+        self.trim = attention.use(self.model) if self.device.type == "cpu" else True
+        generation = getattr(self.model, "generation_config", None)
+        super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
+        self.probability = trained_as_probability(self.adapter, self.folder)
+        config = self.model.config.get_text_config()
+        self.num_layers: int = config.num_hidden_layers
+        self._kinds = set(getattr(config, "layer_types", None) or [])
+        self._sliding: int = getattr(config, "sliding_window", None) or 0
+        self._plain_head = self._has_plain_head()
+        self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
+        self._hash = weights_hash
+        self._batches: dict[int, Batch] = {}
+        small = self.device.type == "cpu"
+        self.forward_tokens = 4096 if small else 1 << 15  #: in one prefill or scoring forward
+        self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
+        self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
+
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """Names base and adapter."""
+        return self._hash or hash_folder(self.folder, self.adapter)
+
+    # -- the running batches
+
+    def submit(self, rows: Iterable[Row]) -> None:
+        """Queue rows; each joins the batch of its rung when there is room."""
+        for row in rows:
+            columns = rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
+            if columns not in self._batches:
+                self._batches[columns] = Batch(self, columns, self._cap(columns))
+            self._batches[columns].waiting.append(row)
+
+    @property
+    def busy(self) -> bool:
+        return any(batch.busy for batch in self._batches.values())
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that decode or wait."""
+        return sum(batch.size + len(batch.waiting) for batch in self._batches.values())
+
+    @torch.inference_mode()
+    def step(self, num_tokens: int = 1) -> list[Row]:
+        """Write `num_tokens` tokens in every running batch. Returns the rows that ended."""
+        ended: list[Row] = []
+        for columns in sorted(self._batches):
+            batch = self._batches[columns]
+            for _ in range(num_tokens):
+                if batch.busy:
+                    ended += batch.step()
+            if not batch.busy and columns > RUNGS[0]:
+                del self._batches[columns]  # frees its cache
+        return ended
+
+    def written(self) -> list[tuple[Row, list[int], list[float]]]:
+        """What the rows that decode have so far: ids and log-probabilities."""
+        return [entry for batch in self._batches.values() for entry in batch.written()]
+
+    def clear(self) -> None:
+        """Forget every row: a driver that ends early leaves none to the next."""
+        self._batches.clear()
+
+    def _cap(self, columns: int) -> int:
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        row = 2 * self.num_layers * heads * size * columns * self.dtype.itemsize
+        return max(1, min(self.max_rows, int(self.cache_bytes / 1.5 // row)))
+
+    # -- forwards
+
+    def groups(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+        """Forwards over sequences of these lengths: which, and their columns. Those of one rung share a
+        forward.
+
+        Where padding is known not to change bits, a forward is as wide as its longest sequence, and a new one
+        begins where the padding would cost more than a forward does by itself.
+        """
+        order = sorted(range(len(lengths)), key=lambda i: (rung_of(lengths[i]), lengths[i]), reverse=True)
+        group: list[int] = []
+        width = rung = waste = 0
+        for i in order:
+            waste += width - lengths[i]
+            full = (len(group) + 1) * width > self.forward_tokens
+            if full or rung != rung_of(lengths[i]) or (self.trim and waste > self.forward_cost):
+                if group:
+                    yield group, width
+                rung = rung_of(lengths[i])
+                width = lengths[i] if self.trim else rung
+                group, waste = [], width - lengths[i]
+            group.append(i)
+        if group:
+            yield group, width
+
+    def forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        """One new column of a running batch: float32 logits [R, V]."""
+        out = self.model(
+            input_ids=ids, position_ids=positions, attention_mask=self._masks(mask, positions),
+            past_key_values=held, use_cache=True,
+        )  # fmt: skip
+        return out.logits[:, -1].float()
+
+    def prefill(self, prefixes: Sequence[Sequence[int]], width: int) -> tuple[list[Stash], torch.Tensor]:
+        """The cache of prefixes, columns 0 .. width - 1, and the float32 logits [P, V] of what follows
+        each.
+        """
+        held = [Stash() for _ in range(self.num_layers)]
+        ids, positions, mask = self._padded(prefixes, width)
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": True}
+        last = torch.tensor([len(prefix) - 1 for prefix in prefixes], device=self.device)
+        rows = torch.arange(len(prefixes), device=self.device)
+        if self._plain_head:
+            hidden = self.model.base_model(**given, past_key_values=cache_of(held)).last_hidden_state
+            return held, self.model.get_output_embeddings()(hidden[rows, last]).float()
+        columns, place = last.unique(return_inverse=True)
+        out = self.model(**given, past_key_values=cache_of(held), logits_to_keep=columns)
+        return held, out.logits[rows, place].float()
+
+    @torch.inference_mode()
+    def _has_plain_head(self) -> bool:
+        """Are the logits the output embedding of the last hidden state, with nothing after it (scale,
+        soft cap)?
+        """
+        if self.head is not None:
+            return False
+        ids = torch.arange(min(8, self.num_tokens), device=self.device)[None]
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        plain = self.model.get_output_embeddings()(hidden)
+        return torch.allclose(plain, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-4)
+
+    def _padded(
+        self, sequences: Sequence[Sequence[int]], width: int
+    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        num = max(len(sequences), self.min_rows)
+        ids = torch.full((num, width), self.pad_id)
+        for i, sequence in enumerate(sequences):
+            ids[i, : len(sequence)] = torch.tensor(sequence)
+        columns = torch.arange(width, device=self.device)
+        mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
+        positions = columns.expand(num, -1)
+        return ids.to(self.device), positions, self._masks(mask.expand(num, 1, -1, -1), positions)
+
+    def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
+        """The mask by kind of layer, where a model has several. Without kinds a window holds for every
+        layer.
+        """
+        if not self._sliding or (self._kinds and "sliding_attention" not in self._kinds):
+            return mask
+        columns = torch.arange(mask.shape[-1], device=self.device)
+        near = mask.masked_fill(positions[:, None, :, None] - columns >= self._sliding, -torch.inf)
+        return {"full_attention": mask, "sliding_attention": near} if self._kinds else near
+
+    # -- scores
+
+    @torch.inference_mode()
+    def score(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """For each (ids, positions): the score read at each position, in one forward over the whole sequence.
+
+        Raises:
+            Diverged: a score is not finite.
+        """
+        replies = self._read(items, self._score_part)
+        if not all(torch.tensor(reply).isfinite().all() for reply in replies):
+            raise Diverged(f"model {self.name}: a score is not finite; the reward model diverged")
+        return replies
+
+    def _logits_at(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+    ) -> torch.Tensor:
+        """float32 logits [rows, asked positions, V]. A language model computes those of the asked columns
+        alone.
+        """
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+        if self.head == "value":
+            return self.model(**given).logits[rows, at].float()
+        columns, place = at.unique(return_inverse=True)
+        return self.model(**given, logits_to_keep=columns).logits[rows, place].float()
+
+    def _score_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+    ) -> torch.Tensor:
+        logits = self._logits_at(ids, positions, mask, at)
+        if self._signs:
+            return logits[..., list(self._signs)].softmax(-1)[..., 0]
+        if logits.shape[-1] > 1:
+            return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
+        return logits[..., 0].sigmoid() if self.probability else logits[..., 0]
+
+    @torch.inference_mode()
+    def logprobs(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """For each (ids, start): the log-probability at temperature 1 of ids[start:], each given all
+        before it. start >= 1.
+        """
+        spans = [(ids, range(start - 1, len(ids) - 1)) for ids, start in items]
+        return self._read(spans, self._logprob_part)
+
+    def _logprob_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+    ) -> torch.Tensor:
+        logits = self._logits_at(ids, positions, mask, at)
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
+        return logits.gather(-1, following[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+    def _read(self, items: Sequence[tuple[Sequence[int], Sequence[int]]], part: Any) -> list[list[float]]:
+        """Forwards by length; `part` gives a value for each row and asked position."""
+        replies: list[list[float]] = [[] for _ in items]
+        asked = [number for number, (_, at) in enumerate(items) if len(at)]
+        for group, width in self.groups([len(items[number][0]) for number in asked]):
+            numbers = [asked[i] for i in group]
+            ids, positions, mask = self._padded([items[n][0] for n in numbers], width)
+            at = torch.zeros(len(numbers), max(len(items[n][1]) for n in numbers), dtype=torch.int64)
+            for i, n in enumerate(numbers):
+                at[i, : len(items[n][1])] = torch.tensor(items[n][1])
+            values = part(ids, positions, mask, at.to(self.device)).tolist()
+            for i, n in enumerate(numbers):
+                replies[n] = values[i][: len(items[n][1])]
+        return replies

@@ -1,0 +1,150 @@
+"""A recipe's model -> folders on disk: seeds, other runs' weights, local folders, Hub ids; merged copies for
+export.
+
+Nothing here loads torch until a seed is built or an adapter is merged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DamagedData, RecipeError
+
+RUN_SPEC = re.compile(r"run://(?P<run>[\w.-]+)@(?P<round>\d+)/(?P<model>\w+)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One version of a model: a base folder and, where it was trained with LoRA, an adapter over it.
+
+    `round` is the round that trained it, -1 for the base as it came. `hash` names the whole: base and
+    adapter."""
+
+    model: str
+    base: Path
+    adapter: Path | None
+    hash: str
+    round: int = -1
+    head: str | None = None
+
+    @property
+    def fresh_head(self) -> bool:
+        """A reward model that was never trained: it has nothing to say yet."""
+        return self.head is not None and self.round < 0 and not (self.base / "prm.json").exists()
+
+
+def trained_at(own: Path, recorded: str) -> Path:
+    """The folder that a record of trained weights names: `round-003/policy` of checkpoints/<run>/ (`own`)."""
+    return own / recorded if recorded.startswith("round-") else Path(recorded)
+
+
+def resolve_base(
+    spec: str,
+    task: Any,
+    data: Path,
+    checkpoints: Path,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Path:
+    """The folder of a base model.
+
+    Raises:
+        RecipeError: it is not there, or the specification is not understood.
+        UnsafeFile: it holds pickled weights or code.
+    """
+    from pipeline.store.weights import check_model_folder
+
+    if spec.startswith("seed://"):
+        from pipeline.models.seeds import build
+
+        return build(spec, task, checkpoints, progress=progress)
+    if spec.startswith("run://"):
+        return _from_run(spec, task, data, checkpoints)
+    if "://" in spec:
+        raise RecipeError(
+            f"base: {spec}: unknown kind; use seed://NAME, run://RUN@ROUND/MODEL, a folder or a Hub id"
+        )
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        check_model_folder(folder)
+        return folder
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise RecipeError(f"base: {spec}: no such folder (a Hub id reads like owner/name)")
+    return _from_hub(spec)
+
+
+def _from_hub(spec: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from pipeline.store.weights import check_model_folder
+
+    wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        folder = Path(snapshot_download(spec, allow_patterns=wanted))
+    except RepositoryNotFoundError as problem:
+        raise RecipeError(f"base: {spec}: the Hub has no such model, or it is private: {problem}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as problem:
+        first = str(problem).split("\n")[0]
+        raise RecipeError(
+            f"base: {spec}: not in the local cache and the Hub cannot be reached ({first}); "
+            "download it where there is a network, and give its folder"
+        ) from None
+    check_model_folder(folder)
+    return folder
+
+
+def _from_run(spec: str, task: Any, data: Path, checkpoints: Path) -> Path:
+    found = RUN_SPEC.fullmatch(spec)
+    if not found:
+        raise RecipeError(f"base: {spec}: write run://RUN@ROUND/MODEL, for example run://quickstart@3/policy")
+    run, number, model = found["run"], int(found["round"]), found["model"]
+    gate = data / run / f"round-{number:03d}" / "gate.json"
+    if not gate.is_file():
+        raise RecipeError(f"base: {spec}: run {run} has no finished round {number}")
+    standing = json.loads(gate.read_text())["standing"].get(model)
+    if standing is None:
+        raise RecipeError(f"base: {spec}: run {run} has no model {model}")
+    if not standing["adapter"] and standing["round"] >= 0:
+        return trained_at(checkpoints / run, standing["base"])
+    base = resolve_base(standing["base"], task, data, checkpoints)
+    if not standing["adapter"]:
+        return base
+    target = checkpoints / "merged" / f"{run}-{number:03d}-{model}-{standing['hash'][:12]}"
+    if not (target / "manifest.json").exists():
+        adapter = trained_at(checkpoints / run, standing["adapter"])
+        merge(base, adapter, standing["head"], target, {"from": spec})
+    return target
+
+
+def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta: dict[str, Any]) -> str:
+    """An adapter merged into an ordinary Hugging Face folder, committed at `target`. Returns its weights
+    hash."""
+    import shutil
+
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+
+    from pipeline.store.weights import commit_weights
+
+    temp = target.parent / f".tmp-{target.name}"
+    shutil.rmtree(temp, ignore_errors=True)
+    temp.mkdir(parents=True)
+    if head == "value":
+        model = AutoModelForTokenClassification.from_pretrained(base, num_labels=1, classifier_dropout=0.0)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    if any(not p.isfinite().all() for p in model.parameters()):
+        raise DamagedData(f"{adapter or base}: holds values that are not finite")
+    model.save_pretrained(temp)
+    AutoTokenizer.from_pretrained(base).save_pretrained(temp)
+    if adapter is not None and (adapter / "prm.json").exists():
+        shutil.copy(adapter / "prm.json", temp / "prm.json")
+    return commit_weights(temp, target, meta)

@@ -1,0 +1,115 @@
+"""Does the engine's contract hold on this machine? A row's bits must not depend on its neighbours or on the
+threads.
+
+Run at start-up, once for each shape of model in a process: the same rows are written and read alone, in small
+company and in a full batch, on one thread and on two, with and without the columns behind the last token.
+Where they differ, the engine is made more careful step by step; where nothing helps (GPUs, other libraries)
+it says "in distribution only".
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pipeline.models.engine import RUNGS, Engine
+from pipeline.models.growth import Row
+
+SIZES = (1, 2, 7, 33, 128, 512)
+NUM_TOKENS = 3
+NUM_READ = 40  #: rows that are also read: a forward over a few already has hundreds of columns
+_known: dict[tuple[Any, ...], tuple[bool, bool, int]] = {}
+
+
+def self_test(engine: Engine, rungs: Sequence[int] = RUNGS[:2], seconds: float = 20.0) -> bool:
+    """Find the fastest way of working that keeps a row's bits its own, and set the engine to it.
+
+    Tries, in order: as it is; looking at all columns of a rung; batches of 16 rows or more. Sets
+    `engine.exact`, `trim` and `min_rows`. `seconds` bounds the large batches of a large model.
+    """
+    config = engine.model.config.get_text_config()
+    key = (
+        type(engine.model).__name__,
+        str(config.to_dict()),
+        engine.dtype,
+        engine.device.type,
+        engine.head,
+        *rungs,
+    )
+    if key not in _known:
+        for engine.trim, engine.min_rows in ((True, 1), (False, 1), (False, 16)):
+            if _holds(engine, [rung for rung in rungs if rung <= engine.context] or rungs[:1], seconds):
+                _known[key] = (True, engine.trim, engine.min_rows)
+                break
+        else:
+            _known[key] = (False, True, 1)
+    engine.exact, engine.trim, engine.min_rows = _known[key]
+    return engine.exact
+
+
+def _holds(engine: Engine, rungs: Sequence[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    largest = min(SIZES[-1], engine.max_rows)
+    sizes = sorted({size for size in SIZES if size < largest} | {largest})
+    for rung in rungs:
+        rows = _rows(engine, rung, largest)
+        told: list[Any] = []
+        for size, larger in zip(sizes, [*sizes[1:], 0], strict=True):
+            started = time.monotonic()
+            found = _results(engine, rung, rows[:size])
+            if any(a != b for a, b in zip(found, told, strict=False)):
+                return False
+            told = found
+            if time.monotonic() + (time.monotonic() - started) * larger / size > end:
+                break  # a larger batch would take too long; what was seen so far has to do
+        few, told = rows[: min(len(told), 7)], told[:7]
+        for threads in (1, 2):
+            with _threads(engine, threads):
+                if _results(engine, rung, few) != told:
+                    return False
+        if engine.trim and engine.head is None:
+            engine.trim = False
+            whole = _results(engine, rung, few)
+            engine.trim = True
+            if whole != told:
+                return False
+    return True
+
+
+def _rows(engine: Engine, rung: int, number: int) -> list[list[int]]:
+    draw = random.Random(rung)  # noqa: S311  fixed rows, no secret
+    upper = min(engine.num_tokens, len(engine.tokenizer))
+    lengths = [draw.randrange(2, 24) for _ in range(number)]
+    lengths[2:3] = [rung - NUM_TOKENS - 2]  # one that makes the others look at all the rung's columns
+    return [[draw.randrange(upper) for _ in range(length)] for length in lengths]
+
+
+def _results(engine: Engine, rung: int, prefixes: list[list[int]]) -> list[Any]:
+    """What the engine makes of each prefix: scores for a reward model, tokens and log-probabilities for a
+    policy.
+    """
+    if engine.head is not None:
+        return engine.score([(ids, range(len(ids))) for ids in prefixes[:NUM_READ]])
+    read = engine.logprobs([(ids, 1) for ids in prefixes[:NUM_READ]])
+    rows = [Row(ids, rung - len(ids) + 1, seed=i, ends_on=0, tag=i) for i, ids in enumerate(prefixes)]
+    engine.submit(rows)
+    engine.step(NUM_TOKENS)
+    written = {row.tag: (ids, logprobs) for row, ids, logprobs in engine.written()}
+    engine.clear()
+    return [(read[i] if i < NUM_READ else None, written[i]) for i in range(len(rows))]
+
+
+@contextmanager
+def _threads(engine: Engine, number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if engine.device.type == "cpu":
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""metrics.jsonl first; the console; wandb as its mirror; the HTML report."""

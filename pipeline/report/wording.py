@@ -1,0 +1,113 @@
+"""Numbers as people read them: percents, counts, durations, intervals, one fact of a stage. Not
+here: where they are printed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: the last or first part of a metric's name that says: this is a share
+SHARES = ("accuracy", "sampled", "greedy", "search", "share", "truncated", "no_answer", "missing_eos")
+SHARE_STARTS = ("accuracy/", "gain/", "pass@", "maj@", "kept", "distinct", "trace_error", "right", "done")
+
+
+def is_share(name: str) -> bool:
+    """Does a metric of this name (without its stage) read as a percentage?"""
+    return name.startswith(SHARE_STARTS) or name.partition("@")[0].rpartition("/")[2] in SHARES
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.312 -> 31.2 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(change: float) -> str:
+    """0.132 -> +13.2, in percentage points."""
+    return f"{100 * change:+.1f}"
+
+
+def count(number: float) -> str:
+    """12,345 up to a hundred thousand, then 1.23M."""
+    if abs(number) < 100_000:
+        return f"{number:,.0f}"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def clock(seconds: float) -> str:
+    """A duration for a column: 0:07, 4:42, 2:07:00."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def number(name: str, value: Any) -> str:
+    """A value as its name asks for it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return count(value)
+    if is_share(name):
+        return percent(value)
+    return count(value) if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def fact(name: str, value: Any) -> str:
+    """One fact of a stage: counts before their name, everything else behind it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if name.startswith("dropped "):
+            return f"{count(value)} dropped as {name.removeprefix('dropped ')}"
+        return f"{count(value)} {name}"
+    return f"{name} {number(name, value)}"
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """Facts in a row."""
+    return ", ".join(fact(name, value) for name, value in values.items())
+
+
+def within(metrics: Mapping[str, float], name: str) -> str:
+    """A share and its interval: 31.2 % [28.4, 34.1]."""
+    if name not in metrics:
+        return ""
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    if low is None or high is None:
+        return percent(metrics[name])
+    return f"{percent(metrics[name])} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def moved(metrics: Mapping[str, float], name: str) -> str:
+    """A change in points and its interval: +13.2 [+10.1, +16.0]."""
+    if name not in metrics:
+        return ""
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    if low is None or high is None:
+        return points(metrics[name])
+    return f"{points(metrics[name])} [{points(low)}, {points(high)}]"
+
+
+def find(metrics: Mapping[str, float], *ends: str) -> str | None:
+    """The first metric, stage in front, that ends in one of these names (without a model behind it)."""
+    for end in ends:
+        for name in metrics:
+            if name == end or name.endswith(f"/{end}"):
+                return name
+    return None

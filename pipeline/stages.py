@@ -1,0 +1,345 @@
+"""`run_stage`: the only unit of work. It plans a stage's chunks, does those that are not done, and commits
+the manifest.
+
+generate, label and evaluate drive searches through the engines; select is plain code over groups; train makes
+weights. Ranks claim chunks; rank 0 commits. A stage's rows depend on its inputs, models, settings and seeds
+alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.driving import Drive, account
+from pipeline.errors import DamagedData, NothingKept, RecipeError
+from pipeline.inputs import DEFAULT_CHUNK, Reader, chunks_from, problems_in, slices
+from pipeline.measuring import evaluate_stage, measured_before, with_incumbents
+from pipeline.models.registry import Weights
+from pipeline.models.tokens import encoder
+from pipeline.recipe import Stage, data_settings, method
+from pipeline.rows import SCHEMA_VERSION, Dropped, Problem, Question, Row
+from pipeline.run import Run
+from pipeline.store.folder import ChunkPlan, Manifest, Plan, StageFolder
+from pipeline.training import starting_point, train_stage
+from pipeline.watch import beat, long
+
+Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is through: gives the manifest's extra
+MAIN_KIND = {"generate": "Trace", "label": "Label", "evaluate": "Trace", "train": ""}
+
+
+@dataclass
+class Work:
+    """A stage under way: what its runner needs."""
+
+    run: Run
+    stage: Stage
+    round: int
+    folder: StageFolder
+    plan: Plan
+    models: dict[str, Weights]
+    reader: Reader
+    started: float = field(default_factory=time.monotonic)
+    spent: dict[str, Any] = field(default_factory=dict)
+
+    def problem(self, problem_id: str) -> Problem:
+        """A prepared problem, or one that a stage imagined."""
+        if problem_id not in self.run.problems:
+            for problem in problems_in(self.run.sources(self.stage, self.round)):
+                self.run.problems.setdefault(problem.id, problem)
+        return self.run.problems[problem_id]
+
+    def stamp(self, row: Any) -> Any:
+        """A row with this stage's name and round."""
+        return (
+            dataclasses.replace(row, round=self.round, stage=self.stage.name) if isinstance(row, Row) else row
+        )
+
+    def todo(self) -> Iterator[int]:
+        """The chunks that this process does."""
+        world = self.run.world
+        done = set(world.share(sorted(self.folder.done()) if world.main else []))
+        waiting = [number for number in range(len(self.plan.chunks)) if number not in done]
+        yield from world.claim(f"{self.stage.name}-{self.round}", waiting)
+
+    def engine(self, name: str) -> Any:
+        """The engine of an acting model."""
+        return engine_of(self.run, self.models[name])
+
+
+def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Weights]]:
+    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing."""
+    reader = Reader(run.data)
+    sources = run.sources(stage, number)
+    chunks: list[ChunkPlan] = []
+    size = stage.settings.chunk or DEFAULT_CHUNK
+    if stage.room == "train":
+        models = {stage.settings.model: starting_point(run, stage, number)}
+    else:
+        models = {name: run.acting(stage, number, name) for name in dict.fromkeys(stage.models.values())}
+    if stage.room == "evaluate":
+        chunks = slices(run.ids(stage.settings.split)[: stage.settings.problems], size)
+        models = with_incumbents(run, stage, number, models)
+        sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
+    elif stage.room != "train":
+        split = getattr(stage.settings, "split", "train")
+        ids = run.round_ids(number) if split == "train" else run.ids(split)
+        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
+    plan = Plan.make(
+        run=run.name,
+        round=number,
+        stage=stage.name,
+        room=stage.room,
+        method=stage.method,
+        main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.makes), ""),
+        settings=data_settings(stage.settings) | model_settings(run, stage),
+        inputs={source.path: source.folder.require().hash for source in sources}
+        | {f"{run.name}/prepare": run.prepare_folder.require().hash},
+        models={name: weights.hash for name, weights in models.items()},
+        schema=SCHEMA_VERSION,
+        seed=run.recipe.seed,
+        chunks=chunks,
+        recorded=run.recorded(),
+    )
+    return plan, models
+
+
+def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
+    """What a training takes from the recipe's `models`: it changes weights, so it belongs to the
+    fingerprint."""
+    if stage.room != "train":
+        return {}
+    settings = data_settings(run.recipe.models[stage.settings.model])
+    return {"model_settings": {key: value for key, value in settings.items() if key != "gate"}}
+
+
+def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
+    """Do what is not done of a stage and commit it. Returns its manifest.
+
+    Raises:
+        RatchetError: with the sentence for the user; what was committed stays.
+    """
+    if not stage.built:
+        raise RecipeError(
+            f"{run.recipe.path}: {stage.section}.{stage.name}: {stage.room}: {stage.method} is not built yet"
+        )
+    folder = run.stage_folder(stage, number)
+    world = run.world
+    long(f"planning {stage.name}")
+    plan, models = plan_stage(run, stage, number)
+    together(run, lambda: folder.begin(plan))
+    if not together(run, lambda: _is_done(run, folder)):
+        work = Work(run, stage, number, folder, plan, models, Reader(run.data))
+        run.console.stage_started(number, stage.name, stage.sentence())
+        long(f"beginning {stage.name}")
+        finish = RUNNERS[stage.room](work)
+        world.barrier()
+        manifest = together(run, lambda: folder.commit(finish()))
+        seconds = time.monotonic() - work.started
+        run.timing(number, stage.name, seconds, work.spent)
+        run.console.stage_done(number, stage.name, facts(stage, manifest), seconds)
+        run.warn_of(stage, number, manifest.extra)
+    return folder.require()
+
+
+def together(run: Run, act: Callable[[], Any]) -> Any:
+    """Rank 0 acts, which may take long; every rank gets what it returned, or raises what it raised."""
+    long("work of rank 0")
+    return run.world.together(act)
+
+
+def _is_done(run: Run, folder: StageFolder) -> bool:
+    """A stage is done when its manifest stands and no chunk waits to be made again; a train stage when its
+    weights verify too. Weights without a manifest were never finished, or `repair` took them away."""
+    from pipeline.store.weights import read_weights
+
+    if not folder.is_complete():
+        return False
+    if record := folder.require().extra.get("weights"):
+        weights = run.weights_from(record)
+        place = weights.adapter or weights.base
+        if not (place / "manifest.json").exists():
+            return False
+        found = read_weights(place).hash
+        if found != record["hash"]:
+            raise DamagedData(
+                f"{place}: other weights stand there than {folder.path} trained: {found[:12]}, not "
+                f"{record['hash'][:12]}. Remove that folder and start the run again"
+            )
+    return True
+
+
+def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
+    """What the console says of a finished stage."""
+    metrics = manifest.extra.get("metrics", {})
+    if stage.room == "train":
+        return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
+    if stage.room == "evaluate":
+        heads = [
+            key
+            for key in metrics
+            if key.startswith(("accuracy/", "gain/", "auc", "brier")) and key.count("/") <= 1
+        ]
+        return {key: metrics[key] for key in heads[:5]}
+    said: dict[str, Any] = {
+        f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
+    }
+    for name, count in manifest.counts.counters.items():
+        if name == "right" or name.startswith("charged/"):
+            said[name.replace("charged/", "tokens by ")] = count
+    dropped = Counter(manifest.counts.dropped).most_common(3)
+    return said | {f"dropped {reason}": count for reason, count in dropped}
+
+
+# --- the rooms
+
+
+def _generate(work: Work) -> Finish:
+    module = method("generate", work.stage.method)
+    settings, run = work.stage.settings, work.run
+    template = template_of(run, work.models[settings.by])
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        given = work.reader.groups(chunk) if chunk.reads else {}
+        for problem_id in chunk.ids:
+            problem, group = work.problem(problem_id), given.get(problem_id)
+            task = run.task_of(problem)
+            if settings.where == "unsolved" and group is not None and group.solved:
+                yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="solved")]
+                continue
+            question = question_of(task, problem, template, hint=settings.sees_gold)
+            if question is None:
+                yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="no_hint")]
+                continue
+            more = {"problem": problem, "task": task} if settings.sees_gold else {}
+            yield make_search(task, settings, problem_id, module.generate(question, settings, group, **more))
+
+    Drive(work, items, lambda chunk: list(chunk.ids)).run()
+    return dict
+
+
+def _label(work: Work) -> Finish:
+    module = method("label", work.stage.method)
+    given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        groups = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
+        for problem_id, group in groups.items():
+            problem = work.problem(problem_id)
+            task = work.run.task_of(problem)
+            asks = module.label(problem, group, work.stage.settings, task)
+            yield make_search(task, work.stage.settings, problem_id, asks)
+
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+    return dict
+
+
+def _select(work: Work) -> Finish:
+    module = method("select", work.stage.method)
+    run, settings = work.run, work.stage.settings
+    policy = next((name for name, model in run.recipe.models.items() if model.head is None), None)
+    encode = encoder(run.base(policy or next(iter(run.recipe.models))))
+    done = sum(len(work.plan.chunks[number].ids) for number in work.folder.done())
+    with run.console.progress(work.stage.name, sum(len(c.ids) for c in work.plan.chunks)) as bar:
+        for number in work.todo():
+            groups = work.reader.groups(work.plan.chunks[number])
+            whole: list[Any] = []
+            for problem_id, group in groups.items():
+                task = run.task_of(work.problem(problem_id))
+                whole += [work.stamp(row) for row in module.select(group, settings, task, encode)]
+                beat()
+            read = [trace.id for group in groups.values() for trace in group.traces]
+            account(work, read, whole)
+            with work.folder.writing(number) as part:
+                part.add(whole)
+                part.count("given", len(read))
+            done += len(groups)
+            bar(done)
+    return lambda: _check_kept(work)
+
+
+def _check_kept(work: Work) -> dict[str, Any]:
+    """Nothing kept is said before any training, with the counts by reason."""
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for sidecar in work.folder.sidecars():
+        kept.update(sidecar.counts.rows)
+        dropped.update(sidecar.counts.dropped)
+    if sum(kept.values()) == kept["Dropped"] and work.stage.settings.on_empty == "stop":
+        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common())
+        raise NothingKept(
+            f"round {work.round}: {work.stage.name}: 0 of {sum(dropped.values())} rows kept: "
+            f"{reasons or 'there was no row to keep'}. Sample more (n), loosen {work.stage.name}, "
+            f"or set stages.{work.stage.name}.on_empty=continue"
+        )
+    return {}
+
+
+RUNNERS: dict[str, Callable[[Work], Finish]] = {
+    "generate": _generate,
+    "label": _label,
+    "select": _select,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
+}
+
+
+# --- what the rooms share
+
+
+def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str] | None:
+    """The chat template of a model's tokenizer, as a function; None where no task of the recipe chats."""
+    if not any(task.settings.chat for task in run.tasks.values()):
+        return None
+    return engine_of(run, weights).render
+
+
+def question_of(task: Any, problem: Problem, template: Any, hint: bool = False) -> Question | None:
+    """What a generator may see of a problem; None where a hint is wanted and the task has none."""
+    from pipeline.tasks.prepare import render
+
+    if hint and task.hinted(problem) is None:
+        return None
+    shown = render(task, problem, few_shot=task.settings.few_shot, hint=hint, template=template)
+    return Question(
+        id=problem.id,
+        question=problem.question,
+        prompt=shown.prompt,
+        prompt_used=shown.prompt_used,
+        task=task.name,
+        messages=shown.messages,
+        few_shot=bool(task.settings.few_shot),
+        hinted=hint,
+    )
+
+
+def make_search(task: Any, settings: Any, problem_id: str, asks: Any) -> Any:
+    """One problem's search, with the tokens that a completion may have."""
+    from pipeline.models.driver import Search
+
+    most = getattr(settings, "max_tokens", 0) or task.settings.max_tokens
+    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most)
+
+
+def engine_of(run: Run, weights: Weights) -> Any:
+    """The engine of a version of a model, loaded once and kept until a training wants the memory."""
+    key = f"{weights.hash}/{weights.head}"  # a policy and a fresh reward model may share their base
+    if key not in run.engines:
+        long(f"loading {weights.model}")
+        from pipeline.models.engine import Engine
+
+        settings = run.recipe.models[weights.model]
+        run.engines[key] = Engine(
+            weights.base,
+            weights.adapter,
+            head=weights.head,
+            dtype=settings.dtype,
+            device=settings.engine.device,
+            max_rows=settings.engine.max_rows,
+            weights_hash=weights.hash,
+        )
+    return run.engines[key]

@@ -1,0 +1,3 @@
+"""Everything durable: plan, parts, manifests, lock, weights. Only this room opens files of a run for
+writing.
+"""

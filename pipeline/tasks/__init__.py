@@ -1,0 +1,127 @@
+"""Questions in. One file a task: a `Settings(TaskSettings)` and a `Task(BaseTask)`.
+
+A task gives problems, prompts, hints, step boundaries, extraction, comparison, difficulty and, where it can, a step oracle.
+Nothing here loads torch. The split of a question is its SHA-256 modulo 10 (0 test, 1 dev, the rest train and seeds), before counts are
+taken; a data set's own test split stays test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.rows import Dropped, Problem
+from pipeline.settings import Settings, operational
+
+Message = dict[str, str]
+
+
+class TaskSettings(Settings):
+    """What every task takes."""
+
+    use: str
+    train: int | None = Field(None, ge=1, description="training problems; none: all")
+    dev: int | None = Field(None, ge=0, description="problems that feed the gate")
+    test: int | None = Field(None, ge=0, description="problems read once, in `finally`")
+    max_tokens: int = Field(256, ge=1, description="tokens a completion may have")
+    few_shot: int = Field(0, ge=0, description="worked examples in front of each question while sampling")
+    train_few_shot: bool = Field(False, description="keep the worked examples in the training prompt too")
+    chat: bool = Field(False, description="use the tokenizer's chat template")
+    system: str = Field("", description="system prompt, with `chat`")
+    cache: str = operational("", description="where downloaded data sets are kept")
+
+
+class BaseTask:
+    """One task, made from its settings. Subclasses override what differs."""
+
+    step_separator: str = "\n"  #: a step ends with this
+    stop: tuple[str, ...] = ()  #: texts that end a completion, beside the end token
+    example_separator: str = "\n\n"  #: stands between worked examples in a plain prompt
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.name: str = settings.use
+
+    def problems(self) -> Iterator[Problem]:
+        """Every problem of every split, in a fixed order, with ids unique within the task.
+
+        Raises:
+            DamagedData: the source cannot be read. A bad line is yielded by `rejected` instead where the source is a file.
+        """
+        raise NotImplementedError
+
+    @property
+    def rejected(self) -> list[dict[str, Any]]:
+        """Bad input rows met by the last `problems()`: {"file", "line", "reason"}."""
+        return []
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        """Good input rows that the last `problems()` left out, each with its reason (a question met twice)."""
+        return []
+
+    def prompt(self, question: str) -> str:
+        """The plain prompt of a question, ending where the completion begins."""
+        return question
+
+    def messages(self, question: str) -> list[Message]:
+        """The chat turns of a question; used with `chat: true`."""
+        system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
+        return [*system, {"role": "user", "content": question}]
+
+    def examples(self, problem: Problem) -> list[tuple[str, str]]:
+        """(question, completion) worked examples shown before a problem; their number is `few_shot`."""
+        return []
+
+    def hinted(self, problem: Problem) -> str | None:
+        """The question text with its answer as a hint (rationalization), or None where the task has no hint."""
+        return None
+
+    def hinted_examples(self, problem: Problem) -> list[tuple[str, str]]:
+        """`examples` with hints in their questions, where the task can: shown before a hinted problem."""
+        return self.examples(problem)
+
+    def leaks(self, problem: Problem, text: str) -> str | None:
+        """Why a completion written under a hint may not be trained on (it mentions the hint), or None."""
+        return None
+
+    def steps(self, text: str) -> list[str]:
+        """A completion cut into steps; their concatenation is the text."""
+        return [part for part in re.split(f"(?<={re.escape(self.step_separator)})", text) if part]
+
+    def extract(self, text: str) -> str | None:
+        """The final answer of a completion, or None."""
+        raise NotImplementedError
+
+    def correct(self, answer: str | None, problem: Problem) -> bool:
+        """Is the answer right? May ask the answer jail; never evaluates text here."""
+        raise NotImplementedError
+
+    def gold_completion(self, problem: Problem) -> str | None:
+        """A right completion in the task's own format, where the task knows one (seeds, gold prefixes of a first PRM, doctor)."""
+        return None
+
+    def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
+        """For each step: is a right end still reachable and everything so far true? None where the task cannot tell."""
+        return None
+
+    def difficulty(self, problem: Problem) -> str:
+        """A short bin name for tables, in an order that sorts."""
+        return problem.difficulty
+
+
+def normalise(question: str) -> str:
+    """A question as the overlap check sees it: NFKC, lower case, letters and digits only, single spaces."""
+    plain = unicodedata.normalize("NFKC", question).casefold()
+    return " ".join(re.findall(r"\w+|[+\-*/=<>^.%]", plain))
+
+
+def split_of(question: str) -> str:
+    """train, dev or test by the question's hash (ARCHITECTURE 9)."""
+    bucket = int.from_bytes(hashlib.sha256(normalise(question).encode()).digest()[:8], "big") % 10
+    return {0: "test", 1: "dev"}.get(bucket, "train")

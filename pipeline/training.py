@@ -1,0 +1,243 @@
+"""A train stage: rows in, committed weights out.
+
+The trainer writes into a temporary folder; rank 0 brings it into canonical form and commits it
+(store/weights); the stage's manifest names it by hash. Trainer checkpoints live in `data/<run>/scratch/`,
+outside the promise."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import NothingKept, RecipeError, StorageError
+from pipeline.inputs import training_rows
+from pipeline.models.draws import seed_of
+from pipeline.models.registry import Weights
+from pipeline.recipe import Stage, method
+from pipeline.rows import KINDS
+from pipeline.run import Run
+from pipeline.settings import FileSource
+from pipeline.store.weights import commit_weights
+from pipeline.train import TrainJob
+from pipeline.watch import beat, long
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.*",
+    "added_tokens.json",
+)
+
+
+def starting_point(run: Run, stage: Stage, number: int) -> Weights:
+    """The weights that a training starts from: the base, or the version that stood before the round."""
+    name = stage.settings.model
+    if run.recipe.models[name].restart_from == "base":
+        return run.base_weights(name)
+    if stage.section == "before":
+        return run.acting(stage, number, name)
+    return run.standing(name, number - 1)
+
+
+def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
+    """Train, and leave the commit of the stage's manifest to the caller.
+
+    Raises:
+        NothingKept: there is no row to train on.
+        Diverged: the loss is not finite.
+    """
+    run, stage = work.run, work.stage
+    settings, name = stage.settings, stage.settings.model
+    spec = run.recipe.models[name]
+    run.engines.clear()
+    start = starting_point(run, stage, work.round)
+    sources = run.sources(stage, work.round)
+    kind = KINDS[settings.needs[0]]
+
+    afforded = Afforded(run, work.round)
+
+    def rows() -> Iterator[Any]:
+        yield from (row for row in training_rows(sources, kind) if afforded(row))
+        for source in stage.sources:
+            if isinstance(source, FileSource):
+                yield from rows_from_file(Path(source.file), kind)
+
+    if next(iter(rows()), None) is None:
+        raise NothingKept(
+            f"round {work.round}: {stage.name}: its input has no {kind.__name__} row to train on"
+        )
+    target = run.checkpoints / run.name / f"round-{work.round:03d}" / name
+    out = target.parent / f".tmp-{name}"
+    if run.world.main:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+    run.world.barrier()
+    long("loading and compiling")
+    with full_disk_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
+        report = method("train", stage.method).train(
+            TrainJob(
+                rows=rows,
+                base=start.base,
+                adapter=start.adapter,
+                out=out,
+                scratch=run.folder / "scratch" / f"round-{work.round:03d}" / stage.name,
+                seed=seed_of(run.recipe.seed, work.round, stage.name, "", 0, 0) % 2**31,
+                round=work.round,
+                lora=None if spec.lora == "none" else spec.lora,
+                head=spec.head,
+                dtype=spec.dtype,
+                save_every=run.recipe.header.save_every,
+                report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
+                beat=lambda what="": long(what) if what else beat(),
+            ),
+            settings,
+        )
+    run.world.barrier()
+
+    def commit() -> Weights:
+        adapter = (out / "adapter_config.json").exists()
+        if not adapter:
+            for pattern in TOKENIZER_FILES:
+                for file in start.base.glob(pattern):
+                    if not (out / file.name).exists():
+                        shutil.copy(file, out / file.name)
+        meta = {"round": work.round, "stage": stage.name, "model": name, "base": start.hash}
+        # what no manifest names may be of a start at another number of processes
+        digest = commit_weights(out, target, meta, replace=work.folder.manifest() is None)
+        shutil.rmtree(run.folder / "scratch" / f"round-{work.round:03d}" / stage.name, ignore_errors=True)
+        base, own = (start.base, target) if adapter else (target, None)
+        return Weights(name, base, own, digest, work.round, spec.head)
+
+    weights: Weights = run.world.together(commit)
+
+    def extra() -> dict[str, Any]:
+        return {
+            "weights": run.record(weights),
+            "metrics": report.metrics,
+            "dropped": report.dropped | ({"budget": len(afforded.dropped)} if afforded.dropped else {}),
+            "history": report.history,
+            "processes": run.world.size,
+        }
+
+    return extra
+
+
+@contextlib.contextmanager
+def nothing_left(out: Path) -> Iterator[None]:
+    """A training that stops leaves no half-written weights; its checkpoints in scratch stay for the next start."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def full_disk_told(target: Path) -> Iterator[None]:
+    """A full disk, as safetensors says it: its own exception with the system's number in words.
+
+    Raises:
+        StorageError: there is no room for the weights or a checkpoint.
+    """
+    try:
+        yield
+    except Exception as problem:  # its class moved between versions; only these two texts are taken
+        if "os error 28" in str(problem) or "os error 27" in str(problem):
+            raise StorageError(
+                f"{target}: no room to write weights ({problem}). Free some space and start the run again"
+            ) from None
+        raise
+
+
+def _steps(values: dict[str, float]) -> int | None:
+    return int(values["steps"]) if "steps" in values else None
+
+
+def _shown(values: dict[str, float]) -> dict[str, float]:
+    """What the progress line says of a training beside its steps."""
+    return {key: values[key] for key in ("loss",) if key in values}
+
+
+class Afforded:
+    """Which rows a budget of tokens a round pays for: its chunks in order until they are spent
+    (`compare`)."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.paid: dict[int, set[str]] | None = None
+        self.dropped: set[tuple[str, str]] = set()
+        if run.recipe.header.tokens_per_round is not None:
+            self.paid = {n: self._chunks(run, n) for n in range(1, number + 1)}
+
+    @staticmethod
+    def _chunks(run: Run, number: int) -> set[str]:
+        """The problems whose chunks the budget of a round pays for, over all its generate stages."""
+        spent: Counter[str] = Counter()
+        order: dict[str, None] = {}
+        for stage in run.stages_in(number):
+            folder = run.stage_folder(stage, number)
+            if stage.room != "generate" or (plan := folder.plan()) is None or folder.manifest() is None:
+                continue
+            for sidecar, chunk in zip(folder.sidecars(), plan.chunks, strict=True):
+                tokens = sum(
+                    n
+                    for key, n in sidecar.counts.counters.items()
+                    if key.startswith("charged/")
+                    and run.recipe.models[key.removeprefix("charged/")].head is None
+                )
+                order.update(dict.fromkeys(chunk.ids))
+                spent.update({i: tokens / len(chunk.ids) for i in chunk.ids})
+        paid, left = set(), float(run.recipe.header.tokens_per_round or 0)
+        for problem_id in order:
+            left -= spent[problem_id]
+            if left < 0:
+                break
+            paid.add(problem_id)
+        return paid
+
+    def __call__(self, row: Any) -> bool:
+        if self.paid is None:
+            return True
+        found = re.search(r"\.(\d+)/[^/]*$", getattr(row, "trace_id", ""))
+        number = int(found[1]) if found else row.round
+        if number < 1 or row.problem_id in self.paid.get(number, set()):
+            return True
+        self.dropped.add((row.problem_id, getattr(row, "trace_id", "")))
+        return False
+
+
+def rows_from_file(path: Path, kind: type) -> Iterator[Any]:
+    """Rows of one kind from a parquet or JSON-lines file of outside.
+
+    Raises:
+        RecipeError: no such file.
+        DamagedData: it does not hold such rows.
+    """
+    import dataclasses
+    import json
+
+    import pyarrow.parquet as pq
+
+    from pipeline.errors import DamagedData
+
+    if not path.is_file():
+        raise RecipeError(f"from: {path}: no such file")
+    names = {field.name for field in dataclasses.fields(kind)}
+    try:
+        if path.suffix == ".parquet":
+            found = iter(pq.read_table(path).to_pylist())
+        else:
+            found = (
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+            )
+        for number, values in enumerate(found, 1):
+            values.setdefault("problem_id", f"{path.stem}-{number}")
+            yield kind(**{key: value for key, value in values.items() if key in names})
+    except (TypeError, ValueError, OSError) as problem:
+        raise DamagedData(f"{path}: does not hold {kind.__name__} rows: {problem}") from None

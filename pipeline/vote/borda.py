@@ -1,0 +1,29 @@
+"""Borda count: each candidate gets one point for every candidate that it beats by score, half a point for a
+tie; points add up by answer.
+
+The pairwise judge of LLaMA-Berry (arXiv:2410.02884, Enhanced Borda Count) is not here; this is the count
+over one score a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.vote import Candidate, ballots, usable
+
+
+def vote(candidates: Sequence[Candidate]) -> str | None:
+    """The winner, or None where no candidate has an answer. Ties: more votes, then log-probability, then
+    the first.
+    """
+    running = [one for one in candidates if one.answer is not None]
+    scores = [score if (score := usable(one.score)) is not None else float("-inf") for one in running]
+    pointed = [
+        replace(one, score=sum((mine > other) + 0.5 * (mine == other) for other in scores) - 0.5)
+        for one, mine in zip(running, scores, strict=True)
+    ]
+    found = ballots(pointed)
+    return (
+        max(found, key=lambda ballot: (ballot.score, ballot.votes, ballot.logprob)).answer if found else None
+    )

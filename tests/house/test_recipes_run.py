@@ -1,0 +1,376 @@
+"""Every shipped recipe runs end to end, from its own file, with a tiny model made on the spot and small numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_world as world
+
+from pipeline.loop import run_loop
+from pipeline.models.endings import hash_ids
+from pipeline.recipe import load, method
+from pipeline.report.console import Console
+from pipeline.rows import Dropped, Example, Label, Node, Problem, StepExample, Trace
+from pipeline.session import session
+from pipeline.status import run_status, show_rows
+from pipeline.store.folder import StageFolder
+from pipeline.store.run import tree_hash, verify_run
+from pipeline.tasks import split_of
+from pipeline.tasks.prepare import render
+from pipeline.world import World
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
+COUNTDOWN = ["task.train=40", "task.dev=12", "task.test=12", "task.max_tokens=60"]
+BRIEF = ["rounds=2", "stages.learn.steps=4", "stages.learn.batch_size=8", "stages.learn.learning_rate=1e-3"]
+#: a reward model of a few steps says nothing worth a check
+NO_HEALTH = ["min_auc=0", "min_sd=0", "max_length_correlation=1", "samples=2", "split=train", "problems=16"]
+#: how each search is made small
+SMALL_SEARCH = {
+    "mcts_star": ["iterations=3"],
+    "alphazero": ["simulations=2", "branch=3"],
+}
+#: who covers which recipe: a test below
+PLAIN = ("quickstart", "rest_em_countdown")
+ADDITION = ("star_addition", "star_addition_plain")
+REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
+SEARCHING = tuple(
+    sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
+)
+
+
+def run(name: str, *overrides: str, until: str | None = None) -> str:
+    """A shipped recipe in this process; returns what the console said."""
+    said = io.StringIO()
+    recipe, console = load(RECIPES / f"{name}.yaml", overrides), Console(file=said)
+    with session(recipe, console, World(), DATA, CHECKPOINTS) as working:
+        if run_loop(working, until):
+            console.finished(working.summary())
+    return said.getvalue()
+
+
+def whole(name: str, rounds: int = 2) -> dict[str, Any]:
+    """The final metrics of a run that is complete and undamaged."""
+    status = run_status(name, DATA, CHECKPOINTS)
+    assert status["complete"]
+    assert [entry["round"] for entry in status["rounds"]] == list(range(rounds + 1))
+    assert verify_run(DATA / name, CHECKPOINTS / name) == []
+    final = status["final"]["metrics"]
+    for key in ("greedy", "greedy@0"):
+        assert 0 <= final[f"final/accuracy/{key}"] <= 1
+    assert "final/gain/greedy/low" in final
+    return final
+
+
+def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
+    return list(StageFolder(DATA / name / f"round-{round_number:03d}" / stage).read(kind))
+
+
+def test_every_recipe_is_run_below() -> None:
+    covered = [*PLAIN, *ADDITION, *REAL, *SEARCHING]
+    assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert len(covered) >= 8
+
+
+# --- made tasks
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_rest_em_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    said = run(name, f"models.policy.base={tiny}", *COUNTDOWN, *BRIEF)
+    final = whole(name)
+    assert "final/accuracy/majority" in final
+    assert "round 2" in said
+    kept = rows(name, 2, "rows", Example)
+    assert kept
+    recipe = load(RECIPES / f"{name}.yaml")
+    most = recipe.stage("rows").settings.max_per_problem
+    per_problem = [sum(row.problem_id == i for row in kept) for i in {row.problem_id for row in kept}]
+    assert max(per_problem) <= most
+    if recipe.stage("measure").settings.kl:
+        metrics = run_status(name, DATA, CHECKPOINTS)["rounds"][2]["metrics"]
+        assert metrics["measure/kl"] == pytest.approx(metrics["measure/kl"])
+
+
+ADDITION_SETTINGS = {"digits": [1, 1], "train": 16, "dev": 4, "test": 4, "max_tokens": 60}
+
+
+def addition_policy(place: Path) -> tuple[Path, list[str]]:
+    """A policy that knows half of the sums, and of the others the scratchpad once it sees the target; the overrides
+    for it."""
+    module = method("tasks", "addition")
+    task = module.Task(module.Settings(use="addition", **ADDITION_SETTINGS))
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        gold = task.gold_completion(problem)
+        assert gold is not None
+        return gold if hinted or number % 2 else gold.replace("</scratch>\n", "</scratch>\n9 9 ")
+
+    base = world.by_heart(place / "policy", world.lessons(task, told), steps=150)
+    return base, [f"task.{key}={value}" for key, value in ADDITION_SETTINGS.items()]
+
+
+@pytest.mark.parametrize("name", ADDITION)
+def test_star_on_addition(name: str, place: Path) -> None:
+    base, small = addition_policy(place)
+    run(name, f"models.policy.base={base}", *small, *BRIEF)
+    whole(name)
+    kept = rows(name, 1, "rows", Example)
+    assert kept
+    assert all(row.prompt.endswith("\nTarget:\n") for row in kept)  # the form without a hint
+    if name == "star_addition":
+        hinted = rows(name, 1, "retry", Trace)
+        assert hinted
+        assert all(trace.hinted and trace.prompt.endswith("\nTarget:\n") for trace in hinted)
+        assert {trace.id for trace in hinted} & {row.trace_id for row in kept}
+        solved = [row for row in rows(name, 1, "retry", Dropped) if row.reason == "solved"]
+        assert solved  # a problem that was solved gets no hint
+    else:
+        assert not (DATA / name / "round-001" / "retry").exists()
+
+
+# --- real text
+
+SHOTS = [
+    {
+        "question": "Ann has 2 pens and buys 3. How many now?",
+        "completion": "2 + 3 = 5 pens.\n#### 5",
+        "answer": "5",
+    },
+    {"question": "Half of 8?", "completion": "8 / 2 = 4.\n#### 4", "answer": "4"},
+]
+CHOICES = "Answer choices:\n(a) hot\n(b) cold\n(c) wet"
+CHOICE_SHOTS = [
+    {
+        "question": f"Fire is what?\n{CHOICES}",
+        "completion": "Fire heats. The answer is hot (a).",
+        "answer": "a",
+    },
+    {
+        "question": f"Ice is what?\n{CHOICES}",
+        "completion": "Ice cools. The answer is cold (b).",
+        "answer": "b",
+    },
+]
+WRONG = {
+    "gsm8k": " I do not know.\n#### 7777",
+    "csqa": " I do not know (z).",
+    "math": "Let us see.\n\n\\boxed{7777}",
+}
+
+
+def task_of(name: str, overrides: list[str]) -> Any:
+    """The task of a recipe, as the overrides make it."""
+    [settings] = load(RECIPES / f"{name}.yaml", overrides).tasks
+    return method("tasks", settings.use).Task(settings)
+
+
+def real_task(name: str, place: Path) -> list[str]:
+    """A few real rows on disk for a recipe, and the overrides that point it at them."""
+    folder = place / "real"
+    counts = {"train": 9, "dev": 2}
+    if load(RECIPES / f"{name}.yaml").tasks[0].use == "math":
+        task = task_of(name, [])
+        math = world.rows_of(task, "math500/math_500.json", 110, {**counts, "test": 2})
+        tests = [row for row in math if split(task, row) == "test"]
+        world.write_rows(folder / "some.jsonl", [row for row in math if row not in tests])
+        world.write_rows(place / "held.jsonl", tests)
+        return [
+            f"task.path={folder}",
+            f"task.test_path={place}/held.jsonl",
+            "task.max_tokens=48",
+            "task.dev=2",
+            "task.test=2",
+        ]
+    shots = world.write_rows(place / "shots.jsonl", SHOTS if name == "star_gsm8k" else CHOICE_SHOTS)
+    few = ["task.few_shot=2", f"task.few_shot_file={shots}"]
+    task = task_of(name, few)
+    files = ("gsm8k/train.jsonl", "gsm8k/test.jsonl", 250) if name == "star_gsm8k" else (
+        "commonsenseqa/train.jsonl", "commonsenseqa/dev.jsonl", 340)  # fmt: skip
+    world.write_rows(folder / "train.jsonl", world.rows_of(task, files[0], files[2], counts))
+    world.write_rows(folder / Path(files[1]).name, world.rows_of(task, files[1], files[2], {"train": 2}))
+    return [*few, f"task.path={folder}", "task.max_tokens=64", "task.dev=2"]
+
+
+def split(task: Any, row: dict[str, Any]) -> str:
+    return split_of(task.read(row).question)
+
+
+def real_policy(name: str, place: Path, overrides: list[str]) -> Path:
+    """A policy that knows the rows by heart: every third plain answer is wrong; some completions go on like a base
+    model's where the task has a stop text for that."""
+    task = task_of(name, overrides)
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        if number % 3 == 0 and not hinted:
+            return WRONG[task.settings.use]
+        gold = task.gold_completion(problem)
+        assert gold is not None
+        if task.settings.use == "math":
+            gold = f"Let us see.\n\n{gold}"
+        return gold + world.GOES_ON if task.stop and number % 3 == 1 else gold
+
+    return world.by_heart(
+        place / "policy", world.lessons(task, told, hints=task.settings.use != "math"), steps=140
+    )
+
+
+def check_traces(task: Any, engine: Any, problems: dict[str, Problem], traces: list[Trace]) -> None:
+    """Prompts, hints, examples, steps and answers of stored traces, on real text."""
+    template = world.chat if task.settings.chat else None
+    for trace in traces:
+        problem = problems[trace.problem_id]
+        used = render(task, problem, hint=trace.hinted, template=template)
+        assert trace.prompt == render(task, problem, template=template).prompt
+        assert problem.question in trace.prompt
+        assert trace.prompt_hash == hash_ids(engine.encode(used.prompt_used))
+        for shot, completion in task.examples(problem):
+            assert completion in used.prompt_used
+            assert (shot in trace.prompt) == task.settings.train_few_shot
+        if trace.hinted:
+            hinted = task.hinted(problem)
+            assert hinted in used.prompt_used
+            assert hinted not in trace.prompt
+        assert "".join(trace.steps) == trace.text
+        assert task.steps(trace.text) == trace.steps
+        starts = [0, *trace.step_ends]
+        assert [
+            engine.decode(trace.token_ids[a:b]) for a, b in zip(starts, starts[1:], strict=False)
+        ] == trace.steps
+        assert trace.step_ends[-1] == len(trace.token_ids)
+        assert trace.answer == task.extract(trace.text)
+        assert not any(stop in trace.text for stop in task.stop)
+        assert (trace.finish == "eos") == (trace.token_ids[-1] in engine.eos_ids)
+
+
+def check_kept(name: str, task: Any, engine: Any, problems: dict[str, Problem], number: int) -> None:
+    """What a round trains on: right answers, the tokens that were written, an end."""
+    from pipeline.train.sft import token_ids
+
+    stages = [
+        s for s in ("sample", "retry") if (DATA / name / f"round-{number:03d}" / s / "manifest.json").exists()
+    ]
+    traces = {trace.id: trace for stage in stages for trace in rows(name, number, stage, Trace)}
+    check_traces(task, engine, problems, list(traces.values()))
+    kept = rows(name, number, "rows", Example)
+    assert kept
+    settings = load(DATA / name / "recipe.yaml").stage("learn").settings
+    for row in kept:
+        trace, problem = traces[row.trace_id], problems[row.problem_id]
+        assert task.correct(trace.answer, problem)
+        assert trace.answer == problem.answer
+        assert row.prompt == trace.prompt
+        assert row.completion == trace.text
+        assert row.prompt_ids == engine.encode(row.prompt)
+        assert row.completion_ids == trace.token_ids
+        prompt, completion, fault = token_ids(row, settings, engine.tokenizer, set(engine.eos_ids))
+        assert fault == ""
+        assert prompt == row.prompt_ids
+        assert completion[-1] in engine.eos_ids
+        assert engine.decode(completion) == row.completion
+    learned = json.loads((DATA / name / f"round-{number:03d}" / "learn" / "manifest.json").read_text())[
+        "extra"
+    ]
+    assert learned["dropped"] == {}
+    assert learned["metrics"]["examples"] == len(kept)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_rows_with_a_model_made_on_the_spot(name: str, place: Path) -> None:
+    from pipeline.models.engine import Engine
+
+    overrides = real_task(name, place)
+    base = real_policy(name, place, overrides)
+    overrides += [f"models.policy.base={base}", *BRIEF, "finally.final.samples=2", "stages.measure.samples=2"]
+    if name == "rest_em_math":
+        overrides += ["stages.sample.n=4", "stages.sample.chunk=4"]
+    if name == "star_gsm8k":  # hints from the second round on
+        overrides += ["stages.retry.rounds=[2,null]", "stages.recheck.rounds=[2,null]"]
+    run(name, *overrides)
+    whole(name)
+    task, engine = task_of(name, overrides), Engine(base)
+    problems = {p.id: p for p in StageFolder(DATA / name / "prepare").read(Problem)}
+    assert {p.split for p in problems.values()} == {"train", "dev", "test"}
+    for number in (1, 2):
+        check_kept(name, task, engine, problems, number)
+    last = rows(name, 2, "sample", Trace)
+    assert any(trace.finish == "eos" for trace in last)
+    assert any(len(trace.steps) > 1 for trace in last) == (name != "star_csqa")
+    assert problems[last[0].problem_id].question.split("\n")[0] in show_rows(
+        name, 2, "check", None, 3, DATA, CHECKPOINTS
+    )
+    if name != "rest_em_math":
+        assert any(trace.finish == "stop" for trace in last)
+        hinted = rows(name, 2, "retry", Trace)
+        right = {label.trace_id for label in rows(name, 2, "recheck", Label) if label.correct}
+        kept = {row.trace_id for row in rows(name, 2, "rows", Example)}
+        assert {trace.id for trace in hinted} & right & kept
+        assert all(trace.hinted for trace in hinted)
+    # the same bytes where it is stopped and goes on
+    first = tree_hash(DATA / name), tree_hash(CHECKPOINTS / name)
+    (again := place / "again").mkdir()
+    os.chdir(again)
+    for until in ("check", "learn", "measure", "sample"):
+        run(name, *overrides, until=until)
+    run(name, *overrides)
+    assert (tree_hash(DATA / name), tree_hash(CHECKPOINTS / name)) == first
+
+
+# --- search with a reward model
+
+
+def made_small(name: str) -> list[str]:
+    """Overrides that make every stage of a searching recipe small."""
+    recipe, found = load(RECIPES / f"{name}.yaml"), ["rounds=2"]
+    for stage in recipe.stages:
+        keys: list[str] = []
+        if stage.room == "train":
+            keys = ["steps=4", "batch_size=8", "learning_rate=1e-3"]
+        elif stage.room == "generate":
+            keys = [*SMALL_SEARCH.get(stage.method, ["n=4"]), "chunk=16"]
+        elif stage.method == "prm_quality":
+            keys = NO_HEALTH
+        elif stage.room == "evaluate" and stage.settings.search:
+            keys = [f"search.{key}" for key in SMALL_SEARCH[stage.settings.search["generate"]]]
+        elif stage.room == "evaluate":
+            keys = ["samples=2"]
+        found += [f"{stage.section}.{stage.name}.{key}" for key in keys]
+    return found
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_search_with_a_reward_model(name: str, place: Path, request: pytest.FixtureRequest) -> None:
+    recipe = load(RECIPES / f"{name}.yaml")
+    use = recipe.tasks[0].use
+    if use == "countdown":
+        base, small = request.getfixturevalue("tiny"), COUNTDOWN
+    elif use == "addition":
+        base, small = addition_policy(place)
+    else:
+        small = real_task(name, place)
+        base = real_policy(name, place, small)
+    run(name, *small, *made_small(name), *(f"models.{model}.base={base}" for model in recipe.models))
+    whole(name)
+    metrics = run_status(name, DATA, CHECKPOINTS)["rounds"][1]["metrics"]
+    assert any(key.startswith("quality/") for key in metrics)
+    searched = next(stage for stage in recipe.section("stages") if stage.room == "generate")
+    found = rows(name, 1, searched.name, Trace)
+    assert found
+    assert {trace.model for trace in found} == {"policy"}
+    nodes = rows(name, 1, searched.name, Node)
+    assert {node.trace_id for node in nodes if node.trace_id} <= {trace.id for trace in found}
+    assert any(node.value is not None for node in nodes)
+    steps = rows(name, 1, "steps", StepExample)
+    assert steps
+    for row in steps:
+        assert len(row.step_ends) == len(row.labels) == len(row.completions)
+        assert row.step_ends[-1] <= len(row.token_ids)
+        assert all(0 <= label <= 1 for label in row.labels if label is not None)
+    for model in recipe.models:  # both learn in each round
+        assert (CHECKPOINTS / name / "round-002" / model / "adapter_model.safetensors").is_file()

@@ -1,0 +1,355 @@
+"""The driver: what a search gets depends on its own asks and names, never on what else runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LineTask, make_model, word_tokenizer
+
+from pipeline.errors import Diverged
+from pipeline.models.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start
+from pipeline.models.draws import monte_carlo_seed
+from pipeline.models.driver import Driver, Search, drive_with_replies
+from pipeline.models.engine import Engine
+from pipeline.rows import Question
+
+
+def beam(prompt: str, steps: int = 4):
+    """A search that branches, scores, reads and ends at its own pace."""
+    best = Prefix(prompt)
+    seen = []
+    for number in range(steps):
+        grown = yield Continue(best, n=3, until="step", by="policy", max_tokens=8 + number)
+        scores, logprobs = yield All(Score(grown, by="prm"), Logprob(grown[:2], by="policy"))
+        values = [score[-1] if score else -9.0 for score in scores]
+        best = grown[max(range(3), key=values.__getitem__)]
+        seen.append((values, logprobs))
+        if best.done:
+            break
+    [end] = yield Continue(best, by="policy", temperature=0.7, top_k=20)
+    return seen, end
+
+
+def driver(policy, prm=None, **more) -> Driver:
+    given = {"run_seed": 3, "round": 1, "stage": "search"} | more
+    return Driver({"policy": policy, "prm": prm}.__getitem__, **given)
+
+
+def drive(policy, prm, asks, *, window: int = 128, max_tokens: int = 40, task=None, **more) -> dict:
+    task = task or LineTask()
+    searches = [Search(name, task, one, max_tokens) for name, one in asks.items()]
+    return {end.problem_id: end for end in driver(policy, prm, **more).run(searches, window)}
+
+
+def beams(number: int) -> dict:
+    return {f"p{i:02d}": beam(f"numbers {i} {i * 7 % 50} =", 2 + i % 4) for i in range(number)}
+
+
+def test_rows_do_not_depend_on_the_window(policy, prm):
+    reference = drive(policy, prm, beams(24), window=128)
+    assert len(reference) == 24
+    assert sum(len(end.result[1].token_ids) for end in reference.values()) > 300
+    for window, max_rows in ((1, 512), (5, 7), (24, 1), (3, 512)):
+        before, policy.max_rows = policy.max_rows, max_rows
+        policy.clear()
+        again = drive(policy, prm, beams(24), window=window)
+        policy.max_rows = before
+        assert again == reference, f"window {window}, {max_rows} rows"
+    backwards = dict(reversed(beams(24).items()))
+    assert drive(policy, prm, backwards, window=6) == reference
+    some = {name: one for name, one in beams(24).items() if name in ("p03", "p17")}
+    assert drive(policy, prm, some) == {name: reference[name] for name in some}
+
+
+def test_rows_depend_on_the_names(policy, prm):
+    def first(**more):
+        return drive(policy, prm, {"p00": beam("numbers 7 =")}, **more)["p00"].result[1].token_ids
+
+    different = {first(), first(run_seed=4), first(round=2), first(stage="other")}
+    assert len(different) == 4
+
+
+def test_a_second_process_makes_the_same_rows(policy_folder, prm_folder, policy, prm):
+    """Another interpreter, one thread more: bit by bit the same, log-probabilities included."""
+    program = f"""
+import sys, json, dataclasses
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pipeline.models.environment import prepare
+prepare(threads=2)
+from test_driver import Engine, Path, beams, drive
+policy, prm = Engine(Path({str(policy_folder)!r})), Engine(Path({str(prm_folder)!r}), head="value")
+ends = drive(policy, prm, beams(6), window=2)
+print(json.dumps(dict(sorted((k, dataclasses.asdict(v.result[1])) for k, v in ends.items()))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    here = drive(policy, prm, beams(6))
+    expected = {name: dataclasses.asdict(end.result[1]) for name, end in sorted(here.items())}
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(json.dumps(expected))
+
+
+def test_replies_are_flat_and_prefix_major(policy):
+    def search():
+        roots = [Prefix("numbers 3 ="), Prefix("numbers 4 =")]
+        grown = yield Continue(roots, n=3, until="tokens", max_tokens=4, by="policy")
+        [[again]] = yield All(Continue(grown[4], by="policy", until="tokens", max_tokens=2))
+        done = dataclasses.replace(grown[0], finish="budget")
+        kept = yield Continue([done, grown[1]], n=2, until="tokens", max_tokens=1, by="policy")
+        return grown, again, kept
+
+    grown, again, kept = drive(policy, None, {"p": search()})["p"].result
+    assert [prefix.prompt[8] for prefix in grown] == ["3"] * 3 + ["4"] * 3
+    assert len({prefix.token_ids for prefix in grown}) > 2
+    assert all(prefix.model == "policy" and prefix.prompt_hash for prefix in grown)
+    assert grown[0].prompt_hash != grown[3].prompt_hash
+    assert again.token_ids[:4] == grown[4].token_ids[:4]
+    assert kept[0] == kept[1] == dataclasses.replace(grown[0], finish="budget")
+    assert len(kept) == 4
+
+
+def test_greedy_samples_are_one_row(policy):
+    def search():
+        return (
+            yield Continue(
+                Prefix("numbers 3 ="), n=4, temperature=0, by="policy", until="tokens", max_tokens=6
+            )
+        )
+
+    end = drive(policy, None, {"p": search()})["p"]
+    assert len(end.result) == 4
+    assert len(set(end.result)) == 1
+    assert end.charged == {"policy": end.result[0].num_tokens}
+
+
+def test_a_completion_never_exceeds_its_tokens(policy, policy_folder):
+    def search(until, limit=0):
+        prefix = Prefix("numbers 3 =")
+        while not prefix.done:
+            [prefix] = yield Continue(prefix, by="policy", until=until, max_tokens=limit)
+        return prefix
+
+    for until, limit in (("answer", 0), ("step", 3), ("tokens", 4)):
+        ends = drive(policy, None, {f"p{i}": search(until, limit) for i in range(20)}, max_tokens=17)
+        lengths = [end.result.num_tokens for end in ends.values() if end.result.finish == "length"]
+        assert lengths
+        assert set(lengths) == {17}
+        for end in ends.values():
+            prefix = end.result
+            assert prefix.step_ends[-1] == prefix.num_tokens == len(prefix.logprobs)
+            assert "".join(prefix.steps) == prefix.text
+            assert len(prefix.steps) == len(prefix.step_ends)
+            assert prefix.answer == LineTask().extract(prefix.text)
+
+
+def test_a_context_bounds_a_completion_and_a_long_prompt_is_a_counted_reason(models):
+    engine = Engine(make_model(models / "short", word_tokenizer(), max_position_embeddings=24), name="policy")
+
+    def search(length):
+        yield All(
+            Continue(Prefix("numbers"), by="policy", until="tokens", max_tokens=1),
+            Continue(Prefix("3" + "+3" * length), by="policy"),
+        )
+        [end] = yield Continue(Prefix("3" + "+3" * length), by="policy")
+        return end
+
+    ends = drive(engine, None, {"fits": search(8), "long": search(30)}, max_tokens=100)
+    assert ends["fits"].error == ""
+    assert 17 + ends["fits"].result.num_tokens <= 24
+    assert ends["long"].result is None
+    assert ends["long"].error == "prompt too long: 61 tokens, and policy holds 24 with its answer"
+    assert ends["long"].charged == {}
+
+
+def test_log_probabilities_are_those_that_were_recorded(policy):
+    def search(i):
+        grown = yield Continue(Prefix(f"numbers {i} ="), n=3, by="policy", temperature=0.7)
+        read = yield Logprob(grown, by="policy")
+        return grown, read
+
+    for end in drive(policy, None, {f"p{i}": search(i) for i in range(8)}).values():
+        for prefix, read in zip(*end.result, strict=True):
+            assert torch.allclose(torch.tensor(prefix.logprobs), torch.tensor(read), atol=3e-5)
+
+
+def test_chosen_answers_get_probabilities(policy):
+    def search():
+        prefixes = [Prefix("numbers 3 ="), Prefix("numbers 4 =")]
+        return (yield Choose(prefixes, ("1", "2", "3+4"), by="policy"))
+
+    replies = drive(policy, None, {"p": search()})["p"].result
+    for prompt, reply in zip(("numbers 3 =", "numbers 4 ="), replies, strict=True):
+        ids = policy.encode(prompt)
+        weights = []
+        for option in ("1", "2", "3+4"):
+            more = policy.encode_more(option)
+            logits = policy.model(torch.tensor([ids + more])).logits[0].log_softmax(-1)
+            weights.append(sum(logits[len(ids) - 1 + i, token].item() for i, token in enumerate(more)))
+        assert torch.allclose(torch.tensor(reply), torch.tensor(weights).softmax(0), atol=1e-4)
+        assert sum(reply) == pytest.approx(1)
+
+
+def test_a_prefix_is_scored_once_and_charged_by_what_is_new(policy, prm, monkeypatch):
+    read = []
+    true = prm.score
+    monkeypatch.setattr(prm, "score", lambda items: read.extend(items) or true(items))
+
+    def search():
+        root = Prefix("numbers 3 =", (9, 4, 10, 2, 12, 2), (4, 6), ("0+1\n", "3\n"), "0+1\n3\n", (0.0,) * 6)
+        first = dataclasses.replace(
+            root, token_ids=root.token_ids[:4], step_ends=(4,), steps=("0+1\n",), text="0+1\n"
+        )
+        a = yield Score(first, by="prm")
+        b, c = yield All(Score([root, first, root], by="prm"), Score(root, by="prm"))
+        none = yield Score(Prefix("numbers 3 ="), by="prm")
+        return a, b, c, none
+
+    end = drive(policy, prm, {"p": search()})["p"]
+    a, b, c, none = end.result
+    assert [len(score) for score in a + b + c + none] == [1, 2, 1, 2, 2, 0]
+    assert b[1] == a[0]
+    assert b[0] == b[2] == c[0]
+    assert sum(1 for _, at in read if at) == 2
+    assert end.charged == {"prm": 6}
+    prompt = prm.encode("numbers 3 =")
+    assert {tuple(at) for _, at in read if at} == {(len(prompt) + 3,), (len(prompt) + 3, len(prompt) + 5)}
+
+
+def test_monte_carlo_counts_what_ends_right(policy):
+    def search(n, keep=True):
+        root = Prefix("numbers 3 =")
+        counted = yield MonteCarlo([root], by="policy", n=n, keep=keep)
+        again = yield MonteCarlo(root, by="policy", n=n + 2, keep=keep)
+        return counted[0], again[0]
+
+    def is_right(problem_id, prefix):
+        return len(prefix.text) % 2 == 0
+
+    asks = {"a": search(6), "b": search(3), "c": search(2, keep=False)}
+    ends = drive(policy, None, asks, is_right=is_right)
+    a, more = ends["a"].result
+    assert a.num_correct == sum(a.correct) == sum(len(prefix.text) % 2 == 0 for prefix in a.rollouts)
+    assert more.rollouts[:6] == a.rollouts  # what was drawn is not drawn again
+    assert ends["b"].result[1].rollouts == a.rollouts[:5]  # the draws name the prefix, not who asks
+    assert ends["c"].result[0].rollouts == ()
+    assert ends["a"].charged["policy"] == sum(prefix.num_tokens for prefix in more.rollouts)
+    seeds = {monte_carlo_seed(3, policy.weights_hash, policy.encode("numbers 3 ="), "x", i) for i in range(8)}
+    assert len(seeds) == 8
+    with pytest.raises(TypeError, match="only a label stage"):
+        drive(policy, None, {"a": search(2)})
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text_step_by_step(bpe, prm):
+    def search():
+        grown = yield Continue(Prefix("numbers 3"), n=2, by="bpe", until="tokens", max_tokens=4)
+        text = "3+4=7\n7-1\n"
+        foreign = Prefix("numbers 3", (5, 6), (1, 2), ("3+4=7\n", "7-1\n"), text, (0.0, 0.0), model="bpe")
+        own = bpe_ids(text, prm)
+        native = dataclasses.replace(foreign, token_ids=own, step_ends=(6, 10), logprobs=(0.0,) * 10)
+        return grown, (yield Score([foreign, native], by="prm"))
+
+    def bpe_ids(text, engine):
+        return tuple(engine.encode_more(text))
+
+    made = Driver({"bpe": bpe, "prm": prm}.__getitem__, run_seed=0, round=0, stage="s")
+    [end] = made.run([Search("p", LineTask(), search(), 20)])
+    _, (foreign, native) = end.result
+    assert foreign == native
+    assert len(foreign) == 2
+
+
+def test_steps_of_a_bpe_end_where_the_separator_ends(bpe):
+    def search(i):
+        prefix = start(Question(id=str(i), question="", prompt="", prompt_used=f"x = {i}\n\n"))
+        ends = []
+        for _ in range(6):
+            [prefix] = yield Continue(prefix, by="policy", until="step", max_tokens=20)
+            ends.append(prefix)
+            if prefix.done:
+                break
+        return ends
+
+    task = LineTask("\n\n")
+    ended_by_separator = fused = 0
+    for end in drive(bpe, None, {f"p{i}": search(i) for i in range(30)}, task=task, max_tokens=100).values():
+        for prefix in end.result:
+            assert "".join(prefix.steps) + bpe.decode(prefix.token_ids[prefix.step_ends[-1] :]) == prefix.text
+            last = bpe.texts[prefix.token_ids[-1]]
+            if not prefix.done and "\n\n" in prefix.steps[-1]:
+                ended_by_separator += 1
+                fused += last.strip() != b"" and b"\n\n" in last
+                before = bpe.decode(
+                    prefix.token_ids[(prefix.step_ends[-2] if len(prefix.steps) > 1 else 0) : -1]
+                )
+                assert "\n\n" not in before
+    assert ended_by_separator > 5
+    assert fused > 0
+
+
+def test_an_error_in_one_search_stops_all_and_leaves_the_engine_clean(policy, prm):
+    closed = []
+
+    def patient():
+        try:
+            yield Continue(Prefix("numbers 3 ="), by="policy")
+        except GeneratorExit:
+            closed.append(True)
+            raise
+
+    def broken():
+        yield Continue(Prefix("numbers 4 ="), by="policy", until="tokens", max_tokens=1)
+        raise Diverged("the search says so")
+
+    with pytest.raises(Diverged, match="the search says so"):
+        drive(policy, prm, {"a": patient(), "b": broken(), "c": patient()}, max_tokens=200)
+    assert len(closed) == 2
+    assert not policy.busy
+    with pytest.raises(TypeError, match="which is no ask"):
+        drive(policy, prm, {"a": iter_of("words")})
+
+
+def iter_of(ask):
+    yield ask
+
+
+def test_searches_are_taken_as_the_window_has_room(policy):
+    alive, most = set(), []
+
+    def search(i):
+        alive.add(i)
+        most.append(len(alive))
+        yield Continue(Prefix(f"numbers {i} ="), by="policy")
+        alive.discard(i)
+        return i
+
+    told = []
+    made = driver(policy)
+    ends = list(made.run((Search(str(i), LineTask(), search(i), 30) for i in range(20)), 6, told.append))
+    assert sorted(end.result for end in ends) == list(range(20))
+    assert max(most) == 6
+    assert {"done", "live", "tokens", "seconds"} == set(told[0])
+    written = sum(end.charged["policy"] for end in ends)
+    assert made.spent["written"]["policy"] == written
+    assert list(made.run([], 4)) == []
+
+
+def test_canned_replies_drive_a_search():
+    def search():
+        first = yield Continue(Prefix("a"), by="policy")
+        second = yield Score(first, by="prm")
+        return first, second
+
+    seen = []
+    assert drive_with_replies(search(), [["x"], lambda ask: [ask.prefixes]], seen) == (["x"], [["x"]])
+    assert [type(ask).__name__ for ask in seen] == ["Continue", "Score"]
+    with pytest.raises(AssertionError, match="once more"):
+        drive_with_replies(search(), [["x"]])
+    with pytest.raises(AssertionError, match="1 replies unread"):
+        drive_with_replies(search(), [["x"], [], []])

@@ -1,0 +1,119 @@
+"""Votes and aggregations: golden values of METHODS 0 and what must always hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.vote import Candidate, best, borda, majority, weighted
+from pipeline.vote.aggregate import RULES, aggregate
+
+STEPS = [0.9, 0.2, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [
+        ("last", 0.8),
+        ("min", 0.2),  # Math-Shepherd's solution score
+        ("prod", 0.144),  # OmegaPRM's and PRM800K's
+        ("mean", 1.9 / 3),
+        ("max", 0.9),
+        ("sum_logit", math.log(9) + math.log(0.25) + math.log(4)),
+        ("mean_odds", (9 + 0.25 + 4) / 3),
+    ],
+)
+def test_aggregations(how, value):
+    assert aggregate(STEPS, how) == pytest.approx(value)
+
+
+def test_every_aggregation_is_covered_and_unknown_ones_are_refused():
+    assert len(RULES) == 7
+    with pytest.raises(ValueError, match="no aggregation 'median'"):
+        aggregate(STEPS, "median")
+    with pytest.raises(ValueError, match="no step scores"):
+        aggregate([], "last")
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_a_score_that_is_not_a_number_is_never_hidden(how):
+    assert math.isnan(aggregate([0.5, math.nan], how))
+    assert math.isfinite(aggregate([0.0, 1.0], how))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_product_min_mean(scores):
+    prod, least, mean, most = (aggregate(scores, how) for how in ("prod", "min", "mean", "max"))
+    assert prod <= least + 1e-12
+    assert least <= mean + 1e-12
+    assert mean <= most + 1e-12
+
+
+def candidates(*rows):
+    return [Candidate(answer, score, logprob) for answer, score, logprob in rows]
+
+
+def test_majority_breaks_ties_by_log_probability_then_by_order():
+    assert majority.vote(candidates(("1", None, -5.0), ("2", None, -1.0))) == "2"
+    assert majority.vote(candidates(("1", None, None), ("2", None, None))) == "1"
+    assert majority.vote(candidates(("2", None, -1.0), ("1", None, -9.0), ("1", None, -9.0))) == "1"
+
+
+def test_the_rules_differ_where_they_should():
+    field = candidates(
+        ("1", 0.3, -1.0),
+        ("1", 0.3, -1.0),
+        ("1", 0.1, -1.0),
+        ("2", 0.6, -1.0),
+        ("2", 0.5, -1.0),
+        ("3", 0.9, -1.0),
+    )
+    assert majority.vote(field) == "1"  # 3 votes
+    assert best.vote(field) == "3"  # 0.9
+    assert weighted.vote(field) == "2"  # 1.1 against 0.7 and 0.9
+    # points 2 and a half of .3: 1.5 each; .1: 0; .6: 4; .5: 3; .9: 5
+    assert borda.vote(field) == "2"
+
+
+def test_one_key_joins_spellings_and_the_first_spelling_answers():
+    field = [Candidate("1/2", key="0.5"), Candidate("3", key="3"), Candidate("0.5", key="0.5")]
+    assert majority.vote(field) == "1/2"
+
+
+RULE = [majority.vote, best.vote, weighted.vote, borda.vote]
+
+
+@pytest.mark.parametrize("rule", RULE)
+def test_nobody_answers(rule):
+    assert rule([]) is None
+    assert rule(candidates((None, 0.9, -1.0))) is None
+    assert rule(candidates((None, 0.9, -1.0), ("7", None, None))) == "7"
+
+
+@pytest.mark.parametrize("rule", [best.vote, weighted.vote, borda.vote])
+def test_scores_that_are_not_numbers_count_for_nothing(rule):
+    assert rule(candidates(("1", math.nan, -1.0), ("2", 0.1, -1.0))) == "2"
+    assert rule(candidates(("1", math.inf, -1.0), ("2", 0.1, -1.0))) == "2"
+
+
+def test_weighted_with_negative_scores_does_not_punish_frequency():
+    # sums of log-odds: an answer given three times at -1 beats one given once at -1.1
+    assert (
+        weighted.vote(candidates(("1", -1.0, -1.0), ("1", -1.0, -1.0), ("1", -1.0, -1.0), ("2", -1.1, -1.0)))
+        == "1"
+    )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.floats(-20, 0)), max_size=12),
+    st.floats(-3, 3),
+)
+def test_with_constant_weights_weighted_is_the_majority(rows, weight):
+    field = [Candidate(answer, weight, logprob) for answer, logprob in rows]
+    counts = [sum(one.answer == name for one in field) for name in ("1", "2", "3")]
+    winner = weighted.vote(field)
+    assert winner == majority.vote(field)
+    assert winner is None or sum(one.answer == winner for one in field) == max(counts)
