@@ -142,12 +142,14 @@ def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[
         for problem_id in chunk.ids:
             if problem_id in unanswered and problem_id not in traces:
                 continue  # its reason stands in dropped/: it is counted there, not as a wrong answer
+            problem = work.problem(problem_id)
             outcome = module.outcomes(
-                work.problem(problem_id),
+                problem,
                 traces.get(problem_id, []),
                 labels.get(problem_id, []),
                 work.stage.settings,
                 written,
+                work.run.task_of(problem),
             )
             into.append(outcome)
 

@@ -190,13 +190,18 @@ def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
 
 
 def outcomes(
-    problem: Problem, traces: Sequence[Trace], labels: Sequence[Label], settings: Settings, model: str
+    problem: Problem,
+    traces: Sequence[Trace],
+    labels: Sequence[Label],
+    settings: Settings,
+    model: str,
+    task: BaseTask,
 ) -> Outcome:
     """One model's outcome on one problem; rows of other models are passed over."""
     mine = [trace for trace in traces if trace.model == model]
     gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
     ratios = {label.trace_id: label.value for label in labels if label.labeller == KL}
-    return one_outcome(problem, mine, gold, ratios, settings.votes, searched=settings.search is not None)
+    return one_outcome(problem, mine, gold, ratios, settings.votes, settings.search is not None, task)
 
 
 def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[str, float]:

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.evaluate.compare import Measured
 from pipeline.evaluate.intervals import Ratio, Statistic, majority_at, pass_at
 from pipeline.rows import Label, Problem, Trace
-from pipeline.vote import Candidate
+from pipeline.tasks import BaseTask
+from pipeline.vote import Candidate, keys
 
 MOST_BINS = 30  #: more difficulty values than this are no bins, and are not reported
 RESERVED = ("low", "high", "change")  #: a bin of such a name would hide an interval
@@ -31,7 +32,7 @@ class Outcome:
     searched: bool
     main: bool | None
     right: tuple[bool, ...]  #: of the samples (a search: of all its traces)
-    answers: tuple[str | None, ...]
+    answers: tuple[str | None, ...]  #: of the samples; those that mean the same stand under one spelling
     scores: tuple[float | None, ...]
     votes: tuple[tuple[str, bool], ...]
     lengths: tuple[int, ...]  #: tokens of every trace, the greedy one first
@@ -54,11 +55,13 @@ def one_outcome(
     ratios: Mapping[str, float | None],
     votes: Sequence[str],
     searched: bool,
+    task: BaseTask,
 ) -> Outcome:
     """An outcome from one model's traces. A problem without traces counts as not solved."""
     right = {trace.id: bool(gold[trace.id].correct) for trace in traces if trace.id in gold}
     known = problem.answer is not None
     samples = [t for t in traces if searched or t.temperature > 0]
+    spelled = keys([t.answer for t in samples], task.same) if known else []
     head = _main(traces, searched)
     limit = [t for t in traces if t.finish in ("length", "budget")]
     oracle = [gold[t.id].step_scores for t in traces if right.get(t.id) and gold[t.id].step_scores]
@@ -71,9 +74,9 @@ def one_outcome(
         searched=searched,
         main=None if not known else head is not None and right.get(head.id, False),
         right=tuple(right.get(t.id, False) for t in samples) if known else (),
-        answers=tuple(t.answer for t in samples) if known else (),
+        answers=tuple(spelled),
         scores=tuple(t.score for t in samples) if known else (),
-        votes=tuple((rule, _voted(rule, samples, right)) for rule in votes) if known else (),
+        votes=tuple((rule, _voted(rule, samples, spelled, right)) for rule in votes) if known else (),
         lengths=tuple(len(t.token_ids) for t in traces),
         truncated=sum(t.answer is None for t in limit),
         missing_eos=sum(t.answer is not None for t in limit),
@@ -106,11 +109,13 @@ def _log_ratios(traces: Iterable[Trace], ratios: Mapping[str, float | None]) -> 
     return [ratio / len(t.token_ids) for t, ratio in found if ratio is not None and t.token_ids]
 
 
-def _voted(rule: str, samples: Sequence[Trace], right: Mapping[str, bool]) -> bool:
+def _voted(
+    rule: str, samples: Sequence[Trace], spelled: Sequence[str | None], right: Mapping[str, bool]
+) -> bool:
     """Is the answer that a rule of vote/ chooses among the samples right?"""
     candidates = [
-        Candidate(answer=t.answer, score=t.score, logprob=math.fsum(t.logprobs) if t.logprobs else None)
-        for t in samples
+        Candidate(t.answer, t.score, math.fsum(t.logprobs) if t.logprobs else None, key or "")
+        for t, key in zip(samples, spelled, strict=True)
     ]
     winner = importlib.import_module(f"pipeline.vote.{rule}").vote(candidates)
     verdicts = {t.answer: right.get(t.id, False) for t in samples}

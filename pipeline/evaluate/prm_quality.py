@@ -7,7 +7,8 @@ true means: all right so far and a right end is still reachable. Without one a p
 the aggregated one, and true means: the answer is right.
 
 Metrics: auc, auc/same_step (pairs of like steps only: a PRM that only knows how far a trace has come gets
-0.5), brier, ece and calibration/<bin>, first_error_f1 (ProcessBench's harmonic mean, arXiv:2412.06559),
+0.5), roc/<percent> (the share of true points found where that many percent of the false ones pass), brier,
+ece and calibration/<bin>, first_error_f1 (ProcessBench's harmonic mean, arXiv:2412.06559),
 auc/trace (aggregated score against the outcome), score_sd and length_correlation (both among like steps),
 score/mean. Accuracy of best-of-n alone hides a PRM that has turned into an outcome model
 (arXiv:2501.07301).
@@ -43,11 +44,13 @@ from pipeline.evaluate.ranking import (
 from pipeline.models.asks import Asks, Continue, Score, start, to_trace
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.settings import ModelName
+from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate
 
 __all__ = ["Settings", "answer", "grade", "health", "measure", "metric_names", "outcomes"]
 
 NUM_BINS = 10  #: of the calibration
+ROC_AT = range(5, 100, 5)  #: percent of false points let through
 
 
 class Settings(EvaluateSettings):
@@ -115,7 +118,12 @@ def answer(
 
 
 def outcomes(
-    problem: Problem, traces: Sequence[Trace], labels: Sequence[Label], settings: Settings, model: str
+    problem: Problem,
+    traces: Sequence[Trace],
+    labels: Sequence[Label],
+    settings: Settings,
+    model: str,
+    task: BaseTask,
 ) -> PrmOutcome:
     """One reward model's outcome on one problem; rows of other models are passed over."""
     gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
@@ -172,6 +180,7 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
         "points": float(len(points)),
         "true_share": float(points.truth.mean()) if len(points) else math.nan,
         **_calibration(points),
+        **_roc(points),
     }
     return Measured(compared=stats, plain=plain)
 
@@ -222,6 +231,17 @@ def _calibration(points: Points) -> dict[str, float]:
             f"calibration/{each}/{n}": v for n, v in (("score", score), ("true", true), ("share", share))
         }
     return {"ece": error, **table} if len(points) else {}
+
+
+def _roc(points: Points) -> dict[str, float]:
+    """The ROC curve, read off at fixed shares of false points; none where all points are alike."""
+    if len(np.unique(points.truth)) < 2:
+        return {}
+    from sklearn.metrics import roc_curve
+
+    false, true, _ = roc_curve(points.truth, points.score)
+    found = np.interp([at / 100 for at in ROC_AT], false, true)
+    return {f"roc/{at:02}": float(share) for at, share in zip(ROC_AT, found, strict=True)}
 
 
 def _first_error(found: Sequence[PrmOutcome], threshold: float | None) -> Harmonic:

@@ -102,6 +102,10 @@ class BaseTask:
         """Is the answer right? May ask the answer jail; never evaluates text here."""
         raise NotImplementedError
 
+    def same(self, one: str, other: str) -> bool:
+        """Do two answers mean the same, so that they vote together? Asked of answers alone, never of gold."""
+        return one == other
+
     def gold_completion(self, problem: Problem) -> str | None:
         """A right completion in the task's own format, where the task knows one (seeds, gold prefixes of a first PRM, doctor)."""
         return None

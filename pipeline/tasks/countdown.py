@@ -241,6 +241,10 @@ class Task(BaseTask):
                 return False
         return left == (target,)
 
+    def same(self, one: str, other: str) -> bool:
+        """Equal operations in another order are one computation (`extract` has ordered the operands)."""
+        return sorted(one.split(", ")) == sorted(other.split(", "))
+
     def play(self, numbers: Numbers, match: re.Match[str]) -> Numbers | None:
         """The sorted numbers after an operation, or None where it is illegal here."""
         a, sign, b, result = int(match[1]), match[2], int(match[3]), int(match[4])

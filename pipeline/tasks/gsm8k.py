@@ -78,6 +78,9 @@ class Task(FileTask):
     def correct(self, answer: str | None, problem: Problem) -> bool:
         return same(answer, problem.answer, kind="numeric")
 
+    def same(self, one: str, other: str) -> bool:
+        return same(one, other, kind="numeric")
+
     def gold_completion(self, problem: Problem) -> str | None:
         return self.completion(f"{problem.solution}\n#### {problem.answer}") if problem.solution else None
 

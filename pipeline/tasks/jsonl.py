@@ -116,6 +116,9 @@ class Task(FileTask):
     def correct(self, answer: str | None, problem: Problem) -> bool:
         return same(answer, problem.answer, kind=self.settings.compare, tolerance=self.settings.tolerance)
 
+    def same(self, one: str, other: str) -> bool:
+        return same(one, other, kind=self.settings.compare, tolerance=self.settings.tolerance)
+
     def gold_completion(self, problem: Problem) -> str | None:
         if problem.solution and self.extract(problem.solution) is not None:
             return self.completion(problem.solution)

@@ -98,6 +98,9 @@ class Task(FileTask):
     def correct(self, answer: str | None, problem: Problem) -> bool:
         return same(answer, problem.answer, kind="math")
 
+    def same(self, one: str, other: str) -> bool:
+        return same(one, other, kind="math")
+
     def completion(self, text: str) -> str:
         return super().completion(text.replace("\n\n", self.settings.steps))
 

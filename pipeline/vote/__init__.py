@@ -1,14 +1,14 @@
 """Candidates -> answer. One file a rule: `vote(candidates) -> str | None`; `aggregate.py` turns step scores
 into one score.
 
-Candidates without an answer never win. Answers that mean the same share a `key` (`answers` finds it; the
-text itself where none is given). Gold is not here: a vote cannot see it.
+Candidates without an answer never win. Answers that mean the same share a `key` (`keys` finds it by the
+task's equality; the text itself where none is given). Gold is not here: a vote cannot see it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -33,6 +33,19 @@ class Ballot:
     score: float  #: sum of the known scores
     best: float  #: highest score; -inf where none is known
     logprob: float  #: sum over its candidates; an unknown one counts as -inf
+
+
+def keys(answers: Sequence[str | None], same: Callable[[str, str], bool]) -> list[str | None]:
+    """For each answer the first of those that mean the same (`task.same`); None stays None."""
+    first: dict[str, str] = {}
+    leaders: list[str] = []
+    for answer in answers:
+        if answer is None or answer in first:
+            continue
+        first[answer] = next((leader for leader in leaders if same(answer, leader)), answer)
+        if first[answer] == answer:
+            leaders.append(answer)
+    return [None if answer is None else first[answer] for answer in answers]
 
 
 def usable(score: float | None) -> float | None:

@@ -68,7 +68,7 @@ def outcomes_of(settings, model, reply):
         rows = run(problem, settings, model, lambda ask, problem=problem: reply(problem, ask))
         labels = [row for row in rows if not isinstance(row, Trace)] + accuracy.grade(problem, rows, TASK)
         traces = [row for row in rows if isinstance(row, Trace)]
-        found.append(accuracy.outcomes(problem, traces, labels, settings, model))
+        found.append(accuracy.outcomes(problem, traces, labels, settings, model, TASK))
     return found
 
 
@@ -148,6 +148,32 @@ def test_seed_gives_gains_and_incumbent_gives_changes():
     assert two["accuracy/greedy@partner/change"] == pytest.approx(-5 / 6, abs=1e-6)
 
 
+def test_answers_that_mean_the_same_vote_together():
+    """Each of two right samples is written in its own way; by text alone the two equal wrong ones would win."""
+
+    class Loose(Sums):
+        def same(self, one, other):
+            return one.strip("+") == other.strip("+")
+
+        def correct(self, answer, problem):
+            return answer.strip("+") == problem.answer
+
+    settings = accuracy.Settings(samples=5, votes=("majority",), k=(5,))
+    spellings = ["{}", "+{}", "{}+", "7x", "7x"]
+    found = {}
+    for task in (Loose(TaskSettings(use="sums")), TASK):
+        outcomes = []
+        for problem in PROBLEMS:
+            samples = [written([each.format(problem.answer)]) for each in spellings]
+            rows = run(problem, settings, "policy", lambda ask, s=samples: s if ask.temperature else [s[0]])
+            labels = accuracy.grade(problem, rows, task)
+            outcomes.append(accuracy.outcomes(problem, rows, labels, settings, "policy", task))
+        found[task] = accuracy.measure({"policy": outcomes}, settings)
+    together, apart = found.values()
+    assert (together["accuracy/majority"], together["maj@5"]) == (1, 1)
+    assert (apart["accuracy/majority"], apart["maj@5"]) == (0, 0)
+
+
 def test_votes_by_a_reward_model():
     """The PRM likes the first sample of each problem, which is right; two others agree on a wrong answer."""
     settings = accuracy.Settings(
@@ -213,7 +239,9 @@ def test_a_search_answers_by_its_chosen_trace():
     with pytest.raises(StopIteration) as end:
         asks.send(good(PROBLEMS[2], ask))
     rows = end.value.value
-    found = accuracy.outcomes(PROBLEMS[2], rows, accuracy.grade(PROBLEMS[2], rows, TASK), settings, "policy")
+    found = accuracy.outcomes(
+        PROBLEMS[2], rows, accuracy.grade(PROBLEMS[2], rows, TASK), settings, "policy", TASK
+    )
     metrics = accuracy.measure({"policy": [found]}, settings)
     assert metrics["accuracy/search"] == 1.0
     assert metrics["accuracy/sampled"] == 0.5
@@ -222,7 +250,7 @@ def test_a_search_answers_by_its_chosen_trace():
 
 def test_a_problem_without_traces_is_not_solved():
     settings = accuracy.Settings()
-    found = [accuracy.outcomes(problem, [], [], settings, "policy") for problem in PROBLEMS]
+    found = [accuracy.outcomes(problem, [], [], settings, "policy", TASK) for problem in PROBLEMS]
     assert accuracy.measure({"policy": found}, settings)["accuracy/greedy"] == 0.0
 
 

@@ -102,6 +102,16 @@ def test_nan_scores_and_one_class_are_findings():
     assert prm_quality.health(metrics, off).failures == []
 
 
+def test_the_roc_curve_holds_the_auc_under_it():
+    metrics = prm_quality.measure({"prm": world(healthy, 7)}, SETTINGS)
+    shares = [metrics[f"roc/{at:02}"] for at in prm_quality.ROC_AT]
+    assert shares == sorted(shares)
+    area = np.trapezoid([0.0, *shares, 1.0], [0.0, *(at / 100 for at in prm_quality.ROC_AT), 1.0])
+    assert area == pytest.approx(metrics["auc"], abs=0.02)
+    alike = [PrmOutcome("p", (Scored((0.2, 0.9), 0.9, (True, True), True, (3, 6), 6, True),))]
+    assert not any(name.startswith("roc/") for name in prm_quality.measure({"prm": alike}, SETTINGS))
+
+
 def test_auc_and_brier_are_scikit_learns():
     outcomes = world(healthy, 7)
     metrics = prm_quality.measure({"prm": outcomes}, SETTINGS)
@@ -190,11 +200,12 @@ def test_from_asks_to_outcomes():
     assert [t.id for t in traces] == ["a/1/prm@0/0", "a/1/prm@0/1"]
     assert [t.score for t in traces] == [0.7, 0.1]
     assert labels[1].step_scores == [0.1, None]
-    labels += prm_quality.grade(problem, rows, Even(TaskSettings(use="even")))
-    found = prm_quality.outcomes(problem, traces, labels, Settings(), "prm@0")
+    task = Even(TaskSettings(use="even"))
+    labels += prm_quality.grade(problem, rows, task)
+    found = prm_quality.outcomes(problem, traces, labels, Settings(), "prm@0", task)
     assert found.traces[0] == Scored((0.5, 0.7), 0.7, (True, True), True, (1, 3), 3, True)
     assert found.traces[1] == Scored((0.1,), 0.1, (False,), False, (1,), 2, False)
-    assert prm_quality.outcomes(problem, traces, labels, Settings(), "prm").traces == ()
+    assert prm_quality.outcomes(problem, traces, labels, Settings(), "prm", task).traces == ()
 
 
 def test_processbench_rows(tmp_path):

@@ -299,7 +299,9 @@ class World:
         for problem_id in self.run.ids(stage.settings.split):
             traces = [r for r in rows if isinstance(r, Trace) and r.problem_id == problem_id]
             labels = [r for r in rows if isinstance(r, Label) and r.problem_id == problem_id]
-            found.append(module.outcomes(self.run.problems[problem_id], traces, labels, stage.settings, name))
+            problem = self.run.problems[problem_id]
+            task = self.run.task_of(problem)
+            found.append(module.outcomes(problem, traces, labels, stage.settings, name, task))
         return found
 
     def _record(self, model: str, number: int) -> dict[str, Any]:

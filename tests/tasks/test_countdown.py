@@ -191,3 +191,12 @@ def test_moves_are_each_listed_once():
 def test_the_task_loads_no_torch():
     code = "import sys, pipeline.tasks.countdown, pipeline.tasks.addition; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_same_operations_in_another_order_vote_together():
+    four = task(numbers=4)
+    one = four.extract("3 + 5 = 8, left 8, 2, 4\n2 * 4 = 8, left 8, 8\n8 + 8 = 16")
+    other = four.extract("4 * 2 = 8, left 3, 5, 8\n5 + 3 = 8, left 8, 8\n8 + 8 = 16")
+    assert one != other
+    assert four.same(one, other)
+    assert not four.same(one, four.extract("3 * 5 = 15, left 15, 2, 4\n4 / 2 = 2, left 15, 2\n15 + 2 = 17"))

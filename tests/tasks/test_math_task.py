@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.tasks import math
 from pipeline.tasks.prepare import gather, render
+from pipeline.vote import keys
 
 FILE = Path(__file__).parents[2].parent / "shared" / "data" / "math500" / "math_500.json"
 needs_data = pytest.mark.skipif(not FILE.exists(), reason="the shared MATH-500 rows are not here")
@@ -86,3 +87,10 @@ def test_the_hint_and_its_leak(tmp_path):
     assert render(task, problem, hint=True).prompt_used == f"Q: {problem.question} (answer: 4)\nA:"
     assert task.leaks(problem, r" It is (answer: 4) so $\boxed{4}$.")
     assert task.leaks(problem, r" $f(2) = 2^2$, so $\boxed{4}$.") is None
+
+
+def test_equal_mathematics_votes_together():
+    task = make()
+    assert keys(["1/2", "0.5", "\\frac{1}{2}", "x+1", "1 + x", None, "2"], task.same) == [
+        "1/2", "1/2", "1/2", "x+1", "x+1", None, "2",
+    ]  # fmt: skip

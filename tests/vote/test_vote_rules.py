@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.vote import Candidate, best, borda, majority, weighted
+from pipeline.vote import Candidate, best, borda, keys, majority, weighted
 from pipeline.vote.aggregate import RULES, aggregate
 
 STEPS = [0.9, 0.2, 0.8]
@@ -81,6 +82,16 @@ def test_the_rules_differ_where_they_should():
 def test_one_key_joins_spellings_and_the_first_spelling_answers():
     field = [Candidate("1/2", key="0.5"), Candidate("3", key="3"), Candidate("0.5", key="0.5")]
     assert majority.vote(field) == "1/2"
+
+
+def test_keys_follow_the_task_s_equality():
+    def same(one, other):
+        return Fraction(one) == Fraction(other)
+
+    answers = ["1/2", None, "0.5", "3", "1/2", "3.0"]
+    assert keys(answers, same) == ["1/2", None, "1/2", "3", "1/2", "3"]
+    assert keys(answers, lambda one, other: one == other) == answers
+    assert keys([], same) == []
 
 
 RULE = [majority.vote, best.vote, weighted.vote, borda.vote]
