@@ -237,6 +237,27 @@ def reliability(rows: Rows, description: str) -> dict[str, Any]:
     return _spec(alt.layer(ideal, line, dots), description, 300)
 
 
+def roc(rows: Rows, description: str) -> dict[str, Any]:
+    """ROC: true points found over false ones let through, a line a round, chance dashed."""
+    shown = [row | {"what": f"round {row['round']}"} for row in thinned(rows)]
+    unit, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5, format=".0%")
+    base = alt.Chart(_values(shown)).encode(
+        x=alt.X("false:Q", scale=unit, axis=axis, title="unsound steps that pass"),
+        y=alt.Y("true:Q", scale=unit, axis=axis, title="sound steps found"),
+        color=_series(shown),
+    )
+    tooltip = [alt.Tooltip("what:N", title="round")]
+    tooltip += [alt.Tooltip(f"{name}:Q", format=".0%") for name in ("false", "true")]
+    line = base.mark_line(strokeWidth=2, aria=False)
+    dots = base.mark_point(filled=True, size=30, opacity=1).encode(tooltip=tooltip)
+    chance = (
+        alt.Chart(_values([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+        .mark_line(color="$muted", strokeDash=[4, 4], strokeWidth=1.5, aria=False)
+        .encode(x="x:Q", y="y:Q")
+    )
+    return _spec(alt.layer(chance, line, dots), description, 300)
+
+
 def losses(rows: Rows, description: str) -> dict[str, Any]:
     """Training loss by step, a line a round."""
     shown = [row | {"what": f"round {row['round']}"} for row in thinned(rows)]

@@ -108,6 +108,22 @@ def calibration(found: RunData) -> list[dict[str, Any]]:
     return rows
 
 
+def roc(found: RunData) -> list[dict[str, Any]]:
+    """The ROC curve of each round: the share of true points found over the share of false ones let through."""
+    rows = []
+    for number, values in found.metrics.items():
+        for stage in found.stages("evaluate", "prm_quality"):
+            front = f"{stage.name}/roc/"
+            points = {int(n.removeprefix(front)): v for n, v in values.items() if re.fullmatch(f"{front}\\d+", n)}
+            if points:
+                ends = {0: 0.0} | dict(sorted(points.items())) | {100: 1.0}
+                rows += [
+                    {"round": number, "stage": stage.name, "false": at / 100, "true": share}
+                    for at, share in ends.items()
+                ]
+    return rows
+
+
 PRM_NUMBERS = {
     "auc": "AUC over steps (0.5 is chance)",
     "auc/same_step": "AUC among like steps",

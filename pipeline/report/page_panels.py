@@ -82,6 +82,11 @@ def _reward(page: Page, number: int, found: RunData) -> str:
         parts.append(
             page.figure(f"calibration-{number}", spec, "Calibration", "bigger points hold more steps", counts)
         )
+    if curve := data_panels.roc(found):
+        columns = {"round": "round", "false": "unsound steps that pass", "true": "sound steps found"}
+        counts = table(curve, columns, {"false": SHARE, "true": SHARE})
+        spec = charts.roc(curve, "ROC curve of the reward model, a line a round; chance is dashed.")
+        parts.append(page.figure(f"roc-{number}", spec, "ROC", "by threshold on a step's score", counts))
     numbers = table(data_panels.prm_table(found), {"round": "round", **data_panels.PRM_NUMBERS})
     return f'<div class="pair">{"".join(parts)}</div><div class="scroll">{numbers}</div>'
 
