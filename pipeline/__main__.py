@@ -309,7 +309,7 @@ def sync(name: RunName) -> None:
     from pipeline.status import open_run
 
     looked = open_run(name, DATA, CHECKPOINTS)
-    done, said = rebuild(looked.folder, looked.recipe.header.wandb)
+    done, said = rebuild(looked.folder, looked.recipe.header.wandb, checkpoints=CHECKPOINTS)
     typer.echo(said)
     raise typer.Exit(0 if done else 1)
 

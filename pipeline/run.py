@@ -122,7 +122,9 @@ class Run:
 
         settings = self.recipe.header.wandb
         wanted = self.world.main and settings.mode != "disabled"
-        return Mirror(self.folder, settings) if wanted else contextlib.nullcontext()
+        if not wanted:
+            return contextlib.nullcontext()
+        return Mirror(self.folder, settings, checkpoints=self.checkpoints)
 
     def timing(self, number: int, stage: str, seconds: float, spent: dict[str, Any]) -> None:
         """One line in timing.jsonl, which is outside the promise: wall time and tokens really used."""

@@ -109,12 +109,13 @@ def calibration(found: RunData) -> list[dict[str, Any]]:
 
 
 def roc(found: RunData) -> list[dict[str, Any]]:
-    """The ROC curve of each round: the share of true points found over the share of false ones let through."""
+    """The ROC curve of each round: true points found over false ones let through, as shares."""
     rows = []
     for number, values in found.metrics.items():
         for stage in found.stages("evaluate", "prm_quality"):
             front = f"{stage.name}/roc/"
-            points = {int(n.removeprefix(front)): v for n, v in values.items() if re.fullmatch(f"{front}\\d+", n)}
+            known = {n.removeprefix(front): v for n, v in values.items() if n.startswith(front)}
+            points = {int(at): share for at, share in known.items() if at.isdigit()}
             if points:
                 ends = {0: 0.0} | dict(sorted(points.items())) | {100: 1.0}
                 rows += [

@@ -9,14 +9,13 @@ over all of its rows, sampled or not. Committed chunks of an unfinished stage co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.measuring import INCUMBENT, measured
 from pipeline.recipe import Stage
 from pipeline.report.data import RunData
-from pipeline.report.show import safe
 from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
@@ -42,6 +41,7 @@ class Place:
     labels: dict[str, list[Label]] = field(default_factory=dict)  #: by trace id
     fate: dict[str, str] = field(default_factory=dict)  #: trace id -> kept, or why not
     solved: dict[str, bool] = field(default_factory=dict)  #: by problem; an evaluation's main answer
+    main: dict[str, str] = field(default_factory=dict)  #: by problem: that answer's trace
 
 
 @dataclass
@@ -88,6 +88,12 @@ def read_rows(folder: StageFolder, kinds: tuple[str, ...], chunks: set[int] | No
         for entry in sidecar.parts:
             if entry["kind"] in kinds and (chunks is None or sidecar.chunk in chunks):
                 yield from read_part(folder.path, entry)
+
+
+def chunks_with(folder: StageFolder, ids: Iterable[str]) -> set[int]:
+    """The chunks that hold the rows of these problems."""
+    plan, wanted = folder.plan(), set(ids)
+    return {n for n, chunk in enumerate(plan.chunks) if not wanted.isdisjoint(chunk.ids)} if plan else set()
 
 
 def find_places(found: RunData) -> list[Place]:
@@ -142,23 +148,29 @@ def read_traces(found: RunData, most: int = MOST_TRACES, most_text: int = MOST_T
     chosen = choose(places, most)
     wanted = set(chosen)
     for place in places:
-        if place.stage.room == "evaluate":
-            _read_evaluation(place, wanted)
-        else:
-            _read_generation(found, place, wanted)
-    traces = Traces(places, _problems(found, places, wanted), sum(p.total for p in places), chosen)
+        read_place(found, place, wanted)
+    traces = Traces(places, known_problems(found, places, wanted), sum(p.total for p in places), chosen)
     traces.keep(most, most_text)
     return traces
 
 
-def _read_evaluation(place: Place, wanted: set[str]) -> None:
+def read_place(found: RunData, place: Place, wanted: set[str], chunks: set[int] | None = None) -> None:
+    """The wanted problems' traces of a place, with what was said of them. chunks: of an evaluation, where not
+    all of it shall be read to know what it solved."""
+    if place.stage.room == "evaluate":
+        _read_evaluation(place, wanted, chunks)
+    else:
+        _read_generation(found, place, wanted)
+
+
+def _read_evaluation(place: Place, wanted: set[str], chunks: set[int] | None) -> None:
     """An evaluation holds its labels beside its traces. Its candidates only: an incumbent's rows stand in the
     round that made it.
     """
     mains: dict[str, dict[str, str]] = {}  # problem -> "greedy" | "chosen" | "first" -> trace id
     right: dict[str, bool] = {}
     first = measured(place.stage)[0]
-    for row in read_rows(place.folder, ("Trace", "Label")):
+    for row in read_rows(place.folder, ("Trace", "Label"), chunks):
         if isinstance(row, Label):
             if row.labeller == GOLD and row.correct is not None:
                 right[row.trace_id] = row.correct
@@ -177,27 +189,29 @@ def _read_evaluation(place: Place, wanted: set[str]) -> None:
         for problem_id, kinds in mains.items():
             main = kinds.get("chosen") or kinds.get("greedy") or kinds["first"]
             if main in right:
-                place.solved[problem_id] = right[main]
+                place.solved[problem_id], place.main[problem_id] = right[main], main
 
 
 def _read_generation(found: RunData, place: Place, wanted: set[str]) -> None:
     """A generation's labels and fate stand in the stages that read it."""
     run = found.run
-    place.traces = {row.id: row for row in read_rows(place.folder, ("Trace",)) if row.problem_id in wanted}
+    own = read_rows(place.folder, ("Trace",), chunks_with(place.folder, wanted))
+    place.traces = {row.id: row for row in own if row.problem_id in wanted}
     stages = run.stages_in(place.round) if not place.final else run.recipe.section("finally")
     labelling = [s for s in stages if s.room == "label" and place.stage.name in s.sources]
     names = {place.stage.name, *(stage.name for stage in labelling)}
     selecting = [s for s in stages if s.room == "select" and names & {str(x) for x in s.sources}]
     for stage in labelling:
-        for row in read_rows(run.stage_folder(stage, place.round), ("Label",)):
+        folder = run.stage_folder(stage, place.round)
+        for row in read_rows(folder, ("Label",), chunks_with(folder, wanted)):
             if row.problem_id in wanted and row.trace_id in place.traces:
                 place.labels.setdefault(row.trace_id, []).append(row)
                 if row.correct is not None:
                     place.solved[row.problem_id] = place.solved.get(row.problem_id, False) or row.correct
     for stage in sorted(selecting, key=lambda s: "Example" not in getattr(s.settings, "makes", ())):
-        for row in read_rows(
-            run.stage_folder(stage, place.round), ("Example", "StepExample", "Pair", "Dropped")
-        ):
+        folder = run.stage_folder(stage, place.round)
+        kinds = ("Example", "StepExample", "Pair", "Dropped")
+        for row in read_rows(folder, kinds, chunks_with(folder, wanted)):
             if row.problem_id in wanted:
                 _settle(place, row)
 
@@ -211,10 +225,12 @@ def _settle(place: Place, row: Example | StepExample | Pair | Dropped) -> None:
         place.fate.setdefault(row.trace_id, KEPT)
 
 
-def _problems(found: RunData, places: list[Place], wanted: set[str]) -> dict[str, Problem]:
+def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dict[str, Problem]:
     """The sampled problems, prepared or imagined, and all that an evaluation measured."""
     asked = wanted | {i for place in places if place.stage.room == "evaluate" for i in place.solved}
-    known = {row.id: row for row in read_rows(found.run.prepare_folder, ("Problem",)) if row.id in asked}
+    prepared = found.run.prepare_folder
+    rows = read_rows(prepared, ("Problem",), chunks_with(prepared, asked))
+    known = {row.id: row for row in rows if row.id in asked}
     for place in places:
         if place.stage.room == "generate" and "Problem" in getattr(place.stage.settings, "makes", ()):
             known.update({row.id: row for row in read_rows(place.folder, ("Problem",)) if row.id in asked})
@@ -273,123 +289,3 @@ def learned(found: RunData, traces: Traces) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-# --- as columns
-
-
-def shown(text: str) -> str:
-    """Text as `safe` spells it; plain text, which most is, takes the short way."""
-    return text if text.isascii() and text.replace("\n", "").isprintable() else safe(text)
-
-
-def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
-    """Everything the browser shows, as columns (they compress well). Model text is spelled so that no
-    control character acts.
-    """
-    table: dict[str, list[Any]] = {
-        key: []
-        for key in ("g", "p", "id", "steps", "a", "ok", "fate", "sc", "end", "n", "score", "model", "flag")
-    }
-    groups: list[dict[str, Any]] = []
-    problems: dict[str, int] = {}
-    asked: list[list[str]] = []
-    words: dict[str, int] = {}
-
-    def problem(problem_id: str, known: dict[str, Problem]) -> int:
-        if problem_id not in problems:
-            problems[problem_id] = len(asked)
-            row = known.get(problem_id)
-            texts = (row.question, row.answer or "", row.difficulty) if row else ("", "", "")
-            asked.append([shown(problem_id), *(shown(text) for text in texts)])
-        return problems[problem_id]
-
-    for number, (one, mine) in enumerate(zip(found, traces, strict=True)):
-        for place in sorted(mine.places, key=lambda place: (place.final, -place.round)):  # newest first
-            solved, lost = (set(ids) for ids in flips(one, mine.places, place))
-            for trace in place.traces.values():
-                flag = 1 if trace.problem_id in solved else 2 if trace.problem_id in lost else 0
-                row = _row(place, trace, flag)
-                table["p"].append(problem(trace.problem_id, mine.problems))
-                table["g"].append(len(groups))
-                for key, value in row.items():
-                    table[key].append(value)
-            groups.append(_group(number, place))
-    fates = [words.setdefault(fate, len(words)) for fate in table["fate"]]
-    models: dict[str, int] = {}
-    table["fate"] = fates
-    table["model"] = [models.setdefault(model, len(models)) for model in table["model"]]
-    return {
-        "columns": table,
-        "groups": groups,
-        "problems": asked,
-        "fates": list(words),
-        "models": list(models),
-        "runs": [one.name for one in found],
-        "total": sum(each.total for each in traces),
-        "learned": [_listed(one, mine, problem) for one, mine in zip(found, traces, strict=True)],
-    }
-
-
-def _listed(
-    found: RunData, traces: Traces, problem: Callable[[str, dict[str, Problem]], int]
-) -> list[dict[str, Any]]:
-    """Newly solved and lost problems by their place in the list of problems; the first 200 of each."""
-    return [
-        row
-        | {key: [problem(i, traces.problems) for i in row[key][:200]] for key in ("solved", "lost")}
-        | {f"num_{key}": len(row[key]) for key in ("solved", "lost")}
-        for row in learned(found, traces)
-    ]
-
-
-def _group(run: int, place: Place) -> dict[str, Any]:
-    return {
-        "run": run,
-        "stage": place.stage.name,
-        "room": place.stage.room,
-        "round": place.round,
-        "final": place.final,
-        "split": place.split,
-        "total": place.total,
-        "shown": len(place.traces),
-    }
-
-
-def _row(place: Place, trace: Trace, flag: int) -> dict[str, Any]:
-    """One trace. ok: 1 right, 0 wrong, -1 nobody knows. flag: 1 newly solved, 2 newly lost, +4 chosen,
-    +8 hinted, +16 greedy."""
-    verdict = -1
-    scores: dict[str, list[float | None]] = {}
-    for label in place.labels.get(trace.id, []):
-        if label.correct is not None:
-            verdict = int(label.correct)
-        steps = label.step_scores or label.advantage
-        if steps and any(score is not None for score in steps):
-            scores[label.labeller or "label"] = [None if s is None else round(s, 3) for s in steps]
-    greedy = place.stage.room == "evaluate" and trace.temperature == 0
-    return {
-        "id": shown(trace.id),
-        "steps": _steps(trace),
-        "a": None if trace.answer is None else shown(trace.answer),
-        "ok": verdict,
-        "fate": place.fate.get(trace.id, ""),
-        "sc": scores or 0,
-        "end": trace.finish,
-        "n": len(trace.token_ids),
-        "score": None if trace.score is None else round(trace.score, 4),
-        "model": shown(trace.model),
-        "flag": flag + 4 * trace.chosen + 8 * trace.hinted + 16 * greedy,
-    }
-
-
-def _steps(trace: Trace) -> list[str]:
-    """The steps as shown; a very long trace is cut, and says so."""
-    steps, left = [], LONGEST
-    for step in trace.steps or [trace.text]:
-        if left <= 0:
-            steps.append(f"[... {len(trace.text) - LONGEST:,} more characters]")
-            break
-        steps.append(shown(step[:left]))
-        left -= len(step)
-    return steps

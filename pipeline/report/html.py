@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import RecipeError
-from pipeline.report import data_traces, data_trees, page, page_panels
+from pipeline.report import data_columns, data_traces, data_trees, page, page_panels
 from pipeline.report.data import RunData, load_run
 from pipeline.store.disk import DISK
 
@@ -144,7 +144,7 @@ def fit(
     """The packed traces and trees, with as many problems dropped as the file must be smaller."""
     grown = [tree for each in trees for tree in each]
     while True:
-        columns = data_traces.columns(list(found), list(traces))
+        columns = data_columns.columns(list(found), list(traces))
         packed = pack({"traces": columns, "trees": grown})
         shown = sum(mine.shown for mine in traces)
         if len(packed) <= MOST_PACKED or not shown:

@@ -14,7 +14,8 @@ writes one folder with everything that was not synced before, and drops the olde
 Online, wandb says which step it has reached.
 
 The run's id comes from its name. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS, WANDB_RUN_GROUP and
-WANDB_DIR win over the recipe. Not here: tables of traces, artifacts, plots.
+WANDB_DIR win over the recipe. Tables, artifacts and plots of a round (`mirror_media.py`) go to its record
+where there is time; those of the last moment that do not fit into `grace` are added by `sync`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,12 @@ def environment_wins(settings: Any) -> dict[str, Any]:
 
 
 def records(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What wandb is told, one record a step, in an order that only grows while a run goes on.
+    """What wandb is told, one record a step: `told` without the kinds."""
+    return [values for _, values in told(rows)]
+
+
+def told(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """(kind, record) of each step, in an order that only grows as a run goes on. Kinds: point, round, final.
 
     A round's record comes when its gate has decided (the row whose stage is `gate`); the points of its
     training curves (`history`) come before it, their steps counted on over the rounds.
@@ -65,13 +71,14 @@ def records(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ends: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         (ends if row.get("final") else rounds).setdefault(row["round"], []).append(row)
-    found: list[dict[str, Any]] = []
+    found: list[tuple[str, dict[str, Any]]] = []
     offsets: dict[str, int] = {}
     for number, done in sorted(rounds.items()):
         if any(row.get("stage") == "gate" for row in done):
-            found += [point for row in done for point in _curve(row, offsets)]
-            found.append({"round": number, **record.by_round(done)[number]})
-        found += [{"round": number, **record.by_round([row])[number]} for row in ends.get(number, [])]
+            found += [("point", point) for row in done for point in _curve(row, offsets)]
+            found.append(("round", {"round": number, **record.by_round(done)[number]}))
+        for row in ends.get(number, []):
+            found.append(("final", {"round": number, **record.by_round([row])[number]}))
     return found
 
 
@@ -101,9 +108,11 @@ def best_round(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 class Mirror:
     """The parent's side: starts the child, and lets go of it in time. Never raises, waits at the end only."""
 
-    def __init__(self, folder: Path, settings: Any = None, grace: float = GRACE) -> None:
+    def __init__(
+        self, folder: Path, settings: Any = None, grace: float = GRACE, checkpoints: Path | None = None
+    ) -> None:
         self.folder, self.grace = folder, grace
-        self.wanted = environment_wins(settings)
+        self.wanted = environment_wins(settings) | _more(checkpoints, grace)
         self.child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Mirror:
@@ -138,9 +147,16 @@ class Mirror:
         self.close()
 
 
-def sync(folder: Path, settings: Any = None, timeout: float = 600.0) -> tuple[bool, str]:
+def _more(checkpoints: Path | None, grace: float) -> dict[str, Any]:
+    """What else the child has to know: where the weights are, and how long it may take at the end."""
+    return {"checkpoints": str((checkpoints or Path("checkpoints")).resolve()), "grace": grace}
+
+
+def sync(
+    folder: Path, settings: Any = None, timeout: float = 600.0, checkpoints: Path | None = None
+) -> tuple[bool, str]:
     """Bring wandb up to metrics.jsonl now, and wait for it: (done?, what the child said last)."""
-    wanted = environment_wins(settings)
+    wanted = environment_wins(settings) | _more(checkpoints, timeout)
     if wanted["mode"] == "disabled":
         return False, "wandb is disabled (wandb.mode, WANDB_MODE)"
     child = _spawn(folder, wanted, subprocess.PIPE)
@@ -174,6 +190,7 @@ def _spawn(folder: Path, wanted: Mapping[str, Any], log: Any) -> subprocess.Pope
     )
 
 
-def follow(path: Path, seen: int) -> list[tuple[int, dict[str, Any]]]:
-    """(step, record) of every record from `seen` on."""
-    return list(enumerate(records(record.read(path))))[seen:]
+def follow(path: Path, seen: int) -> list[tuple[int, str, dict[str, Any]]]:
+    """(step, kind, record) of every record from `seen` on."""
+    found = told(record.read(path))
+    return [(step, *found[step]) for step in range(seen, len(found))]

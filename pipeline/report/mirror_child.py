@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from pipeline.store.disk import DISK
 
 POLL, RETRY = 1.0, 60.0  #: seconds between looks at the record, and between tries to reach wandb
 LAST = 30.0  #: seconds that a child whose parent died may take
+SHARE = 0.4  #: of the time at the end that tables and plots may take
+CONNECTION = ("mode", "project", "entity", "tags", "group")  #: what of the wanted is wandb.init's
 
 
 def say(text: str) -> None:
@@ -54,7 +56,11 @@ class Session:
     """One wandb session: begun, fed, finished."""
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
-        self.folder, self.wanted = folder, wanted
+        self.folder = folder
+        self.wanted = {key: wanted[key] for key in CONNECTION if wanted.get(key)}
+        self.checkpoints, self.grace = Path(wanted["checkpoints"]), float(wanted["grace"])
+        self.ending: float | None = None  # when standard input closed
+        self.missed: set[str] = set()  # rounds whose tables and plots are not all there
         self.path = folder / "metrics.jsonl"
         self.state = folder / "wandb" / "mirror.json"
         self.root = Path(os.environ.setdefault("WANDB_DIR", str(folder)))
@@ -76,8 +82,9 @@ class Session:
             resume="allow",
             config=self._config(),
             settings=quiet,
-            **{key: value for key, value in self.wanted.items() if value},
+            **self.wanted,
         )
+        self.began = time.time()
         self.run.define_metric("round")
         self.next = self.run.step if self.wanted["mode"] == "online" else self._synced()
 
@@ -87,12 +94,47 @@ class Session:
         if (stamp := self._stamp()) == self.stamp:
             return 0
         self.stamp = stamp
-        for step, values in follow(self.path, self.next):
+        found = follow(self.path, self.next)
+        for place, (step, kind, values) in enumerate(found):
             self._define(values)
             self.run.log(values, step=step)
             self._alert(values)
+            if kind == "round" or (kind == "final" and place == len(found) - 1):
+                self._show(step, values["round"], kind == "final")
             self.next, fresh = step + 1, fresh + 1
         return fresh
+
+    def _show(self, step: int, number: int, final: bool) -> None:
+        """A round's tables, artifacts and plots, with its record; as many as there is time for."""
+        from pipeline.report.mirror_media import media
+
+        name = f"{'final after ' if final else ''}round {number}"
+        if not (self.folder / "recipe.yaml").is_file():
+            return  # metrics without a run: there is nothing to look at
+        for key, make in self._each(name, lambda: media(self.folder, self.checkpoints, number, final)):
+            if self._hurried():
+                self.missed.add(name)
+                return
+            for _, made in self._each(f"{name}: {key}", lambda made=make: [("", made())]):
+                if hasattr(made, "add_reference"):
+                    self.run.log_artifact(made, aliases=[key.partition(":")[2]])
+                elif made is not None:
+                    self._define({key: None})
+                    self.run.log({key: made}, step=step)
+
+    def _each(self, name: str, begin: Callable[[], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        """The items that can be made: a damaged shard or a chart that fails may not cost the numbers."""
+        try:
+            yield from begin()
+        except Exception as problem:  # whatever it is, the record stands and the run goes on
+            self.missed.add(name)
+            say(f"{name}: left out: {type(problem).__name__}: {problem}")
+
+    def _hurried(self) -> bool:
+        """Has standard input closed, and is the time for tables and plots over?"""
+        if self.ending is None and closed(0):
+            self.ending = time.monotonic()
+        return self.ending is not None and time.monotonic() - self.ending > SHARE * self.grace
 
     def finish(self) -> None:
         """Everything is with wandb (or in its folder); only then the older folders go."""
@@ -104,7 +146,17 @@ class Session:
             for other in self._folders():
                 if other != own and not self._is_synced(other):
                     shutil.rmtree(other, ignore_errors=True)
+            self._sweep()
+        if self.missed:
+            names = ", ".join(sorted(self.missed))
+            say(f"not all tables and plots are there: {names}: `ratchet sync` makes them again")
         say(f"mirrored {self.next} records ({self.wanted['mode']}, id {self.id})")
+
+    def _sweep(self) -> None:
+        """Tables of earlier sessions, whose folders are gone."""
+        for staged in (self.folder / "wandb" / "data").glob("artifacts/staging/*"):
+            if staged.is_file() and staged.stat().st_mtime < self.began:
+                staged.unlink(missing_ok=True)
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever the record is rewritten: it gets a new file each time."""
@@ -166,7 +218,9 @@ def watch(session: Session) -> int:
             if not begun:
                 session.begin()
                 begun = True
-            last = last or closed(POLL)
+            if session.ending is None and closed(POLL):
+                session.ending = time.monotonic()
+            last = session.ending is not None
             session.feed()
             if last:
                 session.finish()

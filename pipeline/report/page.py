@@ -25,11 +25,12 @@ class Page:
     """What has been put on the page so far."""
 
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)  #: of the same charts
 
     def figure(self, name: str, spec: dict[str, Any], title: str, note: str, table: str) -> str:
         """A chart with its caption and its numbers."""
         assert name not in self.specs, name
-        self.specs[name] = spec
+        self.specs[name], self.titles[name] = spec, title
         small = f"<small>{escape(note)}</small>" if note else ""
         return (
             f"<figure><figcaption>{escape(title)}{small}</figcaption>"
@@ -138,8 +139,7 @@ def _tiles(found: RunData) -> str:
 
 def _asked(found: RunData, learned: Rows, num_trees: int) -> str:
     items = "".join(
-        f"<div><dt>{escape(row['question'])}</dt><dd>{escape(row['answer'])} "
-        f"{_link(row['panel'])}</dd></div>"
+        f"<div><dt>{escape(row['question'])}</dt><dd>{escape(row['answer'])} {_link(row['panel'])}</dd></div>"
         for row in page_words.questions(found, learned, num_trees)
     )
     return f'<dl class="asked">{items}</dl>'
