@@ -182,12 +182,15 @@ class Session:
                 self.run.define_metric(f"{front}/*", step_metric=f"{front}/step" if curve else "round")
 
     def _alert(self, values: dict[str, Any]) -> None:
+        """The gate refused a model: a warning, with the gate's own reasons where it left them."""
         for name, value in values.items():
             if name.startswith("gate/") and name.endswith("/promoted") and not value:
-                model = name.split("/")[1]
-                self.run.alert(
-                    title=f"{model} refused", text=f"round {values['round']}: the gate kept the old one"
-                )
+                model, number = name.split("/")[1], values["round"]
+                path = self.folder / f"round-{number:03d}" / "gate.json"
+                gate = json.loads(path.read_text()) if path.is_file() else {"decisions": {}}
+                reasons = gate["decisions"].get(model, {}).get("reasons", [])
+                text = f"round {number}: the gate kept the old one. {' '.join(reasons)}".rstrip()
+                self.run.alert(title=f"{model} refused", text=text, level="WARN")
 
     # --- what earlier launches left (offline) -----------------------------------------------------
 

@@ -48,14 +48,14 @@ ROUNDS = [row for n in range(4) for row in whole(n, n / 10)]
 FINAL = {"round": 3, "stage": "final", "final": True, "metrics": {"final/accuracy/greedy": 0.5}}
 
 
-def read_back(folder: Path):
-    """Every history record of every offline folder, by wandb's own reader."""
+def read_back(folder: Path, kind="history"):
+    """Every history record (or every alert) of every offline folder, by wandb's own reader."""
     found = []
     for run in sorted((folder / "wandb").glob("offline-run-*")):
         command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         entries = [json.loads(line) for line in lines.splitlines()]
-        found += [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        found += [entry[kind].get("item", entry[kind]) for entry in entries if entry["type"] == kind]
     return found
 
 
@@ -67,7 +67,9 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     folder = tmp_path / "quickstart"
     folder.mkdir()
-    (folder / "recipe.yaml").write_text("name: quickstart\nrounds: 3\n")
+    (folder / "round-001").mkdir()
+    refused = {"decisions": {"policy": {"reasons": ["surely worse"]}}}
+    (folder / "round-001" / "gate.json").write_text(json.dumps(refused))
     mirror = Mirror(folder, grace=LIMIT)
     with mirror:
         metrics.write(folder / "metrics.jsonl", whole(0, 0.0))
@@ -85,6 +87,9 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
     assert [plain(item) for item in items] == records([*ROUNDS, FINAL])
     assert plain(items[1]) == told(1, 0.1)
     assert [item["_step"] for item in items] == [0, 1, 2, 3, 4]
+    alerts = read_back(folder, "alert")
+    assert [(a["title"], a["level"]) for a in alerts] == [("policy refused", "WARN")] * 2
+    assert alerts[1]["text"] == "round 1: the gate kept the old one. surely worse"
     folders = list((folder / "wandb").glob("offline-run-*"))
     assert len(folders) == 1
     assert folders[0].name.endswith(run_id("quickstart"))
