@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +134,14 @@ class Run:
             with (self.folder / "timing.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def timings(self) -> Iterator[dict[str, Any]]:
+        """The lines of timing.jsonl. It is outside the promise: a finished run's fork has none, and a launch
+        that was killed may have left half a line, which is passed over."""
+        path = self.folder / "timing.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
     def warn_of(self, stage: Stage, number: int, extra: dict[str, Any]) -> None:
         """Say what a stage's health check found; stop where it must not go on.
 
@@ -182,9 +191,7 @@ class Run:
         for row in last:
             metrics.update(row["metrics"])
         policy = next((name for name, model in self.recipe.models.items() if model.head is None), "policy")
-        seconds = sum(
-            json.loads(line)["seconds"] for line in (self.folder / "timing.jsonl").read_text().splitlines()
-        )
+        seconds = sum(entry["seconds"] for entry in self.timings())
         return {
             "run": self.name,
             "metrics": metrics,

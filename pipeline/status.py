@@ -3,7 +3,6 @@ torch."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,7 @@ def _merged(rows: Any) -> dict[str, float]:
 def seconds_by_stage(run: Run) -> dict[tuple[int, str], float]:
     """Wall seconds of each stage, over every launch that worked on it."""
     found: dict[tuple[int, str], float] = {}
-    path = run.folder / "timing.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # a launch was killed while it wrote this line; timings are outside the promise
+    for entry in run.timings():
         key = (entry["round"], entry["stage"])
         found[key] = found.get(key, 0.0) + entry["seconds"]
     return found
