@@ -1,5 +1,5 @@
-"""Intervals and estimators: paired bootstrap over problems, Wilson's interval, unbiased pass@k, majority at
-k.
+"""Intervals and estimators: paired bootstrap over problems, Wilson's interval, unbiased pass@k, best of k,
+majority at k.
 
 Every metric here is a ratio of sums over problems, sum(num) / sum(den): a mean has den 1, a share among
 right traces has the number of right traces. One set of resamples serves all metrics and both models of a
@@ -108,6 +108,28 @@ def pass_at(num: int, num_right: int, k: int) -> float:
     if not 1 <= k <= num:
         raise ValueError(f"pass@{k} of {num} samples")
     return 1.0 - math.comb(num - num_right, k) / math.comb(num, k)
+
+
+def best_at(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
+    """The chance that the highest scored of k samples, drawn without replacement, is right; ties are broken
+    evenly.
+
+    Exact and unbiased: of m samples, the one with b below it comes first in C(b, k - 1) of the C(m, k) draws;
+    samples of one score share theirs. A sample that can never be chosen has the score -infinity and counts as
+    wrong.
+    """
+    if not 1 <= k <= len(scores):
+        raise ValueError(f"best of {k} of {len(scores)} samples")
+    total, below, chance = math.comb(len(scores), k), 0, 0.0
+    verdicts: dict[float, list[bool]] = {}
+    for score, ok in zip(scores, right, strict=True):
+        verdicts.setdefault(score, []).append(ok and score != -math.inf)
+    for score in sorted(verdicts):
+        tied = verdicts[score]
+        first = math.comb(below + len(tied), k) - math.comb(below, k)
+        chance += first / total * (sum(tied) / len(tied))
+        below += len(tied)
+    return chance
 
 
 def majority_at(

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluate.intervals import Ratio, change, majority_at, pass_at, percentile95, resample, wilson
+from pipeline.evaluate.intervals import (
+    Ratio,
+    best_at,
+    change,
+    majority_at,
+    pass_at,
+    percentile95,
+    resample,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,31 @@ def test_majority_of_some_matches_enumeration():
         shares.append(("b" in top) / len(top))
     assert majority_at(answers, right, 5, seed=3, draws=20_000) == pytest.approx(np.mean(shares), abs=0.015)
     assert majority_at(answers, right, 5, seed=3) == majority_at(answers, right, 5, seed=3)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.1, 0.5, 0.5, 0.9, -math.inf]), st.booleans()), min_size=1, max_size=7
+    ),
+    st.data(),
+)
+def test_best_at_is_the_mean_over_all_subsets(samples, data):
+    k = data.draw(st.integers(1, len(samples)))
+    shares = []
+    for drawn in combinations(samples, k):
+        top = [ok for score, ok in drawn if score == max(score for score, _ in drawn)]
+        unusable = all(score == -math.inf for score, _ in drawn)
+        shares.append(0.0 if unusable else sum(top) / len(top))
+    scores, right = zip(*samples, strict=True)
+    assert best_at(scores, right, k) == pytest.approx(sum(shares) / len(shares))
+
+
+def test_best_at_golden():
+    scores, right = [0.9, 0.5, 0.1], [True, False, False]
+    assert [best_at(scores, right, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [best_at(scores, [False, True, False], k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 0])
+    with pytest.raises(ValueError, match="best of 4 of 3"):
+        best_at(scores, right, 4)
 
 
 def test_wilson_golden():
