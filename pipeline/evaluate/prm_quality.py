@@ -50,7 +50,7 @@ from pipeline.vote.aggregate import Aggregate
 __all__ = ["Settings", "answer", "grade", "health", "measure", "metric_names", "outcomes"]
 
 NUM_BINS = 10  #: of the calibration
-ROC_AT = range(5, 100, 5)  #: percent of false points let through
+ROC_AT = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)  #: percent of false points let through
 
 
 class Settings(EvaluateSettings):

@@ -15,7 +15,8 @@ import altair as alt
 Rows = list[dict[str, Any]]
 SERIES = [f"$c{number}" for number in range(1, 13)]
 HEIGHT = 240
-COUNTS = alt.Axis(format="~s", tickCount=5, tickMinStep=1)
+COUNT = "datum.value == 0 ? '0' : format(datum.value, '~s')"  # Vega writes 0k beside 20k
+COUNTS = alt.Axis(labelExpr=COUNT, tickCount=5, tickMinStep=1)
 
 
 def _spec(chart: Any, description: str, height: int | None = HEIGHT) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_the_reward_model_and_the_costs_are_the_metrics(page: str, world: World)
         assert row["true"] == found.metrics[row["round"]][f"{front}/true"]
     assert {row["round"] for row in drawn(specs(page)["auc-0"])} == {0, 1, 2, 3}
     curve = drawn(specs(page)["roc-0"])
-    assert len(curve) == 4 * 21  # rounds x points, the ends among them
+    assert len(curve) == 4 * 15  # rounds x points, the ends among them
     for row in curve:
         if 0 < row["false"] < 1:
             assert row["true"] == found.metrics[row["round"]][f"quality/roc/{round(100 * row['false']):02}"]
