@@ -1,11 +1,12 @@
 """Attention whose bits do not depend on how much padding stands behind a row: plain matrix products, summed
 in fixed blocks.
 
-A matrix product over more columns than MKL's own block is split by its length, so the values are summed in
-blocks of 256 columns, in order. A masked column then adds an exact zero wherever it stands, and a batch need
-only look at the columns in use (measured: bitwise equal for 16 to 2,048 columns in steps of 8, one and two
-threads; `selftest` checks it on each machine). On CPU it is 1.3 to 1.6 times as fast as torch's fused kernel
-for one new column, which makes one small product a row and head anyway.
+A matrix product over more columns than MKL's own block (256 on Intel's machines, fewer than 192 on AMD's Zen 4) is
+split by its length, so the values are summed in blocks of 128 columns, in order. A masked column then adds an
+exact zero wherever it stands, and a batch need only look at the columns in use (measured: bitwise equal for 16 to
+2,048 columns in steps of 8, one and two threads; `selftest` checks it on each machine). A prefill of few queries is
+padded, as `products` pads few rows. On CPU it is 1.3 to 1.6 times as fast as torch's fused kernel for one new
+column, which makes one small product a row and head anyway.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from pipeline.models.products import least_rows
+
 NAME = "ratchet"
 LEAST = 16  #: columns, and their number a multiple of 8: other products take another way
-BLOCK = 256  #: columns summed at once
+BLOCK = 128  #: columns summed at once
 QUERIES = 512  #: queries at once, for their scores take queries x columns
 
 
@@ -38,6 +41,10 @@ def attend(
     """
     if attention_mask is None or attention_mask.dtype == torch.bool:  # someone else's call of the model
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    asked_queries = query.shape[2]
+    if 1 < asked_queries < least_rows() or asked_queries == key.shape[2]:  # a prefill, not one new column
+        few = max(0, least_rows() - asked_queries)
+        query, attention_mask = pad(query, (0, 0, 0, few)), pad(attention_mask, (0, 0, 0, few))
     short = max(LEAST, -(-key.shape[2] // 8) * 8) - key.shape[2]
     if short:
         key, value = pad(key, (0, 0, 0, short)), pad(value, (0, 0, 0, short))
@@ -60,7 +67,7 @@ def attend(
             out += torch.matmul(weight[..., block], value[:, :, block])
         parts.append(out.reshape(rows, heads, -1, value.shape[-1]))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return whole.transpose(1, 2).contiguous(), None
+    return whole[:, :, :asked_queries].transpose(1, 2).contiguous(), None
 
 
 def use(model: Any) -> bool:

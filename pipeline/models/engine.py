@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import Diverged
-from pipeline.models import attention
+from pipeline.models import attention, products
 from pipeline.models.batch import Batch
 from pipeline.models.cache import Stash, cache_of
 from pipeline.models.endings import sign_tokens
@@ -60,6 +60,8 @@ class Engine(Text):
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
         self.trim = attention.use(self.model) if self.device.type == "cpu" else True
+        if self.device.type == "cpu":
+            products.use(self.model)
         generation = getattr(self.model, "generation_config", None)
         super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
         self.probability = trained_as_probability(self.adapter, self.folder)
@@ -170,14 +172,17 @@ class Engine(Text):
         held = [Stash() for _ in range(self.num_layers)]
         ids, positions, mask = self._padded(prefixes, width)
         given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": True}
-        last = torch.tensor([len(prefix) - 1 for prefix in prefixes], device=self.device)
-        rows = torch.arange(len(prefixes), device=self.device)
+        last = torch.zeros(len(ids), dtype=torch.int64)  # rows that pad the batch go through the head too
+        last[: len(prefixes)] = torch.tensor([len(prefix) - 1 for prefix in prefixes])
+        last, rows = last.to(self.device), torch.arange(len(ids), device=self.device)
         if self._plain_head:
             hidden = self.model.base_model(**given, past_key_values=cache_of(held)).last_hidden_state
-            return held, self.model.get_output_embeddings()(hidden[rows, last]).float()
-        columns, place = last.unique(return_inverse=True)
-        out = self.model(**given, past_key_values=cache_of(held), logits_to_keep=columns)
-        return held, out.logits[rows, place].float()
+            logits = self.model.get_output_embeddings()(hidden[rows, last])
+        else:
+            columns, place = last.unique(return_inverse=True)
+            out = self.model(**given, past_key_values=cache_of(held), logits_to_keep=columns)
+            logits = out.logits[rows, place]
+        return held, logits[: len(prefixes)].float()
 
     @torch.inference_mode()
     def _has_plain_head(self) -> bool:

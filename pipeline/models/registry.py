@@ -35,7 +35,17 @@ class Weights:
     @property
     def fresh_head(self) -> bool:
         """A reward model that was never trained: it has nothing to say yet."""
-        return self.head is not None and self.round < 0 and not (self.base / "prm.json").exists()
+        return self.head is not None and self.round < 0 and not brings_head(self.base)
+
+
+def brings_head(folder: Path) -> bool:
+    """Does a folder hold a trained reward model: one of ours (prm.json), or an off-the-shelf one that classifies
+    tokens?"""
+    try:
+        kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    except (OSError, ValueError):
+        kinds = []  # whoever loads it says what is wrong
+    return (folder / "prm.json").exists() or any("TokenClassification" in str(kind) for kind in kinds)
 
 
 def trained_at(own: Path, recorded: str) -> Path:
@@ -134,7 +144,8 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
     if head == "value":
-        model = AutoModelForTokenClassification.from_pretrained(base, num_labels=1, classifier_dropout=0.0)
+        fresh = {} if brings_head(base) else {"num_labels": 1}  # a ready-made PRM keeps its own labels
+        model = AutoModelForTokenClassification.from_pretrained(base, classifier_dropout=0.0, **fresh)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:
