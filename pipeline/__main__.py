@@ -141,20 +141,28 @@ def check(recipe_files: Annotated[list[Path], typer.Argument(metavar="RECIPE..."
 def status(
     name: Annotated[str | None, typer.Argument(help="A run; without it, every run is listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until nobody works on it.")] = False,
 ) -> None:
-    """Say how far a run is and what it measured.
+    """Say how far a run is and what it measured; what it does now, its speed, the time left, the disk used.
 
     - `ratchet status`
+    - `ratchet status quickstart --watch` (from another terminal; Ctrl-C leaves the run alone)
     - `ratchet status quickstart --json`
     """
-    from pipeline.status import all_runs, run_status, to_text
+    from pipeline.errors import RecipeError
+    from pipeline.status import all_runs, run_status
+    from pipeline.telling import follow, run_lines, to_text
 
     if name is None:
-        found: Any = all_runs(DATA, CHECKPOINTS)
-        typer.echo(json.dumps(found, indent=1) if as_json else to_text(found))
-        return
-    one = run_status(name, DATA, CHECKPOINTS)
-    typer.echo(json.dumps(one, indent=1) if as_json else to_text(one))
+        if watch:
+            raise RecipeError("status --watch: name the run to follow; `ratchet ls` lists them")
+        found = all_runs(DATA, CHECKPOINTS)
+        typer.echo(json.dumps(found, indent=1) if as_json else run_lines(found))
+    elif watch:
+        follow(name, DATA, CHECKPOINTS, typer.echo)
+    else:
+        one = run_status(name, DATA, CHECKPOINTS)
+        typer.echo(json.dumps(one, indent=1) if as_json else to_text(one))
 
 
 @app.command()
@@ -231,11 +239,11 @@ def doctor(
 
 @app.command(name="ls")
 def list_runs() -> None:
-    """List every run, a line each: the same as `ratchet status`.
+    """List every run, a line each: state, rounds, work, disk, last result.
 
     `ratchet ls`
     """
-    status(None, False)
+    status(None, False, False)
 
 
 @app.command()

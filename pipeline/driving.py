@@ -76,7 +76,7 @@ class Drive:
                 facts: dict[str, Any] = (
                     {"tokens/s": values["tokens"] / values["seconds"]} if values.get("seconds") else {}
                 )
-                bar(self.done, **(facts | self._kept()))
+                bar(self.done, **(facts | {"in the batch": values["live"]} | self._kept()))
 
             for finished in driver.run(
                 self._feed(), window=work.run.recipe.header.window * size, progress=tick

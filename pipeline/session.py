@@ -21,6 +21,7 @@ from pipeline import recipe as recipes
 from pipeline.errors import RecipeError, StorageError
 from pipeline.estimate import disk_needed
 from pipeline.recipe import Recipe
+from pipeline.report import now
 from pipeline.run import Run
 from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, probe
 from pipeline.store.lock import RankLock, RunLock, is_child
@@ -152,6 +153,7 @@ def session(
     lock = RunLock(folder, [checkpoints / recipe.name]) if world.main and not is_child() else RankLock(folder)
 
     def begin() -> None:
+        console.now = now.place(folder)
         require_room(recipe, folder)
         probe(folder)
         console.changed(settle_recipe(recipe, folder))

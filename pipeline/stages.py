@@ -244,6 +244,7 @@ def _select(work: Work) -> Finish:
     policy = next((name for name, model in run.recipe.models.items() if model.head is None), None)
     encode = encoder(run.base(policy or next(iter(run.recipe.models))))
     done = sum(len(work.plan.chunks[number].ids) for number in work.folder.done())
+    num_read = num_dropped = 0
     with run.console.progress(work.stage.name, sum(len(c.ids) for c in work.plan.chunks)) as bar:
         for number in work.todo():
             groups = work.reader.groups(work.plan.chunks[number])
@@ -258,7 +259,9 @@ def _select(work: Work) -> Finish:
                 part.add(whole)
                 part.count("given", len(read))
             done += len(groups)
-            bar(done)
+            num_read += len(read)
+            num_dropped += sum(isinstance(row, Dropped) for row in whole)
+            bar(done, **({"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}))
     return lambda: _check_kept(work)
 
 

@@ -1,14 +1,16 @@
 """How far a run is, and its rows for people. Reads manifests, gates and metrics; writes nothing and loads no
-torch."""
+torch. Not here: how it is said (`telling.py`)."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RatchetError, RecipeError
 from pipeline.loop import metrics_rows
 from pipeline.recipe import Stage, nearest
+from pipeline.report import now, summary, wording
 from pipeline.report.console import Console
 from pipeline.run import Run
 from pipeline.session import run_names, stored
@@ -67,16 +69,56 @@ def run_status(name: str, data: Path, checkpoints: Path) -> dict[str, Any]:
     complete = all(entry["done"] for entry in rounds) and all(
         run.stage_folder(stage, run.recipe.rounds).manifest() is not None for stage in wanted
     )
+    running = is_held(run.folder)
     return {
         "run": name,
         "complete": complete,
-        "running": is_held(run.folder),
+        "running": running,
+        "now": now.look(now.place(run.folder)) if running else None,
+        "seconds_left": seconds_left(rounds) if not complete else 0.0,
         "rounds": rounds,
         "final": {"round": last, "metrics": final, "test_read": len(list(run.folder.glob("final-*")))},
         "seconds": round(sum(timings.values()), 3),
         "outcome": read_outcome(run.folder),
-        "disk_bytes": sum(p.stat().st_size for p in run.folder.rglob("*") if p.is_file()),
+        "disk_bytes": size_of(run.folder),
+        "weights_bytes": size_of(checkpoints / name),
     }
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; what goes away meanwhile does not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def seconds_left(rounds: list[dict[str, Any]]) -> float | None:
+    """A guess: each round left takes as long as the last whole one; `finally` is not counted. None where
+    no round is whole yet."""
+    whole = [entry for entry in rounds[1:] if entry["done"]]
+    left = [entry for entry in rounds[1:] if not entry["done"]]
+    if not whole:
+        return None
+
+    def spent(entry: dict[str, Any]) -> float:
+        return sum(one["seconds"] for one in entry["stages"].values())
+
+    last = spent(whole[-1])
+    return sum(max(last - spent(entry), 0.0) for entry in left)
+
+
+def last_result(status: dict[str, Any]) -> str:
+    """`greedy 32.6 % [29.8, 35.6] (final)`: the newest accuracy that a run measured; empty where none."""
+    final = status["final"]
+    places = [(final["metrics"], "test, final")] if final["metrics"] else []
+    places += [(entry["metrics"], f"round {entry['round']}") for entry in reversed(status["rounds"])]
+    for metrics, where in places:
+        if head := wording.find(metrics, *summary.HEADS):
+            kind = head.partition("accuracy/")[2]
+            return f"{kind} {wording.within(metrics, head)} ({where})"
+    return ""
 
 
 def _merged(rows: Any) -> dict[str, float]:
@@ -96,54 +138,38 @@ def seconds_by_stage(run: Run) -> dict[tuple[int, str], float]:
 
 
 def all_runs(data: Path, checkpoints: Path) -> list[dict[str, Any]]:
-    """Every run, a short line each."""
+    """Every run, a short line each; one that cannot be read says why."""
     found = []
     for name in run_names(data):
-        one = run_status(name, data, checkpoints)
+        try:
+            one = run_status(name, data, checkpoints)
+        except RatchetError as problem:
+            found.append({"run": name, "state": "unreadable", "result": str(problem).split("\n")[0]})
+            continue
         done = sum(entry["done"] for entry in one["rounds"])
         found.append(
             {
                 "run": name,
+                "state": state_of(one),
                 "complete": one["complete"],
                 "running": one["running"],
                 "rounds_done": f"{max(done - 1, 0)} of {len(one['rounds']) - 1}",
+                "result": last_result(one),
                 "seconds": one["seconds"],
+                "disk_bytes": one["disk_bytes"] + one["weights_bytes"],
             }
         )
     return found
 
 
-def to_text(found: Any) -> str:
-    """A status for people."""
-    if isinstance(found, list):
-        if not found:
-            return "No runs yet. Start one: ratchet run recipes/quickstart.yaml"
-        width = max(len(one["run"]) for one in found)
-        return "\n".join(
-            f"{one['run']:<{width}}  rounds {one['rounds_done']:<9} "
-            f"{'complete' if one['complete'] else 'running' if one['running'] else 'stopped':<9} "
-            f"{one['seconds'] / 60:6.1f} min"
-            for one in found
-        )
-    state = "complete" if found["complete"] else "running" if found["running"] else "stopped"
-    lines = [f"{found['run']}: {state}, {found['seconds'] / 60:.1f} min, {found['disk_bytes'] / 1e6:.1f} MB"]
-    for entry in found["rounds"]:
-        heads = {k: v for k, v in entry["metrics"].items() if "accuracy/" in k and k.count("/") == 2}
-        said = "  ".join(f"{key} {value:.3f}" for key, value in list(heads.items())[:3])
-        gate = "  ".join(f"{n} {'promoted' if ok else 'REFUSED'}" for n, ok in entry["promoted"].items())
-        lines.append(
-            f"round {entry['round']}: {'done' if entry['done'] else 'open'}  {said}  {gate}".rstrip()
-        )
-        if not entry["done"]:
-            lines += [f"    {name}: {one['state']}" for name, one in entry["stages"].items()]
-    for key, value in found["final"]["metrics"].items():
-        if key.count("/") <= 2 and ("accuracy" in key or "gain" in key):
-            lines.append(f"final after round {found['final']['round']}: {key} {value:.3f}")
-    if found["final"]["test_read"] > 1:
-        lines.append(f"note: test was read {found['final']['test_read']} times (the run was extended)")
-    if (outcome := found["outcome"]) and not outcome["ok"] and not found["running"]:
-        lines.append(f"last launch ended with exit code {outcome['exit_code']}: {outcome['message']}")
-    return "\n".join(lines)
+def state_of(status: dict[str, Any]) -> str:
+    """complete, running, or stopped, with the exit code where a launch left one."""
+    if status["complete"]:
+        return "complete"
+    if status["running"]:
+        return "running"
+    outcome = status["outcome"]
+    return f"stopped ({outcome['exit_code']})" if outcome and not outcome["ok"] else "stopped"
 
 
 def show_rows(

@@ -13,16 +13,18 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.report import now, wording
 from pipeline.report import summary as summaries
-from pipeline.report import wording
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOW_AFTER = 2.0  #: seconds until progress is worth a line
 PLAIN_EVERY = 30.0  #: seconds between plain lines about progress
+TELL_EVERY = 1.0  #: seconds between two words to those who look from another terminal
 MOST_ROUNDS = 10  #: rows of the round table
 
 
@@ -106,6 +108,8 @@ class Console:
         self.plain = (not self.file.isatty()) if plain is None else plain
         self.width = width
         self.seconds: dict[int, float] = {}  # by round, of this launch
+        self.now: Path | None = None  #: where `status --watch` looks
+        self._told = -TELL_EVERY
         self._rich: Any = None
         self._live: Any = None
         self._round: int | None = None
@@ -126,6 +130,7 @@ class Console:
     def stage_started(self, round_number: int, stage: str, sentence: str = "") -> None:
         """Nothing to see yet, but the round's heading."""
         self._event("stage_started", round=round_number, stage=stage, sentence=sentence)
+        self._tell(round=round_number, stage=stage)
         if round_number != self._round:
             self._round = round_number
             what = "round 0, before the first" if round_number == 0 else f"round {round_number}"
@@ -227,7 +232,17 @@ class Console:
         """Progress of something that is no stage: building a seed, loading a model."""
         return self.progress(text, None)
 
+    def _tell(self, **values: Any) -> None:
+        """For `status --watch`, whatever this console shows itself."""
+        if self.now is not None and self.main:
+            self._told = self.clock()
+            now.tell(self.now, {"round": self._round, **values})
+
     def _advance(self, bar: Bar) -> None:
+        if self.clock() - self._told >= TELL_EVERY:
+            pace = bar.pace
+            more = {"rate": pace.rate, "left": pace.left(bar.total), "facts": bar.facts}
+            self._tell(stage=bar.name, done=pace.done, total=bar.total, **more)
         if self._silent() and not self.log_json:
             return
         if not self.main or bar.pace.seconds < SHOW_AFTER:

@@ -38,6 +38,14 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def size(num_bytes: float) -> str:
+    """812 B, 14.2 MB, 3.1 GB."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= limit:
+            return f"{num_bytes / limit:.1f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
 def duration(seconds: float) -> str:
     """0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
     if not math.isfinite(seconds):
