@@ -7,7 +7,9 @@ something that exists?
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from pipeline.models.registry import brings_head
 from pipeline.recipe import NotBuilt, Recipe, Stage, method, nearest, search_settings, validate
 from pipeline.settings import FileSource
 
@@ -59,6 +61,7 @@ def meaning(recipe: Recipe) -> Iterator[str]:
         yield from _reads(recipe, stage, here, earlier)
         yield from _acts(recipe, stage, here)
         yield from _searches(stage, here)
+        yield from _untrained(recipe, stage, here)
         earlier[stage.name] = stage
     yield from _gates(recipe)
 
@@ -114,6 +117,48 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         and stage.section == "stages"
     ):
         yield f"{here}: split: dev feeds the gate and is never learned from; use train here"
+
+
+def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """A stage that scores with a reward model which nothing has trained by then."""
+    for key, named in stage.models.items():
+        name = split_name(named)[0]
+        model = recipe.models.get(name)
+        if key.split(".")[-1] not in ("value", "plus") or model is None or not model.head:
+            continue
+        before = [other for other in recipe.stages if trains(other, name)]
+        if not _bare(model.base) or any(taught(recipe, stage, other) for other in before):
+            continue
+        yield (
+            f"{here}.{key}: {name} has no trained head by then: train it in before "
+            f"(train: prm, model: {name}), or give models.{name}.base a trained reward model"
+        )
+
+
+def trains(stage: Stage, model: str) -> bool:
+    """Does this stage train that model?"""
+    return stage.room == "train" and getattr(stage.settings, "model", None) == model
+
+
+def taught(recipe: Recipe, stage: Stage, training: Stage) -> bool:
+    """Has a train stage been through when `stage` first acts?
+
+    generate and label act with what stood before the round, evaluate with the round's candidates."""
+    if training.section == "before":
+        places = recipe.section("before")
+        return stage.section != "before" or places.index(training) < places.index(stage)
+    if training.section == "stages":
+        later = (stage.settings.rounds or (1, None))[0] > (training.settings.rounds or (1, None))[0]
+        return stage.section == "finally" or (
+            stage.section == "stages" and (stage.room == "evaluate" or later)
+        )
+    return False
+
+
+def _bare(base: str) -> bool:
+    """Does a base surely bring no trained head? A seed is a language model; of a folder its files tell."""
+    folder = Path(base).expanduser()
+    return base.startswith("seed://") or ((folder / "config.json").is_file() and not brings_head(folder))
 
 
 def _searches(stage: Stage, here: str) -> Iterator[str]:

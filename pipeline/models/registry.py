@@ -39,8 +39,7 @@ class Weights:
 
 
 def brings_head(folder: Path) -> bool:
-    """Does a folder hold a trained reward model: one of ours (prm.json), or an off-the-shelf one that classifies
-    tokens?"""
+    """Does a folder hold a trained reward model: ours (prm.json), or one that classifies tokens?"""
     try:
         kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
     except (OSError, ValueError):

@@ -229,9 +229,45 @@ def test_a_search_with_a_reward_model_that_nobody_trained(
 ) -> None:
     models = {"policy": {"base": str(tiny)}, "prm": {"base": str(tiny), "head": "value"}}
     path = write_recipe(stages=SEARCH, models=models, wandb={"mode": "disabled"})
-    code, said = ratchet("run", path)
-    assert code == 2
-    assert "has no trained head; train it first" in refused("tiny", 2, said, before="search")
+    for command in ("check", "run"):
+        code, said = ratchet(command, path)
+        assert code == 2
+        assert "stages.search.value: prm has no trained head by then" in said
+    assert not DATA.exists()
+    for base in ("seed://countdown", str(tiny)):
+        code, _ = ratchet(
+            "check", write_recipe(stages=SEARCH, models=models | {"prm": {"base": base, "head": "token"}})
+        )
+        assert code == 2
+
+
+def test_a_reward_model_is_trained_when_it_is_first_asked(
+    tiny: Path, ratchet: Command, write_recipe: Any
+) -> None:
+    """In `before`, from the second round on, or as an off-the-shelf folder: each of these is fine, the others are not."""
+    models = {"policy": {"base": str(tiny)}, "prm": {"base": str(tiny), "head": "value"}}
+    steps = {"select": "step_values", "from": "check"}
+    first = {"train": "prm", "model": "prm", "from": "steps", "steps": 1}
+    plain = {"probe": {"generate": "sample"}, "credit": {"label": "outcome", "from": "probe"},
+             "seeds": steps | {"from": "credit"}, "first": first | {"from": "seeds"}}  # fmt: skip
+    late = SEARCH | {"search": SEARCH["search"] | {"rounds": [2, None]}}
+    with_steps = {"probe": {"generate": "sample"}, "credit": {"label": "outcome", "from": "probe"},
+                  "steps": steps | {"from": "credit"}, "teach": first, **late}  # fmt: skip
+    ready = tiny.parent / "ready"
+    ready.mkdir(exist_ok=True)
+    (ready / "config.json").write_text('{"architectures": ["LlamaForTokenClassification"]}')
+    bought = models | {"prm": {"base": str(ready), "head": "value"}}
+    cases = [
+        (0, {"stages": SEARCH, "before": plain, "models": models}),
+        (0, {"stages": with_steps, "models": models}),
+        (0, {"stages": SEARCH, "models": bought}),
+        (2, {"stages": {**with_steps, "search": SEARCH["search"]}, "models": models}),
+        (2, {"stages": SEARCH, "models": models, "before": {"early": SEARCH["search"], **plain}}),
+    ]
+    for wanted, more in cases:
+        code, said = ratchet("check", write_recipe(**more))
+        assert code == wanted, said
+        assert ("has no trained head by then" in said) == (wanted == 2)
 
 
 # --- a loss that is not finite, a full disk
