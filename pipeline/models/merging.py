@@ -203,9 +203,12 @@ class Reader:
 
         Raises:
             TooLong: a prefix does not fit the context.
+            RecipeError: a reward model whose tokenizer lacks the step mark.
         """
         ask, live, engine = leaf.ask, leaf.live, self._engines(leaf.ask.by)
         kind = type(ask).__name__
+        if kind == "Score":
+            engine.require_mark(live.search.task.step_separator)
         items = []
         for given in ask.listed:
             prompt_ids = engine.encode(given.prompt)

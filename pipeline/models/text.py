@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import RecipeError
 from pipeline.models.endings import Endings, Rule, token_bytes, tokenizer_hash
 from pipeline.models.tokens import encode_prompt
 
@@ -43,6 +44,7 @@ class Text:
         self.num_tokens = max(len(self.tokenizer), int(text_config.vocab_size))
         self.probability = False
         self._encoded: dict[str, list[int]] = {}
+        self._marks: set[str] = set()
 
     @functools.cached_property
     def texts(self) -> list[bytes]:
@@ -80,6 +82,22 @@ class Text:
     def encode_more(self, text: str) -> list[int]:
         """The ids of a text that follows others."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def require_mark(self, separator: str) -> None:
+        """A reward model must be able to read the text that ends a step.
+
+        Raises:
+            RecipeError: its tokenizer lacks it.
+        """
+        if separator in self._marks:
+            return
+        seen = self.decode(self.encode_more(separator))
+        if separator not in seen:
+            raise RecipeError(
+                f"model {self.name}: its tokenizer lacks the step mark {separator!r} (it reads {seen!r}), so "
+                "it cannot see where a step ends; use a base whose tokenizer has it, or another separator"
+            )
+        self._marks.add(separator)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that ids add to what stands before them; special tokens are left out."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LineTask, make_model, word_tokenizer
+from conftest import WORDS, LineTask, make_model, word_tokenizer
 
-from pipeline.errors import Diverged
+from pipeline.errors import Diverged, RecipeError
 from pipeline.models.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start
 from pipeline.models.draws import monte_carlo_seed
 from pipeline.models.driver import Driver, Search, drive_with_replies
@@ -263,6 +263,20 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text_step_by_step(bpe, 
     _, (foreign, native) = end.result
     assert foreign == native
     assert len(foreign) == 2
+
+
+def test_a_reward_model_whose_tokenizer_lacks_the_step_mark_is_refused_by_name(models, policy):
+    deaf = word_tokenizer([word for word in WORDS if word != "\n"])
+    folder = make_model(models / "deaf", deaf, kind="LlamaForTokenClassification", num_labels=1)
+
+    def search():
+        [grown] = yield Continue(Prefix("numbers 3"), by="policy", until="tokens", max_tokens=4)
+        yield Score(dataclasses.replace(grown, step_ends=(4,), steps=(grown.text,)), by="prm")
+
+    made = {"policy": policy, "prm": Engine(folder, head="value", name="prm")}
+    driver = Driver(made.__getitem__, run_seed=0, round=0, stage="s")
+    with pytest.raises(RecipeError, match=r"model prm: its tokenizer lacks the step mark '\\n'"):
+        list(driver.run([Search("p", LineTask(), search(), 20)]))
 
 
 def test_steps_of_a_bpe_end_where_the_separator_ends(bpe):
