@@ -308,6 +308,25 @@ def report(
 
 
 @app.command()
+def push(
+    name: RunName,
+    to: Annotated[str, typer.Option(help="The data set on the Hub: USER/NAME.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, show the card.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Its adapters too, below weights/.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+) -> None:
+    """Upload a run to the Hugging Face Hub as a data set with its card: rows, manifests, metrics, recipe.
+
+    - `ratchet push quickstart --to me/quickstart --dry-run`
+    - `ratchet push quickstart --to me/quickstart --weights`
+    """
+    from pipeline.push import push as push_run
+
+    for line in push_run(name, to, dry_run, weights, private, DATA, CHECKPOINTS):
+        typer.echo(line)
+
+
+@app.command()
 def sync(name: RunName) -> None:
     """Rebuild a run's wandb mirror from its metrics.jsonl, and upload it where wandb is online.
 

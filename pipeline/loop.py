@@ -18,6 +18,7 @@ from pipeline.inputs import slices
 from pipeline.measuring import measured
 from pipeline.recipe import Stage, data_settings
 from pipeline.report import metrics as records
+from pipeline.report.card import run_card
 from pipeline.rows import SCHEMA_VERSION
 from pipeline.run import Run
 from pipeline.stages import run_stage, together
@@ -258,10 +259,11 @@ def by_round(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_metrics(run: Run) -> list[dict[str, Any]]:
-    """Rewrite metrics.jsonl from what is committed."""
+    """Rewrite metrics.jsonl and the run's card from what is committed."""
     rows = metrics_rows(run)
     if run.world.main:
         records.write(run.folder / "metrics.jsonl", rows)
+        run.disk.write(run.folder / "README.md", run_card(run, rows).encode("utf-8", "replace"))
     return rows
 
 
