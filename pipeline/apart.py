@@ -68,7 +68,8 @@ def evaluate_apart(
     lines = [f"{name} after round {number}, {split}:"]
     for key, value in metrics.items():
         if key.count("/") <= 1 and not key.endswith(("/low", "/high")):
-            within = f"  [{metrics[key + '/low']:.4f}, {metrics[key + '/high']:.4f}]" if f"{key}/low" in metrics else ""
+            ends = [metrics[f"{key}/{end}"] for end in ("low", "high") if f"{key}/{end}" in metrics]
+            within = f"  [{ends[0]:.4f}, {ends[1]:.4f}]" if len(ends) == 2 else ""
             lines.append(f"  {key:<24} {value:8.4f}{within}")
     return "\n".join(lines)
 

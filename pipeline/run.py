@@ -97,7 +97,7 @@ class Run:
         return {"versions": versions, "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())}
 
     def same_conditions(self) -> None:
-        """Hold package versions and threads against those the run began with: other bits may follow from others.
+        """Hold package versions and threads against those the run began with: other bits may follow.
 
         Raises:
             RecipeError: they differ, and the recipe is `strict`.
@@ -113,9 +113,11 @@ class Run:
             if old != new
         ]
         if lines and self.recipe.header.strict:
-            raise RecipeError([*(f"{self.name}: {line}" for line in lines), "strict: true refuses to go on under these"])
+            refused = [f"{self.name}: {line}" for line in lines]
+            raise RecipeError([*refused, "strict: true refuses to go on under these"])
         if lines:
-            self.console.warn(f"not as the run began: {', '.join(lines)}. The same rows are promised, not the same bytes")
+            told = f"not as the run began: {', '.join(lines)}"
+            self.console.warn(f"{told}. The same rows are promised, not the same bytes")
 
     def mirrored(self) -> contextlib.AbstractContextManager[Any]:
         """wandb follows metrics.jsonl while the block lasts: rank 0 alone, and only where it is wanted."""

@@ -91,8 +91,8 @@ def settle_recipe(recipe: Recipe, folder: Path, disk: Disk = DISK) -> list[str]:
             raise RecipeError(
                 [
                     *(f"{recipe.name}: {line}" for line in refused),
-                    f"run {recipe.name} was started with other settings, and these change its data: undo them, "
-                    f"choose another --name, or `ratchet fork {recipe.name} NEW_NAME key=value`",
+                    f"run {recipe.name} was started with other settings, and these change its data: undo "
+                    f"them, choose another --name, or `ratchet fork {recipe.name} NEW_NAME key=value`",
                 ]
             )
     text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=100)

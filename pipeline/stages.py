@@ -261,7 +261,8 @@ def _select(work: Work) -> Finish:
             done += len(groups)
             num_read += len(read)
             num_dropped += sum(isinstance(row, Dropped) for row in whole)
-            bar(done, **({"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}))
+            kept: dict[str, Any] = {"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}
+            bar(done, **kept)
     return lambda: _check_kept(work)
 
 

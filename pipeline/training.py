@@ -79,6 +79,10 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
     run.world.barrier()
+
+    def alive(what: str = "") -> None:
+        long(what) if what else beat()
+
     long("loading and compiling")
     with full_disk_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
         report = method("train", stage.method).train(
@@ -95,7 +99,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 dtype=spec.dtype,
                 save_every=run.recipe.header.save_every,
                 report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
-                beat=lambda what="": long(what) if what else beat(),
+                beat=alive,
             ),
             settings,
         )
@@ -131,7 +135,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
 
 @contextlib.contextmanager
 def nothing_left(out: Path) -> Iterator[None]:
-    """A training that stops leaves no half-written weights; its checkpoints in scratch stay for the next start."""
+    """A training that stops leaves no half-written weights; its checkpoints stay for the next start."""
     try:
         yield
     except BaseException:

@@ -1,7 +1,7 @@
 """docs/recipe.md: every key of a recipe, from the settings' own descriptions.
 
-    python scripts/reference.py            # prints it
-    python scripts/reference.py --write    # writes docs/recipe.md; a test holds it against the code
+python scripts/reference.py            # prints it
+python scripts/reference.py --write    # writes docs/recipe.md; a test holds it against the code
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pipeline.settings import GateRule, Settings, StageSettings, change_kind  # 
 
 HEAD = """# The recipe, key by key
 
-Made by `python scripts/reference.py --write` from the settings' own descriptions. How a recipe reads as a whole: the files in `recipes/`.
-*data* keys change rows or weights: a run that exists refuses a change with a diff. *extendable* keys may grow on a finished run.
-*operational* keys are free to change.
+Made by `python scripts/reference.py --write` from the settings' own descriptions. How a recipe
+reads as a whole: the files in `recipes/`. *data* keys change rows or weights: a run that exists
+refuses a change with a diff.
+*extendable* keys may grow on a finished run. *operational* keys are free to change.
 """
 
 
@@ -52,7 +53,8 @@ def table(settings: type[Settings], without: set[str]) -> list[str]:
         name = field.alias or key
         change = change_kind(settings, key)
         what = (field.description or "").replace("|", "or")
-        lines.append(f"| `{name}` | {_type(field.annotation)} | {_default(settings, key)} | {change} | {what} |")
+        kind, default = _type(field.annotation), _default(settings, key)
+        lines.append(f"| `{name}` | {kind} | {default} | {change} | {what} |")
     return lines if len(lines) > 2 else []
 
 

@@ -3,7 +3,8 @@
     python scripts/results.py accuracy/greedy quickstart-s0 quickstart-s1 quickstart-s2
     python scripts/results.py 'accuracy/greedy/*' star_addition-s0 star_addition-s1      # by difficulty bin
 
-Reads metrics.jsonl in data/<run>/ and prints Markdown: a line a round, a column a seed, their mean; then the test split.
+Reads metrics.jsonl in data/<run>/ and prints Markdown: a line a round, a column a seed, their mean; then the
+test split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The README's tree: every file of the project with the first sentence of its docstring.
 
-    python scripts/tree.py            # prints it
-    python scripts/tree.py --write    # puts it into README.md, between its two marks
+python scripts/tree.py            # prints it
+python scripts/tree.py --write    # puts it into README.md, between its two marks
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ def phrase(path: Path) -> str:
 
 def tree() -> str:
     """The whole tree as text."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = found.stdout.split()
     lines: list[str] = []
     for folder in ("recipes", "pipeline", "scripts"):
         files = [Path(f) for f in listed if f.startswith(folder + "/") and f.endswith((".py", ".yaml"))]
-        files = [f for f in files if "launch" not in f.parts and (f.name != "__init__.py" or f.parent.name == "pipeline")]
+        files = [f for f in files if f.name != "__init__.py" or f.parent.name == "pipeline"]
+        files = [f for f in files if "launch" not in f.parts]
         rooms = sorted({f.parent for f in files}, key=lambda p: (len(p.parts), str(p)))
         for room in rooms:
             about = ROOT / room / "__init__.py"

@@ -1,12 +1,12 @@
 """Attention whose bits do not depend on how much padding stands behind a row: plain matrix products, summed
 in fixed blocks.
 
-A matrix product over more columns than MKL's own block (256 on Intel's machines, fewer than 192 on AMD's Zen 4) is
-split by its length, so the values are summed in blocks of 128 columns, in order. A masked column then adds an
-exact zero wherever it stands, and a batch need only look at the columns in use (measured: bitwise equal for 16 to
-2,048 columns in steps of 8, one and two threads; `selftest` checks it on each machine). A prefill of few queries is
-padded, as `products` pads few rows. On CPU it is 1.3 to 1.6 times as fast as torch's fused kernel for one new
-column, which makes one small product a row and head anyway.
+A matrix product over more columns than MKL's own block (256 on Intel's machines, fewer than 192 on AMD's
+Zen 4) is split by its length, so the values are summed in blocks of 128 columns, in order. A masked column
+then adds an exact zero wherever it stands, and a batch need only look at the columns in use (measured:
+bitwise equal for 16 to 2,048 columns in steps of 8, one and two threads; `selftest` checks it on each
+machine). A prefill of few queries is padded, as `products` pads few rows. On CPU it is 1.3 to 1.6 times as
+fast as torch's fused kernel for one new column, which makes one small product a row and head anyway.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ class Slots(_Layer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write each row's new column; give the columns of the rows that take part."""
         self._room(key_states, value_states)
-        num, heads, _, size = key_states.shape
+        num, heads, width = key_states.shape[0], key_states.shape[1], key_states.shape[3]
         lines, used = self.place.lines(num, heads), self.place.num_used
-        self.keys.view(-1, size).index_copy_(0, lines, key_states.reshape(-1, size))
+        self.keys.view(-1, width).index_copy_(0, lines, key_states.reshape(-1, width))
         self.values.view(-1, value_states.shape[3]).index_copy_(
             0, lines, value_states.reshape(num * heads, -1)
         )

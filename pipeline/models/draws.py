@@ -69,7 +69,9 @@ def uniforms(seeds: np.ndarray, start: np.ndarray, num: int) -> np.ndarray:
     seeds: uint64 [rows]. start: [rows], multiples of 4; so is num. Token t of a row depends on its seed and t
     alone.
     """
-    blocks = (start.astype(np.uint64) // np.uint64(4))[:, None] + np.arange(num // 4, dtype=np.uint64)
+    blocks: np.ndarray = (start.astype(np.uint64) // np.uint64(4))[:, None] + np.arange(
+        num // 4, dtype=np.uint64
+    )
     counter = np.zeros((*blocks.shape, 4), np.uint64)
     counter[..., 0], counter[..., 1] = blocks & _LOW, blocks >> _SHIFT
     key = np.stack([seeds & _LOW, seeds >> _SHIFT], axis=-1)[:, None, :]

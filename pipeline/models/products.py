@@ -1,9 +1,9 @@
 """Linear layers whose bits do not depend on how many rows share a product.
 
 MKL takes another kernel for a product of few rows (fewer than 4 to a thread on AMD's Zen 4; none was seen on
-Intel's) and another for a single column out (a reward model's scalar head), and each adds up in an order of its own.
-So few rows are padded with zeros, and a single column is computed among eight. Measured bitwise equal for 1 to 600
-rows, one and two threads; `selftest` checks it on each machine.
+Intel's) and another for a single column out (a reward model's scalar head), and each adds up in an order of
+its own. So few rows are padded with zeros, and a single column is computed among eight. Measured bitwise
+equal for 1 to 600 rows, one and two threads; `selftest` checks it on each machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def _forward(self: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
     num, short = len(rows), least_rows() - len(rows)
     if short > 0:
         rows = pad(rows, (0, 0, 0, short))
-    weight, bias, width = self.weight, self.bias, self.weight.shape[0]
+    width = self.weight.shape[0]
+    weight: torch.Tensor = self.weight
+    bias: torch.Tensor | None = self.bias
     if width == 1:
         weight = pad(weight, (0, 0, 0, COLUMNS - 1))
         bias = None if bias is None else pad(bias, (0, COLUMNS - 1))

@@ -161,7 +161,8 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
             numbers = [f.name for f in dataclasses.fields(recipe) if f.type in ("int", "float")]
             raise RecipeError(f"base: {spec}: unknown key {key} (known: {', '.join(numbers[:-1])})")
         try:
-            recipe = dataclasses.replace(recipe, **{key: type(default)(text)})
+            changed: dict[str, Any] = {key: type(default)(text)}
+            recipe = dataclasses.replace(recipe, **changed)
         except ValueError:
             raise RecipeError(f"base: {spec}: {key} must be a number, not {text!r}") from None
     return recipe, module.Task(module.Settings(use=name, **rules))
@@ -274,7 +275,7 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         dtype="float32",
     )
     model = LlamaForCausalLM(config)
-    embedding = model.get_input_embeddings().weight
+    embedding: torch.Tensor = model.lm_head.weight  # tied to the input embeddings
     with torch.no_grad():
         for word, number in tokenizer.get_vocab().items():
             if re.fullmatch(r" ?\d+", word):
@@ -340,13 +341,13 @@ def muon_step(matrices: list[torch.nn.Parameter], momenta: list[torch.Tensor], r
     """
     import torch
 
-    shapes = {p.shape for p in matrices}
+    shapes, slopes = {p.shape for p in matrices}, {p: p.grad for p in matrices if p.grad is not None}
     with torch.no_grad():
         for shape in sorted(shapes):
             chosen = [(p, m) for p, m in zip(matrices, momenta, strict=True) if p.shape == shape]
             for parameter, momentum in chosen:
-                momentum.lerp_(parameter.grad, 0.05)
-            update = torch.stack([p.grad.lerp(m, 0.95) for p, m in chosen])
+                momentum.lerp_(slopes[parameter], 0.05)
+            update = torch.stack([slopes[p].lerp(m, 0.95) for p, m in chosen])
             tall = shape[0] > shape[1]
             x = update.mT if tall else update
             x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

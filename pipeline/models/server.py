@@ -125,8 +125,8 @@ class ServerEngine(Text):
                 if "already" not in str(problem):  # the same weights, loaded by another process of this run
                     raise RecipeError(
                         f"model {self.name}: server {url} refuses {adapter}: {problem}. Start it "
-                        "with --enable-lora --max-lora-rank R and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and let it "
-                        "read that folder"
+                        "with --enable-lora --max-lora-rank R and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and "
+                        "let it read that folder"
                     ) from None
         return lora
 

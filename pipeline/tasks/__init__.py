@@ -1,8 +1,8 @@
 """Questions in. One file a task: a `Settings(TaskSettings)` and a `Task(BaseTask)`.
 
-A task gives problems, prompts, hints, step boundaries, extraction, comparison, difficulty and, where it can, a step oracle.
-Nothing here loads torch. The split of a question is its SHA-256 modulo 10 (0 test, 1 dev, the rest train and seeds), before counts are
-taken; a data set's own test split stays test.
+A task gives problems, prompts, hints, step boundaries, extraction, comparison, difficulty and, where it can,
+a step oracle. Nothing here loads torch. The split of a question is its SHA-256 modulo 10 (0 test, 1 dev, the
+rest train and seeds), before counts are taken; a data set's own test split stays test.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class BaseTask:
         """Every problem of every split, in a fixed order, with ids unique within the task.
 
         Raises:
-            DamagedData: the source cannot be read. A bad line is yielded by `rejected` instead where the source is a file.
+            DamagedData: the source cannot be read. A bad line is yielded by `rejected` instead where the
+                source is a file.
         """
         raise NotImplementedError
 
@@ -62,7 +63,9 @@ class BaseTask:
 
     @property
     def dropped(self) -> list[Dropped]:
-        """Good input rows that the last `problems()` left out, each with its reason (a question met twice)."""
+        """Good input rows that the last `problems()` left out, each with its reason (a question met
+        twice).
+        """
         return []
 
     def prompt(self, question: str) -> str:
@@ -79,7 +82,7 @@ class BaseTask:
         return []
 
     def hinted(self, problem: Problem) -> str | None:
-        """The question text with its answer as a hint (rationalization), or None where the task has no hint."""
+        """The question text with its answer as a hint (rationalization), or None where the task has none."""
         return None
 
     def hinted_examples(self, problem: Problem) -> list[tuple[str, str]]:
@@ -107,11 +110,15 @@ class BaseTask:
         return one == other
 
     def gold_completion(self, problem: Problem) -> str | None:
-        """A right completion in the task's own format, where the task knows one (seeds, gold prefixes of a first PRM, doctor)."""
+        """A right completion in the task's own format, where the task knows one (seeds, gold prefixes of a
+        first PRM, doctor).
+        """
         return None
 
     def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
-        """For each step: is a right end still reachable and everything so far true? None where the task cannot tell."""
+        """For each step: is a right end still reachable and everything so far true? None where the task
+        cannot tell.
+        """
         return None
 
     def difficulty(self, problem: Problem) -> str:

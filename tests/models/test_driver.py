@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, LineTask, make_model, word_tokenizer
+from model_world import WORDS, LineTask, make_model, word_tokenizer
 
 from pipeline.errors import Diverged, RecipeError
 from pipeline.models.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start

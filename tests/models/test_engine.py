@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, make_model, word_tokenizer
+from model_world import WORDS, make_model, word_tokenizer
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.errors import DamagedData, Diverged, RecipeError
@@ -100,6 +100,17 @@ def test_rows_are_bitwise_the_same_in_any_company(policy: Engine):
     backwards = some_rows(70)[::-1]
     assert run(policy, backwards, max_rows=7)[::-1] == reference
     assert run(policy, some_rows(70)[:1]) == reference[:1]
+
+
+def test_few_rows_are_bitwise_what_they_are_among_many(policy: Engine):
+    """One to five rows and prefixes at a time, of every length from one token up: some processors multiply so few
+    lines another way, in prefills, in the head of a prefill and in steps."""
+    rows = [Row([9 + n % 7, *[4 + (3 * n + k) % 40 for k in range(n)]], 12, seed=n) for n in range(24)]
+    reference = run(policy, rows)
+    for size in (1, 2, 3, 4, 5):
+        for first in range(0, len(rows), size):
+            few = [Row(row.ids, row.limit, seed=row.seed) for row in rows[first : first + size]]
+            assert run(policy, few) == reference[first : first + size], (size, first)
 
 
 def test_rows_are_bitwise_the_same_on_two_threads(policy: Engine):

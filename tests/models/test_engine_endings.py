@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from conftest import LineTask, bpe_tokenizer, word_tokenizer
+from model_world import LineTask, bpe_tokenizer, word_tokenizer
 
 from pipeline.errors import RecipeError
 from pipeline.models.asks import Prefix

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import LineTask
+from model_world import LineTask
 
 from pipeline.errors import RecipeError, WorkerLost
 from pipeline.models.asks import Continue, Prefix, Score

@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_refused(base: Path, tmp_path: Path) -> None:
 def test_token_head_needs_its_marks(tmp_path: Path) -> None:
     import shutil
 
-    from conftest import make_base
+    from base_world import make_base
 
     folder = make_base(tmp_path / "base")
     path = folder / "tokenizer.json"
