@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,15 @@ def by_of(stage: Stage) -> list[str]:
     of = getattr(stage.settings, "of", [])
     by = getattr(stage.settings, "by", None)
     return [by] if by and by not in ([of] if isinstance(of, str) else of) else []
+
+
+@cache
+def installed_versions() -> dict[str, str]:
+    """The packages that bits depend on. Every stage asks, and looking them up takes 30 ms."""
+    import importlib.metadata as installed
+
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "pyarrow", "numpy")
+    return {name: installed.version(name) for name in packages}
 
 
 @dataclass
@@ -89,12 +98,10 @@ class Run:
 
     def recorded(self) -> dict[str, Any]:
         """What the bits also depend on, kept in each plan beside the fingerprint."""
-        import importlib.metadata as installed
         import os
 
-        packages = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "pyarrow", "numpy")
-        versions = {name: installed.version(name) for name in packages}
-        return {"versions": versions, "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())}
+        threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+        return {"versions": dict(installed_versions()), "threads": threads}
 
     def same_conditions(self) -> None:
         """Hold package versions and threads against those the run began with: other bits may follow.
