@@ -334,16 +334,25 @@ def engine_of(run: Run, weights: Weights) -> Any:
     key = f"{weights.hash}/{weights.head}"  # a policy and a fresh reward model may share their base
     if key not in run.engines:
         long(f"loading {weights.model}")
-        from pipeline.models.engine import Engine
+        from pipeline.models.open import open_engine
 
         settings = run.recipe.models[weights.model]
-        run.engines[key] = Engine(
+        engine = run.engines[key] = open_engine(
             weights.base,
             weights.adapter,
             head=weights.head,
             dtype=settings.dtype,
             device=settings.engine.device,
             max_rows=settings.engine.max_rows,
+            servers=settings.engine.server,
             weights_hash=weights.hash,
+            name=weights.model if settings.engine.server else "",
+            check=True,
         )
+        if not engine.exact:
+            where = "a server" if settings.engine.server else f"this machine ({engine.device})"
+            run.console.warn(
+                f"model {weights.model}: on {where} a row's bits feel its neighbours, so its rows are the same in "
+                "distribution only; a resume keeps what is written"
+            )
     return run.engines[key]

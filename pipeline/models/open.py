@@ -50,7 +50,8 @@ def open_engine(
         name=name,
     )
     if check:
+        from pipeline.models.engine import RUNGS
         from pipeline.models.selftest import self_test
 
-        self_test(engine)
+        self_test(engine, RUNGS[:1])
     return engine

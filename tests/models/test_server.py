@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from model_world import LineTask
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.errors import RecipeError, WorkerLost
 from pipeline.models.asks import Continue, Prefix, Score
 from pipeline.models.driver import Driver, Search
@@ -221,3 +225,31 @@ def test_open_engine_chooses(served, policy_folder):
     local = open_engine(policy_folder, name="policy", check=True, max_rows=8)
     assert local.exact
     assert not open_engine(policy_folder, servers=[served.url]).exact
+
+
+def test_a_recipe_over_a_server_writes_what_the_local_engine_writes(
+    served, policy_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    written = {}
+    for name, servers in (("local", []), ("served", [served.url])):
+        recipe = {
+            "name": name,
+            "task": {"use": "countdown", "train": 6, "dev": 2, "test": 2, "max_tokens": 12},
+            "models": {"policy": {"base": str(policy_folder), "engine": {"server": servers, "max_rows": 4}}},
+            "rounds": 1,
+            "stages": {
+                "sample": {"generate": "sample", "by": "policy", "n": 2, "temperature": 0},
+                "check": {"label": "outcome", "from": "sample"},
+            },
+        }
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        result = CliRunner().invoke(app, ["run", f"{name}.yaml"], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert ("in distribution only" in result.output) == bool(servers)
+        folder = tmp_path / "data" / name / "round-001" / "sample"
+        rows = [row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+        written[name] = [(row["problem_id"], row["token_ids"], row["finish"]) for row in rows]
+    assert served.seen
+    assert len(written["local"]) == 12
+    assert written["served"] == written["local"]
