@@ -111,7 +111,7 @@ def plan(
     from pipeline.estimate import describe
     from pipeline.session import find
 
-    typer.echo(describe(find(target, overrides or [], None, DATA)))
+    typer.echo(describe(find(target, overrides or [], None, DATA), DATA))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,29 @@ def test_the_contract_recipes_are_well_formed_and_plan(path: Path) -> None:
         assert stage.built or any(stage.name in line for line in recipe.not_built)
     if path.stem in ("star", "rest_mcts"):
         assert recipe.not_built == ()
+
+
+def test_plan_takes_its_speeds_from_earlier_runs(tmp_path: Path) -> None:
+    """1,000 tokens a second were written and 10 rows a second trained; a base that never ran gets no time."""
+    path = ROOT / "recipes" / "star_addition.yaml"
+    earlier = tmp_path / "old"
+    earlier.mkdir()
+    (earlier / "recipe.yaml").write_text(path.read_text())
+    rows = [
+        {"round": 1, "stage": "sample", "seconds": 192.0, "spent": {"written": {"policy": 192_000}}},
+        {"round": 1, "stage": "learn", "seconds": 1920.0, "spent": None},
+    ]
+    (earlier / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {"round": 1, "stage": "learn", "metrics": {"learn/steps": 300}}
+    (earlier / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "timing.jsonl").write_text("{")
+    said = describe(recipes.load(path), tmp_path)
+    assert "4,000 problems, about 192,000 tokens, 3 min" in said  # 192 s
+    assert "19,200 rows (last round 27,648), 32 min" in said  # 1,920 s
+    said = describe(recipes.load(ROOT / "recipes" / "star_gsm8k.yaml"), tmp_path)
+    assert "all problems of the data, about 128 tokens each, time unknown" in said
+    assert "without the time of sample, retry, learn, measure, final" in said
 
 
 def test_the_contract_has_its_seven() -> None:
