@@ -61,8 +61,8 @@ def describe(recipe: Recipe, data: Path | None = None) -> str:
     )
     if unknown:
         lines.append(
-            f"  without the time of {', '.join(unknown)}: the number of rows or the speed of the model is not known "
-            "before a first round (then `status` says what is left)"
+            f"  without the time of {', '.join(unknown)}: the number of rows or the speed of the model is "
+            "not known before a first round (then `status` says what is left)"
         )
     lines += [f"not built: {line}" for line in recipe.not_built]
     return "\n".join(lines)
