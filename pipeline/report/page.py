@@ -116,10 +116,15 @@ def header(found: Sequence[RunData], learned: Sequence[Rows], num_trees: Sequenc
         name = f"{one.name}: " if len(found) > 1 else ""
         parts.append(
             f'<div><p class="verdict {said.state}"><b>{escape(name + said.word)}</b>'
-            f"{escape(said.sentence)}</p>{_tiles(one)}</div>"
+            f"{_whole(said.sentence)}</p>{_tiles(one)}</div>"
         )
     asked = by_run(found, lambda number, one: _asked(one, learned[number], num_trees[number]))
     return f"<header>{''.join(parts)}<div>{asked}</div></header>"
+
+
+def _whole(text: str) -> str:
+    """A sentence in which no number parts from its percent sign."""
+    return escape(text.replace(" %", "\u00a0%"))
 
 
 def _tiles(found: RunData) -> str:
@@ -139,7 +144,7 @@ def _tiles(found: RunData) -> str:
 
 def _asked(found: RunData, learned: Rows, num_trees: int) -> str:
     items = "".join(
-        f"<div><dt>{escape(row['question'])}</dt><dd>{escape(row['answer'])} {_link(row['panel'])}</dd></div>"
+        f"<div><dt>{escape(row['question'])}</dt><dd>{_whole(row['answer'])} {_link(row['panel'])}</dd></div>"
         for row in page_words.questions(found, learned, num_trees)
     )
     return f'<dl class="asked">{items}</dl>'
