@@ -1,0 +1,237 @@
+"""The claims themselves: from what the runs answered to figures, intervals, verdicts and docs/claims.md.
+
+`claims.py` brings the answers and writes the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.intervals import Ratio, best_at, pass_at, percentile95, resample
+from pipeline.evaluate.ranking import Points, Ranking
+
+KEPT = "<!-- what follows is written by hand and kept -->"
+Grid = NDArray[np.float64]  #: [seeds, problems]
+
+MCTS, SNELL = (
+    "[2406.03816](https://arxiv.org/abs/2406.03816)",
+    "[2408.03314](https://arxiv.org/abs/2408.03314)",
+)
+SHEPHERD, COBBE = (
+    "[2312.08935](https://arxiv.org/abs/2312.08935)",
+    "[2110.14168](https://arxiv.org/abs/2110.14168)",
+)
+CONSISTENCY = "[2203.11171](https://arxiv.org/abs/2203.11171)"
+RULES = ("last", "min", "prod")
+HEAD = """# Claims
+
+What the papers claim of guided search, tried on countdown by `make claims` (`scripts/claims.py`). Accuracy in
+percent on test problems, three training seeds. A difference is paired over problems: the mean of the seeds on
+each problem, with a 95 % bootstrap interval over problems; then each seed's own. A claim *holds* where the
+interval lies above 0. Equal tokens are tokens that the policy wrote, roll-outs and looks ahead included; what
+the reward model (PRM) reads is not among them. {settings}
+
+| claim | source | here | difference, points (95 %) | by seed | verdict |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Evidence:
+    """What was asked and answered, seed by seed: `seeds[s][what][column]` has one entry a problem."""
+
+    sizes: list[int]
+    voters: int
+    more: int  #: problems of the second ReST-EM run
+    seeds: list[dict[str, dict[str, list[Any]]]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  #: policy tokens that each guided run wrote
+
+    def grid(self, what: str, column: str = "right") -> Grid:
+        return np.array([answers[what][column] for answers in self.seeds], dtype=np.float64)
+
+    def best(self, numbers: Sequence[float], rule: str = "last") -> Grid:
+        """Best of N by the reward model, N a seed; a broken N lies between its neighbours."""
+        rows = []
+        for answers, number in zip(self.seeds, numbers, strict=True):
+            pool = answers["pool"]
+            pairs = list(zip(pool[f"score/{rule}"], pool["right"], strict=True))
+            low = int(number)
+            row = np.array([best_at(scores, right, low) for scores, right in pairs])
+            if number > low:
+                row += (number - low) * (np.array([best_at(s, r, low + 1) for s, r in pairs]) - row)
+            rows.append(row)
+        return np.array(rows)
+
+    def solved(self, number: int) -> Grid:
+        """pass@N."""
+        return np.array(
+            [[pass_at(len(r), sum(r), number) for r in answers["pool"]["right"]] for answers in self.seeds]
+        )
+
+    def equal(self, what: str) -> list[float]:
+        """How many samples cost as many policy tokens as a search did, a seed."""
+        spent, sample = self.grid(what, "tokens").sum(1), self.grid("pool", "tokens").sum(1)
+        return [float(n) for n in np.clip(spent / sample, 1, self.sizes[-1])]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `after` is claimed to be above `before`."""
+
+    claim: str
+    source: str
+    names: tuple[str, str]
+    after: Grid
+    before: Grid
+
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """(difference, low, high): the mean over seeds on each problem, resampled over problems."""
+        change = (self.after - self.before).mean(0)
+        statistic = Ratio(change, np.ones_like(change))
+        low, high = percentile95(statistic.spread(resample(len(change))))
+        return statistic.value, low, high
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says; 0 in it means that these problems and seeds do not tell."""
+        _, low, high = self.figures
+        return (
+            "holds"
+            if low > 0
+            else "does not hold: the other way round"
+            if high < 0
+            else "not shown: 0 lies within"
+        )
+
+    def line(self) -> str:
+        difference, low, high = (100 * value for value in self.figures)
+        each = ", ".join(f"{100 * value:+.1f}" for value in (self.after - self.before).mean(1))
+        above, below = (f"{100 * grid.mean():.1f} %" for grid in (self.after, self.before))
+        ours = f"{self.names[0]} {above}, {self.names[1]} {below}"
+        interval = f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
+        return f"| {self.claim} | {self.source} | {ours} | {interval} | {each} | {self.verdict} |"
+
+
+def named(found: Evidence, method: str) -> list[str]:
+    """The searches of a method, smallest budget first."""
+    return [what for what in found.seeds[0] if what.startswith(f"{method} ")]
+
+
+def against_best(found: Evidence, what: str, name: str, source: str) -> Row:
+    """A search against best of N by the same reward model, N as many samples as cost the same tokens."""
+    numbers = found.equal(what)
+    given = what.partition(" ")[2]
+    claim = f"{name} ({given}) beats best of N at equal tokens (N = {np.mean(numbers):.1f})"
+    return Row(claim, source, (name, "best of N"), found.grid(what), found.best(numbers))
+
+
+def claims(found: Evidence) -> list[Row]:
+    """Every claim of the list, in its order."""
+    em = "ReST-MCTS* beats ReST-EM after as many rounds and generated tokens, "
+    guided, names = found.grid("guided"), ("ReST-MCTS*", "ReST-EM")
+    rows = [
+        Row(em + "same problems", MCTS, names, guided, found.grid("plain")),
+        Row(em + f"{found.more:,} problems for ReST-EM", MCTS, names, guided, found.grid("plain/more")),
+    ]
+    rows += [against_best(found, what, "MCTS*", MCTS) for what in named(found, "mcts_star")]
+    rows += votes(found)
+    rows += [against_best(found, what, "beam", SNELL) for what in named(found, "beam")]
+    return rows + rising(found)
+
+
+def votes(found: Evidence) -> list[Row]:
+    """Weighted, majority and greedy; the last step's score against the least and the product."""
+    k, by_last = found.voters, found.grid("pool", f"weighted/{found.voters}")
+    majority = found.grid("pool", f"majority/{k}")
+    names = ("weighted", "majority"), ("majority", "greedy")
+    rows = [
+        Row(f"a vote weighted by the PRM beats the majority of {k}", SHEPHERD, names[0], by_last, majority),
+        Row(f"the majority of {k} beats greedy", CONSISTENCY, names[1], majority, found.grid("greedy")),
+    ]
+    every = [float(k)] * len(found.seeds)
+    for rule, word in (("min", "least"), ("prod", "product")):
+        claim, pair = f"the last step's score beats the {word}, ", ("last", word)
+        other = found.grid("pool", f"weighted/{rule}/{k}")
+        rows.append(Row(f"{claim}weighted vote of {k}", SNELL, pair, by_last, other))
+        rows.append(Row(f"{claim}best of {k}", SNELL, pair, found.best(every), found.best(every, rule)))
+    return rows
+
+
+def rising(found: Evidence) -> list[Row]:
+    """Best of N at the whole pool against one sample, and against a quarter of the pool."""
+    top, rows = found.sizes[-1], []
+    for few in (1, max(1, top // 4)):
+        claim = f"best of N by the PRM rises with N, from {few} to {top}"
+        many, one = ([float(n)] * len(found.seeds) for n in (top, few))
+        rows.append(Row(claim, COBBE, (f"of {top}", f"of {few}"), found.best(many), found.best(one)))
+    return rows
+
+
+def curve(found: Evidence) -> list[str]:
+    """Accuracy against N, a line a way to choose: means over seeds."""
+    lines = ["| N | " + " | ".join(map(str, found.sizes)) + " |", "|---" * (len(found.sizes) + 1) + "|"]
+
+    def line(name: str, of: Callable[[int], Grid]) -> None:
+        lines.append(f"| {name} | " + " | ".join(f"{100 * of(n).mean():.1f}" for n in found.sizes) + " |")
+
+    for rule in RULES:
+        line(f"best of N by the PRM, {rule}", lambda n, rule=rule: found.best([n] * len(found.seeds), rule))
+    line("weighted vote, last", lambda n: found.grid("pool", f"weighted/{n}"))
+    line("majority", lambda n: found.grid("pool", f"majority/{n}"))
+    line("any of N is right", found.solved)
+    return lines
+
+
+def costs(found: Evidence) -> list[str]:
+    """What each search wrote and read for a problem, means over seeds and problems."""
+    lines = [
+        "| search | accuracy | tokens written | tokens read by the PRM | as many samples |",
+        "|---|---|---|---|---|",
+    ]
+    for what in [*named(found, "mcts_star"), *named(found, "beam")]:
+        right, written, seen = (found.grid(what, column).mean() for column in ("right", "tokens", "read"))
+        samples = np.mean(found.equal(what))
+        lines.append(f"| {what} | {100 * right:.1f} | {written:.0f} | {seen:.0f} | {samples:.1f} |")
+    return lines
+
+
+def judge(found: Evidence) -> list[str]:
+    """What the models know, by seed. AUC of the PRM: first steps by the oracle, whole samples by outcome."""
+    lines = ["| seed | greedy | sampled | AUC, first step | AUC, whole sample |", "|---|---|---|---|---|"]
+    for seed, answers in enumerate(found.seeds):
+        pool = answers["pool"]
+        first = auc(pool["first/score"], pool["first/true"])
+        whole = auc(pool["score/last"], pool["right"])
+        plain, sampled = np.mean(answers["greedy"]["right"]), np.mean([np.mean(r) for r in pool["right"]])
+        lines.append(f"| {seed} | {100 * plain:.1f} | {100 * sampled:.1f} | {first:.3f} | {whole:.3f} |")
+    return lines
+
+
+def auc(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]]) -> float:
+    """Over all problems together, among what has a score."""
+    pairs = [(s, t) for row, true in zip(scores, truths, strict=True) for s, t in zip(row, true, strict=True)]
+    pairs = [(score, true) for score, true in pairs if np.isfinite(score)]
+    none = np.zeros(len(pairs), dtype=np.int64)
+    score = np.array([score for score, _ in pairs], dtype=np.float64)
+    return Ranking(Points(score, np.array([bool(t) for _, t in pairs]), none, score, none), none).value
+
+
+def document(found: Evidence, old: str, settings: str) -> str:
+    """docs/claims.md; what stands below the mark in the old one is kept."""
+    rows = claims(found)
+    parts = [
+        HEAD.format(settings=settings) + "\n".join(row.line() for row in rows),
+        "## Accuracy against N\n\n" + "\n".join(curve(found)),
+        "## What the searches cost a problem\n\n" + "\n".join(costs(found)),
+        "## What the models know\n\n" + "\n".join(judge(found)),
+        "Policy tokens that each ReST-MCTS* run wrote, and so the budget of the ReST-EM run beside it: "
+        + ", ".join(f"{tokens:,}" for tokens in found.tokens) + ".",
+        KEPT + (old.partition(KEPT)[2] if KEPT in old else "\n"),
+    ]  # fmt: skip
+    return "\n\n".join(parts).rstrip() + "\n"
