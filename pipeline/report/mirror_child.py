@@ -27,7 +27,7 @@ from pipeline.store.disk import DISK
 
 POLL, RETRY = 1.0, 60.0  #: seconds between looks at the record, and between tries to reach wandb
 LAST = 30.0  #: seconds that a child whose parent died may take
-SHARE = 0.4  #: of the time at the end that tables and plots may take
+SHARE = 0.6  #: of the time at the end that tables and plots may take
 CONNECTION = ("mode", "project", "entity", "tags", "group")  #: what of the wanted is wandb.init's
 
 

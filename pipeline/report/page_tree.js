@@ -25,7 +25,7 @@ function startTrees(trees) {
   byId("tree-all").addEventListener("click", () => { wood.nodes.forEach((node) => (node.open = true)); drawTree(); fitTree(); });
   byId("tree-way").addEventListener("click", () => { wood.nodes.forEach((node) => (node.open = node.way)); drawTree(); fitTree(); });
   listenTree(byId("tree"));
-  const worth = (tree) => (tree.nodes.some((node) => node.c && node.ok === 1) ? 1e6 : 0) + tree.nodes.length;
+  const worth = (tree) => (tree.nodes.some((node) => node.c && node.ok === 1) ? 1e6 : 0) + 1e3 * tree.round + tree.nodes.length;  // right, new, large
   const best = trees.reduce((at, tree, place) => (worth(tree) > worth(trees[at]) ? place : at), 0);
   byId("tree-pick").value = best;
   openTree(best);
