@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import Diverged, RecipeError
+from pipeline.errors import DamagedData, Diverged, RecipeError
 from pipeline.evaluate import gate as gates
 from pipeline.inputs import slices
 from pipeline.measuring import measured
@@ -71,8 +71,19 @@ def close_round(run: Run, number: int) -> None:
             decision = decide(run, number)
             run.disk.write(run.gate_file(number), gate_bytes(decision))
             run.console.round_done(number, by_round(write_metrics(run)), decision)
+        elif not recorded(run, number):
+            write_metrics(run)  # a launch died between the gate and the record
 
     together(run, close)
+
+
+def recorded(run: Run, number: int) -> bool:
+    """Does metrics.jsonl hold a round's gate?"""
+    try:
+        rows = records.read(run.folder / "metrics.jsonl")
+    except DamagedData:
+        return False
+    return any(row["stage"] == "gate" and row["round"] == number for row in rows)
 
 
 def gate_bytes(decision: dict[str, Any]) -> bytes:
@@ -262,8 +273,8 @@ def write_metrics(run: Run) -> list[dict[str, Any]]:
     """Rewrite metrics.jsonl and the run's card from what is committed."""
     rows = metrics_rows(run)
     if run.world.main:
-        records.write(run.folder / "metrics.jsonl", rows)
         run.disk.write(run.folder / "README.md", run_card(run, rows).encode("utf-8", "replace"))
+        records.write(run.folder / "metrics.jsonl", rows)  # last: `recorded` asks it
     return rows
 
 
