@@ -1,7 +1,21 @@
-"""The environment that makes bits reproducible must stand before any test loads torch."""
+"""The environment that makes bits reproducible must stand before any test loads torch; and the tiny policy."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
 
 from pipeline.models.environment import prepare
 
 prepare(threads=1)
+sys.path.append(str(Path(__file__).parent / "house"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 2-layer Llama that solves most of the 40 training problems and few others."""
+    from tiny_world import make_policy
+
+    return make_policy(tmp_path_factory.mktemp("tiny") / "policy")

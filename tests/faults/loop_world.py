@@ -10,8 +10,10 @@ end. The state of the disk there is known from a run that nobody killed (`golden
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -30,7 +32,8 @@ from pipeline.models.environment import prepare as prepare_environment  # noqa: 
 
 prepare_environment(threads=1)
 
-from tiny_world import make_policy  # noqa: E402
+import yaml  # noqa: E402
+from tiny_world import make_policy, recipe_data  # noqa: E402
 
 import pipeline.loop as loop  # noqa: E402
 from pipeline.recipe import Recipe, load  # noqa: E402
@@ -38,7 +41,8 @@ from pipeline.report.console import Console  # noqa: E402
 from pipeline.session import session  # noqa: E402
 from pipeline.store.disk import Disk  # noqa: E402
 from pipeline.store.documents import hash_file  # noqa: E402
-from pipeline.store.run import tree_hash  # noqa: E402
+from pipeline.store.outcome import exit_code_of  # noqa: E402
+from pipeline.store.run import tree_files  # noqa: E402
 from pipeline.world import World  # noqa: E402
 
 NAME = "rest_mcts_countdown"
@@ -53,8 +57,18 @@ SMALL = {
 NO_HEALTH = {"min_auc": 0, "min_sd": 0, "max_length_correlation": 1, "split": "train"}
 
 
-def tiny_recipe(base: Path, rounds: int = 2) -> Recipe:
-    """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second."""
+def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False) -> Recipe:
+    """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
+    brief: five stages of plain ReST-EM under the same name, where seconds count."""
+    if brief:
+        stages = {
+            **recipe_data(base)["stages"],
+            "sample": {"generate": "sample", "by": "policy", "n": 3, "chunk": 20},
+        }
+        more = {"wandb": {"mode": "disabled"}, "save_every": 2, "stages": stages}
+        path = base.with_name("brief.yaml")
+        path.write_text(yaml.safe_dump(recipe_data(base, name=NAME, rounds=rounds, **more), sort_keys=False))
+        return load(path)
     path = ROOT / "recipes" / f"{NAME}.yaml"
     words = [f"rounds={rounds}", "save_every=2", "wandb.mode=disabled"]
     words += [f"models.{model}.base={base}" for model in ("policy", "prm")]
@@ -111,9 +125,17 @@ def leave_at(border: int | None) -> Watcher:
 # --- what stands on the disk
 
 
-def promised(place: Path) -> str:
-    """The oracle: one hash over all that is promised, of a run and its weights."""
-    return tree_hash(place / RUN, place / WEIGHTS)
+def promised(place: Path) -> dict[str, str]:
+    """The oracle (store.run.tree_hash, file by file): path -> SHA-256 of all that is promised of a run."""
+    return {
+        f"{root}/{path}": found for root in (RUN, WEIGHTS) for path, found in tree_files(place / root).items()
+    }
+
+
+def different(one: dict[str, str], other: dict[str, str]) -> str:
+    """The files that differ, a few of them by name."""
+    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    return f"{len(names)} files differ: {', '.join(names[:4])}" if names else ""
 
 
 def disk_state(place: Path) -> str:
@@ -167,6 +189,24 @@ def arm(at: int) -> None:
     sys.addaudithook(listen)
 
 
+def fill(at: int) -> None:
+    """From now on this process has a disk that is full from its `at`-th write on. Half of that write still fits."""
+    points = 0
+    put = Disk.put
+
+    def full(self: Disk, fd: int, data: Any, path: Path) -> None:
+        nonlocal points
+        points += 1
+        if points < at:
+            put(self, fd, data, path)
+            return
+        if points == at:
+            os.write(fd, bytes(data)[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Disk.put = full  # type: ignore[method-assign]
+
+
 def _no_sync(self: Disk, fd: int, path: Path) -> None:
     """A killed process needs no fsync, and the machine has better things to do."""
     self.point("fsync", path)
@@ -185,8 +225,8 @@ def beside(place: Path, what: str) -> Path:
 
 
 def fork(place: Path, act: Callable[[], None]) -> int:
-    """A child that works in `place` and ends without a goodbye: 0 where `act` came through, else 1 and
-    `place`.error. Returns its pid."""
+    """A child that works in `place` and ends without a goodbye: 0 where `act` came through, else the code of its
+    error, which stands in `place`.error. Returns its pid."""
     child = os.fork()
     if child:
         return child
@@ -196,7 +236,8 @@ def fork(place: Path, act: Callable[[], None]) -> int:
         with contextlib.suppress(Enough):
             act()
         code = 0
-    except BaseException:  # nothing may leave a child but its exit code
+    except BaseException as error:  # nothing may leave a child but its exit code
+        code = exit_code_of(error)
         beside(Path.cwd(), "error").write_text(traceback.format_exc())
     finally:
         os._exit(code)
@@ -244,13 +285,13 @@ def quiet_disk() -> None:
     arm(-1)
 
 
-def warm(base: Path, scratch: Path) -> None:
-    """Bring this process to where its children need no imports: one small run, in a folder of its own."""
+def warm(recipe: Recipe, scratch: Path) -> None:
+    """Bring this process to where its children need no imports: some stages of a run, in a folder of its own."""
     scratch.mkdir(parents=True)
     before = Path.cwd()
     os.chdir(scratch)
     try:
-        run(tiny_recipe(base, rounds=1), leave_at(6))
+        run(recipe, leave_at(6))
     except Enough:
         pass
     finally:
@@ -268,8 +309,8 @@ def policy(folder: Path) -> Path:
     return folder.resolve()
 
 
-def golden(recipe: Recipe, place: Path) -> tuple[list[tuple[str, str]], float]:
-    """A run that nobody kills, in a child: (name, promised hash) of each border, the last one its end; its seconds of
+def golden(recipe: Recipe, place: Path) -> tuple[list[tuple[str, dict[str, str]]], float]:
+    """A run that nobody kills, in a child: (name, what is promised) at each border, the last one its end; its seconds of
     processor."""
     place.mkdir(parents=True)
 
@@ -278,7 +319,7 @@ def golden(recipe: Recipe, place: Path) -> tuple[list[tuple[str, str]], float]:
 
         def watch(border: int, name: str) -> None:
             with beside(Path.cwd(), "borders").open("a") as file:
-                file.write(f"{name}\t{promised(Path())}\n")
+                file.write(json.dumps([name, promised(Path())]) + "\n")
 
         run(recipe, watch)
 
@@ -287,5 +328,5 @@ def golden(recipe: Recipe, place: Path) -> tuple[list[tuple[str, str]], float]:
     assert code == 0, beside(place, "error").read_text()
     ended = os.times()
     used = ended.children_user - begun.children_user + ended.children_system - begun.children_system
-    lines = [line.split("\t") for line in beside(place, "borders").read_text().splitlines()]
+    lines = map(json.loads, beside(place, "borders").read_text().splitlines())
     return [(name, found) for name, found in lines], used

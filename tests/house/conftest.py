@@ -1,4 +1,4 @@
-"""A tiny policy, trained on the spot in seconds to know a few countdown problems by heart, and a recipe for it."""
+"""A project folder to work in, and the tiny world's recipe in it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_world import make_policy, recipe_data
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a 2-layer Llama that solves most of the 40 training problems and few others."""
-    return make_policy(tmp_path_factory.mktemp("tiny") / "policy")
+from tiny_world import recipe_data
 
 
 @pytest.fixture
