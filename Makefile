@@ -20,7 +20,7 @@ quickstart: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pipeline run recipes/quickstart.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TESTS) -m "not full" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(TESTS) -m "not full and not faults and not long" -n 2 --dist loadgroup
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest $(TESTS) -m full
@@ -31,7 +31,11 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 faults: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/faults -m "full or not full"
+	$(BIN)/python -m pytest tests/faults tests/house/test_launch.py tests/report/test_report_mirror.py \
+		-m "not long" -n 2 -rP --durations 10
+
+faults-long: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TESTS) -m long -s
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench.py

@@ -1,0 +1,69 @@
+"""RELIABILITY row 5: SIGTERM and Ctrl-C, to one process and to a group, end a run cleanly; started again it ends with the
+bytes of a run that nobody stopped. (Groups of ranks: tests/house/test_launch.py.)"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.store.run import tree_hash
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-q"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+#: what is there in the middle of a stage
+UNDER_WAY = {
+    "sampling": "data/tiny/round-001/sample/plan.json",
+    "training": "data/tiny/scratch/round-001/learn/checkpoint-2/complete.json",
+}
+
+
+def promised(place: Path) -> str:
+    return tree_hash(place / "data/tiny", place / "checkpoints/tiny")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """A finished run whose stages take some seconds each."""
+    from tiny_world import recipe_data
+
+    place = tmp_path_factory.mktemp("straight")
+    data = recipe_data(tiny, rounds=1, save_every=2, wandb={"mode": "disabled"})
+    data["stages"]["learn"]["steps"] = 60
+    data["stages"]["sample"]["n"] = 8
+    (place / "r.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    subprocess.run(COMMAND, cwd=place, env=ENVIRONMENT, check=True)
+    return place
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("during", UNDER_WAY)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_leaves_at_once_and_goes_on(
+    straight: Path, tmp_path: Path, during: str, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "r.yaml").write_bytes((straight / "r.yaml").read_bytes())
+    process = subprocess.Popen(COMMAND, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / UNDER_WAY[during]).exists():
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.005)
+    begun = time.monotonic()
+    process.send_signal(number)
+    said = process.communicate(timeout=600)[1]
+    print(f"MEASURED {number.name} during {during}: gone after {time.monotonic() - begun:.2f} s")
+    assert process.returncode == code
+    assert "Traceback" not in said
+    outcome = json.loads((tmp_path / "data/tiny/outcome.json").read_text())
+    assert (outcome["ok"], outcome["exit_code"]) == (False, code)
+    assert "go on" in outcome["message"]
+    subprocess.run(COMMAND, cwd=tmp_path, env=ENVIRONMENT, check=True)
+    assert promised(tmp_path) == promised(straight)
+    assert not list(tmp_path.rglob(".tmp-*"))
