@@ -199,3 +199,26 @@ def test_marker_names_processes_and_every_file(base: Path, tmp_path: Path) -> No
     assert marker["num_processes"] == 1
     assert marker["files"].keys() == {p.name for p in folder.iterdir()} - {MARKER}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= marker["files"].keys()
+
+
+def test_a_planted_pickle_is_never_read(base: Path, tmp_path: Path) -> None:
+    """Optimizer states are pickles: none is opened that this run did not write and hash. One stands in a newer folder
+    without a marker, one in the place of a file that a marker names."""
+    start("lora", base, tmp_path)
+    mark = tmp_path / "it-ran"
+    bomb = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
+    scratch = tmp_path / "scratch"
+    (scratch / "checkpoint-12/optimizer.pt").write_bytes(bomb)
+    (scratch / "checkpoint-99").mkdir()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (scratch / "checkpoint-99" / name).write_bytes(bomb)
+    (scratch / "checkpoint-99/trainer_state.json").write_bytes(
+        (scratch / "checkpoint-9/trainer_state.json").read_bytes()
+    )
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    said: list[str] = []
+    start("lora", base, tmp_path, say=said.append)
+    assert not mark.exists()
+    assert any("checkpoint-99 is not used and was removed: it was never finished" in text for text in said)
+    assert any("checkpoint-12 is not used and was removed: damaged: optimizer.pt" in text for text in said)
