@@ -104,6 +104,7 @@ def test_nothing_heavy_loads_with_a_light_module() -> None:
         "growth",
         "endings",
         "attention",
+        "products",
         "selftest",
         "text",
         "draws",

@@ -1,0 +1,67 @@
+"""Ranks claim chunks as they get free: with the same inputs and models, a stage's shards are the same at 1, 2 and 4 CPU
+processes, for plain sampling and for tree search with a reward model; and so are what labels and selects them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_launch import LAUNCH, ratchet
+
+from pipeline.store.run import tree_files
+
+sys.path.append(str(Path(__file__).parents[1] / "faults"))
+
+STAGES = {
+    "rest_mcts_countdown": ("search", "values", "traces", "steps"),
+    "plain": ("sample", "check", "rows"),
+}
+
+
+def begin(name: str, place: Path, tiny: Path) -> str:
+    """A run whose first stages one process has done: the models of round 1 stand. Returns the last stage to share."""
+    if name == "plain":
+        from tiny_world import recipe_data
+
+        data = recipe_data(tiny, name=name, wandb={"mode": "disabled"})
+        data["stages"]["sample"]["chunk"] = 5
+    else:
+        from loop_world import tiny_recipe
+
+        data = tiny_recipe(tiny).resolved()
+        data["task"] = data["task"] | {"train": 24}
+        data["stages"]["search"] |= {"chunk": 3}
+    (place / "r.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    ratchet("run", "r.yaml", "--until", "measure")
+    return STAGES[name][-1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", STAGES)
+def test_shards_are_the_same_on_one_two_and_four_processes(name: str, place: Path, tiny: Path) -> None:
+    last = begin(name, place, tiny)
+    config = yaml.safe_load((LAUNCH / "cpu2.yaml").read_text())
+    made = {}
+    for number in (1, 2, 4):
+        here = place / f"on-{number}"
+        here.mkdir()
+        for part in ("data", "checkpoints", "r.yaml"):
+            if (place / part).is_dir():
+                shutil.copytree(place / part, here / part)
+            elif (place / part).exists():
+                shutil.copy(place / part, here)
+        (here / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": number}))
+        os.chdir(here)
+        ratchet("run", "r.yaml", "--until", last, config=here / "launch.yaml" if number > 1 else None)
+        made[number] = {
+            f"{stage}/{path}": found
+            for stage in STAGES[name]
+            for path, found in tree_files(here / "data" / name / "round-001" / stage).items()
+        }
+    shards = [path for path in made[1] if path.endswith(".parquet")]
+    assert len([path for path in shards if path.startswith(f"{STAGES[name][0]}/train-")]) == 8
+    assert made[1] == made[2] == made[4]
