@@ -9,6 +9,7 @@ alone, never on the window; only the order in which results come does.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,7 @@ class Driver:
         source, exhausted = iter(searches), False
         live: dict[Live, None] = {}
         taken, started, told = 0, time.monotonic(), 0.0
+        gc.freeze()  # small objects of searches make it run often: libraries and models stay out of it
         try:
             while live or not exhausted:
                 while len(live) < window and not exhausted:
@@ -111,6 +113,7 @@ class Driver:
                 if len(live) >= window or exhausted:
                     self._work()
         finally:
+            gc.unfreeze()
             for one in live:
                 one.search.asks.close()
             for engine in self._engines.values():

@@ -99,13 +99,16 @@ def grown(
     steps = list(prefix.steps)
     steps += [engine.decode(ids[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
     rest = engine.decode(ids[starts[-1] :])
-    more = replace(
-        prefix,
+    more = Prefix(  # not `replace`, which costs as much as the rest of this function
+        prompt=prefix.prompt,
         token_ids=ids,
         step_ends=tuple(ends),
         steps=tuple(steps),
         text="".join(steps) + rest,
         logprobs=prefix.logprobs + tuple(row.logprobs[: len(new)]),
+        finish=prefix.finish,
+        answer=prefix.answer,
+        prompt_hash=prefix.prompt_hash,
         model=model,
     )
     return ended(more, finish, task) if finish else more

@@ -101,8 +101,8 @@ class Text:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that ids add to what stands before them; special tokens are left out."""
-        size = self.num_tokens
-        return b"".join(self.texts[i] for i in ids if i < size).decode("utf-8", errors="replace")
+        size, texts = self.num_tokens, self.texts
+        return b"".join([texts[i] for i in ids if i < size]).decode("utf-8", errors="replace")
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """Chat turns in the model's own template, ending where its answer begins."""
