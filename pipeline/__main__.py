@@ -304,7 +304,8 @@ def report(
     """
     from pipeline.report.html import build_report
 
-    typer.echo(f"{build_report(names, DATA, CHECKPOINTS, to)}: open it in a browser")
+    written = build_report(names, DATA, CHECKPOINTS, to, _console(False, False))
+    typer.echo(f"{written}: open it in a browser")
 
 
 @app.command()

@@ -42,8 +42,8 @@ def to_text(found: dict[str, Any]) -> str:
             lines += [f"  {name:<{width}}  {one['state']}" for name, one in entry["stages"].items()]
     if said := now_line(found):
         lines.append(said)
-    if said := summary.result(found["final"]["metrics"]):
-        lines.append(f"final, after round {found['final']['round']}: {'; '.join(said)}")
+    if result := summary.result(found["final"]["metrics"]):
+        lines.append(f"final, after round {found['final']['round']}: {'; '.join(result)}")
     if found["final"]["test_read"] > 1:
         lines.append(f"note: test was read {found['final']['test_read']} times (the run was extended)")
     if (outcome := found["outcome"]) and not outcome["ok"] and not found["running"]:

@@ -9,7 +9,7 @@ over all of its rows, sampled or not. Committed chunks of an unfinished stage co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,13 +142,19 @@ def choose(places: list[Place], most: int) -> list[str]:
     return chosen
 
 
-def read_traces(found: RunData, most: int = MOST_TRACES, most_text: int = MOST_TEXT) -> Traces:
-    """The sampled traces of a run with everything that was said of them."""
+def read_traces(
+    found: RunData,
+    most: int = MOST_TRACES,
+    most_text: int = MOST_TEXT,
+    tick: Callable[[int, int], Any] = lambda done, total: None,
+) -> Traces:
+    """The sampled traces of a run with what was said of them. tick: called after each stage."""
     places = find_places(found)
     chosen = choose(places, most)
     wanted = set(chosen)
-    for place in places:
+    for number, place in enumerate(places, 1):
         read_place(found, place, wanted)
+        tick(number, len(places))
     traces = Traces(places, known_problems(found, places, wanted), sum(p.total for p in places), chosen)
     traces.keep(most, most_text)
     return traces

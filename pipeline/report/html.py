@@ -24,6 +24,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import RecipeError
 from pipeline.report import data_columns, data_traces, data_trees, page, page_panels
+from pipeline.report.console import Console
 from pipeline.report.data import RunData, load_run
 from pipeline.store.disk import DISK
 
@@ -44,7 +45,9 @@ PANELS = {
 }
 
 
-def build_report(run_names: list[str], data: Path, checkpoints: Path, out: Path | None) -> Path:
+def build_report(
+    run_names: list[str], data: Path, checkpoints: Path, out: Path | None, console: Console | None = None
+) -> Path:
     """Writes the report of these runs and returns its path (by default in the first run's folder).
 
     Raises:
@@ -55,16 +58,21 @@ def build_report(run_names: list[str], data: Path, checkpoints: Path, out: Path 
         raise RecipeError("report: name at least one run; `ratchet status` lists them")
     names = list(dict.fromkeys(run_names))
     found = [load_run(name, data, checkpoints) for name in names]
-    text = render(found)
+    text = render(found, console=console)
     target = out or data / names[0] / "report.html"
     DISK.write(target, text.encode("utf-8", "replace"))
     return target
 
 
-def render(found: Sequence[RunData], most_traces: int = data_traces.MOST_TRACES) -> str:
+def render(
+    found: Sequence[RunData], most_traces: int = data_traces.MOST_TRACES, console: Console | None = None
+) -> str:
     """The whole page as text."""
     share, most_text = max(most_traces // len(found), 1), data_traces.MOST_TEXT // len(found)
-    traces = [data_traces.read_traces(one, share, most_text) for one in found]
+    traces = []
+    for one in found:
+        with (console or Console(quiet=True)).task(f"reading {one.name}") as bar:
+            traces.append(data_traces.read_traces(one, share, most_text, bar))
     trees = [
         data_trees.read_trees(one, mine, max(data_trees.MOST_TREES // len(found), 1))
         for one, mine in zip(found, traces, strict=True)

@@ -5,9 +5,10 @@ waits for it.
         ...
 
 A child process follows metrics.jsonl and owns wandb altogether; the parent holds only the child's standard
-input. When that closes, because the run ended or died, the child logs what is new and leaves; the parent
-gives it `grace` seconds and then kills it. Whatever did not get through stands in metrics.jsonl and is
-logged at the next start, or by `sync`.
+input. When that closes, because the run ended or died, the child logs what is new and leaves. The parent
+waits `grace` seconds; then it kills a child that is online, and leaves one that only writes to the disk half
+a minute of its own. Whatever did not get through stands in metrics.jsonl and is logged at the next start, or
+by `sync`.
 
 No duplicates: every record has a step of its own, its place in the record (`records`). Offline, each launch
 writes one folder with everything that was not synced before, and drops the older ones when it is whole.
@@ -136,8 +137,9 @@ class Mirror:
         try:
             return child.wait(self.grace) == 0
         except subprocess.TimeoutExpired:
-            _end(child)
-            child.wait()
+            if self.wanted["mode"] == "online":  # a network may never answer
+                _end(child)
+                child.wait()
             return False
 
     def __enter__(self) -> Mirror:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pipeline.report.mirror import best_round, follow, run_id
 from pipeline.store.disk import DISK
 
 POLL, RETRY = 1.0, 60.0  #: seconds between looks at the record, and between tries to reach wandb
-LAST = 30.0  #: seconds that a child whose parent died may take
+LAST = 30.0  #: seconds that a child may still take when nobody waits for it any more
+NICE = 10  #: its priority, or its parent's where that is lower
 SHARE = 0.6  #: of the time at the end that tables and plots may take
 CONNECTION = ("mode", "project", "entity", "tags", "group")  #: what of the wanted is wandb.init's
 
@@ -35,10 +37,13 @@ def say(text: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
 
 
+def _one(make: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
+    yield "", make()
+
+
 def closed(seconds: float) -> bool:
-    """Did standard input close within this time?"""
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(ready) and not os.read(sys.stdin.fileno(), 4096)
+    """Did standard input close within this time? Nobody ever writes to it, so readable means closed."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ class Session:
             if self._hurried():
                 self.missed.add(name)
                 return
-            for _, made in self._each(f"{name}: {key}", lambda made=make: [("", made())]):
+            for _, made in self._each(f"{name}: {key}", partial(_one, make)):
                 if hasattr(made, "add_reference"):
                     self.run.log_artifact(made, aliases=[key.partition(":")[2]])
                 elif made is not None:
@@ -240,12 +245,12 @@ def watch(session: Session) -> int:
 
 def main() -> int:
     folder, wanted = Path(sys.argv[1]), json.loads(sys.argv[2])
-    os.nice(10)
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
     def leave() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        time.sleep(LAST)
+        while os.getppid() == parent and not closed(POLL):
+            pass
+        time.sleep(max(LAST, wanted["grace"]))
         os.killpg(0, signal.SIGKILL)
 
     parent = os.getppid()

@@ -34,8 +34,10 @@ class Table:
 
 
 Build = Callable[[], Table | None]
-TRACES = ("round", "stage", "problem", "question", "trace", "answer", "gold", "right", "step scores")
-TRACES += ("kept, or why not", "tokens", "ended by", "model", "trace id")
+TRACES = (
+    *("round", "stage", "problem", "question", "trace", "answer", "gold", "right", "step scores"),
+    *("kept, or why not", "tokens", "ended by", "model", "trace id"),
+)
 CHANGED = ("round", "what", "problem", "question", "gold", "trace before", "trace now", "answer now")
 TREES = ("round", "problem", "question", "gold", "nodes", "right", "tree: value, visits, step")
 
@@ -61,8 +63,9 @@ def _cell(text: str | None) -> str:
 
 def _first_problems(place: Place, most: int) -> list[str]:
     """Problems of the first chunks that are done, as many as should hold `most` traces."""
-    plan, chosen, left = place.folder.plan(), [], float(most)
+    plan, left = place.folder.plan(), float(most)
     assert plan is not None
+    chosen: list[str] = []
     for sidecar in place.folder.sidecars():
         ids = plan.chunks[sidecar.chunk].ids
         for problem_id in ids:
