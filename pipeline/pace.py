@@ -27,13 +27,14 @@ def paces(data: Path) -> dict[str, Pace]:
     """By base, from the timings of every run in the folder; a run that cannot be read is passed over."""
     written: Counter[str] = Counter()
     trained: Counter[str] = Counter()
-    seconds: Counter[tuple[str, str]] = Counter()
+    seconds: dict[tuple[str, str], float] = {}
     for folder in sorted(data.glob("*/timing.jsonl")):
         for base, kind, amount, took in _work(folder.parent):
             (written if kind == "tokens" else trained)[base] += amount
-            seconds[base, kind] += took
+            seconds[base, kind] = seconds.get((base, kind), 0.0) + took
+    ways = ((written, "tokens"), (trained, "rows"))
     return {
-        base: Pace(_rate(written[base], seconds[base, "tokens"]), _rate(trained[base], seconds[base, "rows"]))
+        base: Pace(*(_rate(counts[base], seconds.get((base, kind), 0.0)) for counts, kind in ways))
         for base in {*written, *trained}
     }
 
@@ -61,7 +62,8 @@ def _work(folder: Path) -> Iterator[tuple[str, str, int, float]]:
         }
         for row in _lines(folder / "timing.jsonl"):
             name, took = row["stage"], row["seconds"]
-            stage = next((recipe[part][name] for part in SECTIONS if name in (recipe.get(part) or {})), {})
+            parts = [recipe.get(part) or {} for part in SECTIONS]
+            stage: dict[str, Any] = next((part[name] for part in parts if name in part), {})
             if "train" in stage and steps.get((row["round"], name)):
                 amount = int(steps[row["round"], name]) * stage.get("batch_size", 32)
                 yield bases[stage.get("model", "policy")], "rows", amount, took
