@@ -227,6 +227,8 @@ def load_model(
         raise DamagedData(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
     if is_adapter:
         model = PeftModel.from_pretrained(model, str(job.adapter), is_trainable=True)
+        for config in model.peft_config.values():  # a bare name would be looked up on the Hub at each save
+            config.base_model_name_or_path = str(job.base)
     elif job.lora is not None:
         try:
             model = get_peft_model(model, lora_config(job.lora, task_type, **(lora_more or {})))

@@ -69,6 +69,27 @@ def test_goes_on_from_earlier_weights(base: Path, tmp_path: Path, lora: dict | N
         np.testing.assert_allclose(array, second[name], atol=1e-7, err_msg=name)
 
 
+def test_no_base_is_looked_up_on_the_hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committed adapter names its base without a folder; peft would ask the network for it at each save."""
+    import socket
+    import threading
+
+    rows = additions(8)
+    train(job_of(base, tmp_path / "first", rows, lora={"r": 4}), Settings(**FAST))
+    config = tmp_path / "first/out/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "policy"}))
+    asked: list[object] = []
+
+    def refuse(*names: object, **more: object) -> None:
+        if threading.current_thread() is threading.main_thread():  # telemetry of the libraries has its own
+            asked.append(names)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    train(job_of(base, tmp_path / "2", rows, lora={"r": 4}, adapter=config.parent), Settings(**FAST))
+    assert asked == []
+
+
 def test_earlier_weights_of_another_kind_are_refused(base: Path, tmp_path: Path) -> None:
     train(job_of(base, tmp_path / "1", additions(8), lora={"r": 4}), Settings(**FAST))
     job = job_of(base, tmp_path / "2", additions(8), lora=None, adapter=tmp_path / "1/out")
