@@ -36,7 +36,7 @@ def write_outcome(run_dir: Path, error: BaseException | None = None, disk: Disk 
     it wrote.
     """
     code = exit_code_of(error)
-    message = "" if error is None else str(error) or SIGNALS.get(code, "")
+    message = "" if error is None else SIGNALS.get(code) or str(error)  # a SystemExit is its number in words
     outcome = {
         "ok": code == 0,
         "exit_code": code,
