@@ -38,6 +38,7 @@ def prepare(threads: int | None = None) -> None:
         "MKL_CBWR": reproducible_branch(),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
         "TOKENIZERS_PARALLELISM": "false",  # the fork warning, and threads that fight the model's
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # a training tells nobody of itself
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TRANSFORMERS_VERBOSITY": "error",  # a fresh head is announced at every load
     }

@@ -174,7 +174,9 @@ def test_a_fork_without_a_change_is_a_whole_run(here: Path) -> None:
     assert files("copy") == before
     looked = open_run("copy", DATA, CHECKPOINTS)
     assert looked.summary()["seconds"] == 0  # nothing was worked on under this name
-    (looked.folder / "timing.jsonl").write_text('{"seconds": 1.5}\n{"seco')  # the second line's writer was killed
+    (looked.folder / "timing.jsonl").write_text(
+        '{"seconds": 1.5}\n{"seco'
+    )  # the second line's writer was killed
     assert looked.summary()["seconds"] == 1.5
     (looked.folder / "timing.jsonl").unlink()
     subprocess.run(["rm", "-r", "data/tiny", "checkpoints/tiny"], check=True)  # it stands on its own
