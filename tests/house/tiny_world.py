@@ -13,6 +13,9 @@ def recipe_data(base: Path | str, **more: Any) -> dict[str, Any]:
     """Two rounds of ReST-EM on the tiny policy, a few seconds in all."""
     return {
         "name": "tiny",
+        "wandb": {
+            "mode": "disabled"
+        },  # tests/report has the mirror; here its child would write into copied folders
         "task": dict(SETTINGS),
         "models": {
             "policy": {
