@@ -51,7 +51,11 @@ def load(
         RecipeError: the folder holds no such model, or a value head that was never trained.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they load,
+    # and a rank with nothing to generate never comes to take its share. The next training sets it anew.
+    unset_hf_deepspeed_config()
     try:
         config = AutoConfig.from_pretrained(folder)
         kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ["full_attention"]}
