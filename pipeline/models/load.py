@@ -53,8 +53,8 @@ def load(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they load,
-    # and a rank with nothing to generate never comes to take its share. The next training sets it anew.
+    # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they
+    # load, and a rank with nothing to generate never comes to take its share. The next training sets it anew.
     unset_hf_deepspeed_config()
     try:
         config = AutoConfig.from_pretrained(folder)
