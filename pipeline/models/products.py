@@ -25,13 +25,15 @@ def least_rows() -> int:
 
 def _forward(self: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
     """Rows [..., in] to [..., out], as Linear's own."""
-    rows = given.reshape(-1, given.shape[-1])
-    num, short = len(rows), least_rows() - len(rows)
-    if short > 0:
-        rows = pad(rows, (0, 0, 0, short))
-    width = self.weight.shape[0]
     weight: torch.Tensor = self.weight
     bias: torch.Tensor | None = self.bias
+    num, width = given.numel() // given.shape[-1], weight.shape[0]
+    short = least_rows() - num
+    if short <= 0 and width > 1:
+        return linear(given, weight, bias)
+    rows = given.reshape(num, -1)
+    if short > 0:
+        rows = pad(rows, (0, 0, 0, short))
     if width == 1:
         weight = pad(weight, (0, 0, 0, COLUMNS - 1))
         bias = None if bias is None else pad(bias, (0, COLUMNS - 1))
