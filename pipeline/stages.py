@@ -352,7 +352,7 @@ def engine_of(run: Run, weights: Weights) -> Any:
         if not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(
-                f"model {weights.model}: on {where} a row's bits feel its neighbours, so its rows are the same in "
-                "distribution only; a resume keeps what is written"
+                f"model {weights.model}: on {where} a row's bits feel its neighbours, so its rows are the "
+                "same in distribution only; a resume keeps what is written"
             )
     return run.engines[key]

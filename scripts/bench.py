@@ -295,8 +295,8 @@ def one_prompt_a_call(bench: Bench, policy: Engine, prm: Engine, number: int) ->
         stop = [*policy.eos_ids, *(ends if ask.until == "step" else [])]
         out = reference.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=ask.max_tokens or room, top_k=0,
-            eos_token_id=stop, pad_token_id=policy.pad_id,
-            **({"do_sample": True, "temperature": ask.temperature} if ask.temperature else {"do_sample": False}),
+            eos_token_id=stop, pad_token_id=policy.pad_id, do_sample=bool(ask.temperature),
+            **({"temperature": ask.temperature} if ask.temperature else {}),
         )[0, ids.shape[1] :].tolist()  # fmt: skip
         flags = EOS if out[-1] in policy.eos_ids else STEP if out[-1] in ends else LENGTH
         row = Row([], room, new_ids=out, logprobs=[0.0] * len(out), flags=flags, state=rule.start)

@@ -74,7 +74,7 @@ class Engine(Text):
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
         small = self.device.type == "cpu"
-        #: in one prefill or scoring forward; on CPU what the cache holds (measured: 1.2 to 1.4 times as fast as 4096)
+        #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
