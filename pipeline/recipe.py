@@ -467,7 +467,7 @@ def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
         problems += [f"{where}: {problem}" for problem in meaning(recipe)]
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError([*problems, *(f"{where}: {line}" for line in not_built)])
     return recipe
 
 

@@ -101,6 +101,16 @@ def settle_recipe(recipe: Recipe, folder: Path, disk: Disk = DISK) -> list[str]:
     return taken
 
 
+def require_methods(recipe: Recipe) -> None:
+    """Refuse a recipe that names a method which is not there, before anything is made.
+
+    Raises:
+        RecipeError: with each such stage and the nearest method.
+    """
+    if recipe.not_built:
+        raise RecipeError([f"{recipe.path}: {line}" for line in recipe.not_built])
+
+
 def require_room(recipe: Recipe, folder: Path, disk: Disk = DISK) -> None:
     """Refuse a run whose rows will not fit, before any work; what it wrote already counts for it.
 
@@ -140,13 +150,14 @@ def session(
 
     Raises:
         RunInUse: somebody else works on it.
-        RecipeError: its settings changed.
+        RecipeError: its settings changed, or it names a method that is not there.
         StorageError: its disk is full, or will be.
         WorkerLost: another rank died, hangs or left.
     """
     from pipeline.store.run import run_name_ok
 
     run_name_ok(recipe.name, data)
+    require_methods(recipe)
     folder = data / recipe.name
     old = signal.signal(signal.SIGTERM, _terminate)
     lock: RunLock | RankLock
@@ -165,7 +176,7 @@ def session(
             try:
                 world.together(begin)
                 yield Run(recipe, console, data, checkpoints, world)
-            except BaseException as raised:
+            except BaseException as raised:  # outcome.json tells of every end, Ctrl-C too; it goes on
                 error = group.cause(raised)
                 if error is raised:
                     raise

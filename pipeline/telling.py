@@ -88,16 +88,22 @@ def now_line(found: dict[str, Any]) -> str:
 
 
 def follow(
-    name: str, data: Path, checkpoints: Path, echo: Callable[[str], None], plain: bool | None = None
+    name: str,
+    data: Path,
+    checkpoints: Path,
+    echo: Callable[[str], None],
+    plain: bool | None = None,
+    plain_every: float = PLAIN_EVERY,
 ) -> None:
-    """Show a run until nobody works on it any more: drawn anew on a terminal, else a line now and then."""
+    """Show a run until nobody works on it any more: drawn anew on a terminal, else a line now and then (each
+    `plain_every` seconds)."""
     if not sys.stdout.isatty() if plain is None else plain:
         last = ""
         while (found := run_status(name, data, checkpoints))["running"]:
             if (said := now_line(found)) != last:
                 echo(said)
                 last = said
-            time.sleep(PLAIN_EVERY)
+            time.sleep(plain_every)
         echo(to_text(found))
         return
     from rich.live import Live

@@ -138,7 +138,7 @@ def nothing_left(out: Path) -> Iterator[None]:
     """A training that stops leaves no half-written weights; its checkpoints stay for the next start."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # whatever ended it, Ctrl-C too; it goes on from here
         shutil.rmtree(out, ignore_errors=True)
         raise
 

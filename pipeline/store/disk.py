@@ -145,7 +145,7 @@ class Disk:
         try:
             stream.write(data)
             stream.commit()
-        except BaseException:
+        except BaseException:  # whatever ended it, Ctrl-C too; it goes on from here
             stream.discard()
             raise
         return stream.sha256

@@ -153,7 +153,7 @@ class StageFolder:
                 self._disk.remove(self._sidecar_path(chunk))
             writer.publish()
             write_sidecar(self.path, plan, document, self._disk)
-        except BaseException:
+        except BaseException:  # whatever ended it, Ctrl-C too; it goes on from here
             writer.discard()
             raise
 

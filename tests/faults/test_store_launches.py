@@ -132,15 +132,14 @@ def _launch(folder: Path, tell: int, release: int, released: int) -> int:
         os._exit(code)
 
 
-def taken_within_limit(folder: Path) -> float:
+def seconds_until_taken(folder: Path) -> float:
+    """Tries to take a run's lock until it has it, and gives it back; infinite after LIMIT."""
     began = time.monotonic()
-    while True:
-        try:
-            RunLock(folder).acquire()
-        except RunInUse:
-            assert time.monotonic() - began < LIMIT
-            continue
-        return time.monotonic() - began
+    while (passed := time.monotonic() - began) < LIMIT:
+        with contextlib.suppress(RunInUse), RunLock(folder):
+            assert is_held(folder)
+            return passed
+    return float("inf")
 
 
 @pytest.mark.parametrize("more", [(), ("fork",), ("program",)])
@@ -149,7 +148,11 @@ def test_killing_the_holder_frees_the_lock(tmp_path, more):
     with holding("run", tmp_path, *more) as first:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        print(f"free after {taken_within_limit(tmp_path):.4f} s")
+        seconds = seconds_until_taken(tmp_path)
+        print(f"free after {seconds:.4f} s")
+        assert seconds < LIMIT
+        assert str(os.getpid()) in holder(tmp_path), "whoever took it last stands in the file"
+        assert not is_held(tmp_path)
 
 
 def test_a_rank_left_behind_blocks_a_new_start(tmp_path):
@@ -164,7 +167,7 @@ def test_a_rank_left_behind_blocks_a_new_start(tmp_path):
         assert is_held(tmp_path)
         os.kill(rank.pid, signal.SIGKILL)
         rank.wait()
-        taken_within_limit(tmp_path)
+        assert seconds_until_taken(tmp_path) < LIMIT
 
 
 def test_many_ranks_share(tmp_path):

@@ -15,6 +15,9 @@ import yaml
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
 from pipeline.estimate import describe
+from pipeline.report.console import Console
+from pipeline.session import session
+from pipeline.world import World
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -123,6 +126,24 @@ def test_all_problems_are_said_at_once_with_the_nearest_key() -> None:
         "unknown key roundz (did you mean rounds?)",
     ):
         assert words in text
+
+
+def test_an_unknown_method_is_said_with_the_other_problems() -> None:
+    found = problems(changed(stages__rows__max_per_problm=3, stages__sample__generate="smaple"))
+    assert found == [
+        "r.yaml: stages.rows: unknown key max_per_problm (did you mean max_per_problem?)",
+        "r.yaml: stages.sample: generate: smaple is not built yet (did you mean sample?)",
+    ]
+
+
+def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -> None:
+    recipe = recipes.build(changed(stages__measure__evaluate="acuracy"), "r.yaml")
+    with (
+        pytest.raises(RecipeError, match="did you mean accuracy"),
+        session(recipe, Console(quiet=True), World(), tmp_path / "data", tmp_path / "checkpoints"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

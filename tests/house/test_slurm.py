@@ -43,7 +43,8 @@ def begun(place: Path) -> list[str]:
 
 @pytest.mark.parametrize("script", ["chain.sh", "stage.sbatch"])
 def test_the_scripts_parse(script: str) -> None:
-    subprocess.run(["bash", "-n", str(SLURM / script)], check=True)
+    done = subprocess.run(["bash", "-n", str(SLURM / script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_stage_waits_for_the_one_before(begun: list[str]) -> None:

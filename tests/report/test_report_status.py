@@ -122,8 +122,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(world: World):
         broken.rmdir()
 
 
-def test_follow_ends_when_nobody_works_on_it(world: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.telling.PLAIN_EVERY", 0.05)
+def test_follow_ends_when_nobody_works_on_it(world: World):
     said: list[str] = []
     lock = RunLock(world.data / "half")
     lock.acquire()
@@ -134,6 +133,6 @@ def test_follow_ends_when_nobody_works_on_it(world: World, monkeypatch: pytest.M
         if len(said) == 1:  # it was seen at work: the run ends
             threading.Thread(target=lock.release).start()
 
-    follow("half", world.data, world.run.checkpoints, heard, plain=True)
+    follow("half", world.data, world.run.checkpoints, heard, plain=True, plain_every=0.05)
     assert said[0] == "now: round 1, search: 3 of 8"
     assert said[-1].startswith("half: stopped")
