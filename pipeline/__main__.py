@@ -26,9 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key.sub=value, as in stages.sample.n=16 or seed=1")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value: stages.sample.n=16, seed=1")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong, and the result.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="One JSON object a line instead of text.")]
 RunName = Annotated[str, typer.Argument(help="A run, as `ratchet status` lists them.")]
@@ -381,18 +379,19 @@ def main() -> None:
     prepare_environment()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' own, about each other
     try:
-        left = app(standalone_mode=False)  # what typer.Exit carried comes back as a value
+        left = app(standalone_mode=False)  # what typer.Exit carried comes back as a value, Ctrl-C as 130
     except RatchetError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("Interrupted. The same command goes on from here.", err=True)
-        sys.exit(130)
+        left = 130
     except Exception as problem:  # the command line's own errors; their class moved between versions of typer
         if not hasattr(problem, "show"):
             raise
         problem.show()
         sys.exit(2)
+    if left == 130:
+        typer.echo("Interrupted. The same command goes on from here.", err=True)
     sys.exit(left if isinstance(left, int) else 0)
 
 

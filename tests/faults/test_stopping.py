@@ -21,8 +21,8 @@ COMMAND = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 #: what is there in the middle of a stage
 UNDER_WAY = {
-    "sampling": "data/tiny/round-001/sample/plan.json",
-    "training": "data/tiny/scratch/round-001/learn/checkpoint-2/complete.json",
+    "sample": "data/tiny/round-001/sample/plan.json",
+    "learn": "data/tiny/scratch/round-001/learn/checkpoint-2/complete.json",
 }
 
 
@@ -61,9 +61,13 @@ def test_a_stopped_run_leaves_at_once_and_goes_on(
     print(f"MEASURED {number.name} during {during}: gone after {time.monotonic() - begun:.2f} s")
     assert process.returncode == code
     assert "Traceback" not in said
+    assert said == ("Interrupted. The same command goes on from here.\n" if code == 130 else "")
     outcome = json.loads((tmp_path / "data/tiny/outcome.json").read_text())
     assert (outcome["ok"], outcome["exit_code"]) == (False, code)
     assert "go on" in outcome["message"]
-    subprocess.run(COMMAND, cwd=tmp_path, env=ENVIRONMENT, check=True)
+    again = subprocess.run(
+        COMMAND[:-1], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    assert again.stdout.startswith(f"tiny goes on from round 1, {during}")
     assert promised(tmp_path) == promised(straight)
     assert not list(tmp_path.rglob(".tmp-*"))
