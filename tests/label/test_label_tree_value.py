@@ -175,6 +175,27 @@ def test_trees_without_a_right_leaf():
     assert [row.correct for row in rows if isinstance(row, Label)] == [False, False]
 
 
+@pytest.mark.parametrize("no_correct", ["zeros", "skip"])
+@pytest.mark.parametrize("rule", ["full", "simple"])
+def test_a_tree_that_is_only_a_root_is_counted(rule, no_correct):
+    rows = labelled(Group("p", nodes=[node(0, None, "", 0)]), values=rule, no_correct=no_correct)
+    assert rows == [Dropped(problem_id="p", what="p/n0", reason="no_correct_leaf")]
+
+
+def test_trees_of_one_problem_of_which_one_is_only_a_root():
+    """Several trees share their root (alphazero draws more than one): the bare one takes its label from the other."""
+    nodes = [node(0, None, "", 0), node(1, 0, "a\n", 1, "p/0"), node(2, None, "", 0)]
+    rows = labelled(Group("p", traces=[trace(0, "a")], nodes=nodes))
+    assert values(rows) == {"p/n0": 0.0, "p/n1": 1.0, "p/n2": 0.0}
+
+
+def test_an_answer_without_a_step_has_no_value_of_its_own():
+    """The end token at once: the trace ends at the root, and is labelled wrong without a step."""
+    [row, root] = labelled(Group("p", traces=[trace(0, answer=None)], nodes=[node(0, None, "", 0)]))
+    assert (row.trace_id, row.correct, row.step_scores) == ("p/0", False, [])
+    assert root == Dropped(problem_id="p", what="p/n0", reason="no_correct_leaf")
+
+
 def test_a_problem_without_gold_drops_all():
     rows = labelled(forest(), problem=Problem(id="p", question="?", answer=None))
     assert {row.reason for row in rows} == {"no_gold"}
