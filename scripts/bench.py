@@ -235,7 +235,7 @@ def run_searches(bench: Bench, policy: Engine, prm: Engine, live: int, number: i
     items: list[Any] = []
     submit, score = policy.submit, prm.score
     policy.submit = lambda new: (new := list(new), rows.extend(new), submit(new))[-1]  # type: ignore[method-assign]
-    prm.score = lambda new: (items.extend(new), score(new))[-1]  # type: ignore[method-assign]
+    prm.score = lambda new, known=(): (items.extend(new), score(new, known))[-1]  # type: ignore[method-assign]
     driver = Driver({"policy": policy, "prm": prm}.__getitem__, run_seed=0, round=0, stage="bench")
     todo = list(searches(bench, number))
     start = seconds(bench.device)

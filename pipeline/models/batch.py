@@ -18,6 +18,7 @@ from pipeline.models import draws
 from pipeline.models.cache import Place, Slots, cache_of
 from pipeline.models.endings import LENGTH
 from pipeline.models.growth import Row
+from pipeline.models.memory import Reading, reading, remember
 
 if TYPE_CHECKING:
     from pipeline.models.engine import Engine
@@ -83,18 +84,22 @@ class Batch:
         shared: dict[tuple[int, ...], list[Row]] = {}
         for row in joining:  # samples of one prefix share its prefill
             shared.setdefault(tuple(row.ids), []).append(row)
-        prefixes = list(shared)
         ended: list[Row] = []
-        for group, width in self.engine.groups([len(prefix) for prefix in prefixes]):
-            part = [prefixes[i] for i in group]
-            ended += self._prefill(part, [shared[prefix] for prefix in part], width)
+        readings = [reading(ids, (), rows[0].memory, rows[0].borders) for ids, rows in shared.items()]
+        for group, width in self.engine.groups([len(one.ids) - one.held.num_tokens for one in readings]):
+            part = [readings[i] for i in group]
+            ended += self._prefill(part, [shared[one.ids] for one in part], width)
         return ended
 
-    def _prefill(self, prefixes: list[tuple[int, ...]], rows: list[list[Row]], width: int) -> list[Row]:
+    def _prefill(self, readings: list[Reading], rows: list[list[Row]], width: int) -> list[Row]:
         flat = [row for group in rows for row in group]
         slots = slice(self.size, self.size + len(flat))
-        made, logits = self.engine.prefill(prefixes, width)
+        made, logits = self.engine.prefill(
+            [one.ids for one in readings], width, [one.held for one in readings]
+        )
+        remember(readings, made)
         source = torch.tensor([i for i, group in enumerate(rows) for _ in group], device=self.engine.device)
+        width = min(made[0].keys.shape[2], self.columns)  # what stands behind is padding
         self.place.num_columns = max(self.place.num_columns, width)
         for layer, stash in zip(self.layers, made, strict=True):
             layer.fill(stash, source, slots)

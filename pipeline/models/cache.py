@@ -1,9 +1,10 @@
 """A key-value cache of slots: row k of a running batch owns slot k, token t of a row stands in column t of
 its slot.
 
-Padding is on the right, so a token's column is its position, whatever its neighbours are. Two kinds of layer:
-`Stash` keeps what a prefill computes, `Slots` holds the running batch and takes one new column a row and
-step. Sliding windows are a matter of the mask; models with recurrent layers are refused by the engine.
+Padding is on the right, so a token's column is its position, whatever its neighbours are. Three kinds of
+layer: `Stash` keeps what a prefill computes, `Resumed` begins with what an earlier one computed, and `Slots`
+holds the running batch and takes one new column a row and step. Sliding windows are a matter of the mask;
+models with recurrent layers are refused by the engine.
 """
 
 from __future__ import annotations
@@ -45,6 +46,40 @@ class Stash(_Layer):
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         self.keys, self.values = key_states, value_states
         return key_states, value_states
+
+
+class Resumed(Stash):
+    """The rest of prefixes whose first columns are known: keys and values [rows, heads, columns, size] hold
+    those.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, lines: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self._lines = keys, values, lines
+
+    def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Write the new columns behind the known ones; give all."""
+        for held, new in ((self.keys, key_states), (self.values, value_states)):
+            held.view(-1, held.shape[3]).index_copy_(0, self._lines, new.reshape(-1, new.shape[3]))
+        return self.keys, self.values
+
+
+def resumed(whole: torch.Tensor, positions: torch.Tensor) -> list[Stash]:
+    """A layer for each two of `whole` [2 * layers, rows, heads, columns, size]; `positions` [rows, new] is
+    where the new columns go.
+    """
+    _, rows, heads, columns, _ = whole.shape
+    first = torch.arange(rows * heads, device=whole.device).view(rows, heads, 1) * columns
+    lines = (first + positions[:, None]).reshape(-1)
+    return [Resumed(whole[i], whole[i + 1], lines) for i in range(0, len(whole), 2)]
+
+
+def stacked(layers: Sequence[Stash]) -> torch.Tensor | None:
+    """Keys and values of all layers, [2 * layers, rows, heads, columns, size]; None where they differ in
+    shape.
+    """
+    held = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+    return torch.stack(held) if len({tensor.shape for tensor in held}) == 1 else None
 
 
 class Slots(_Layer):
@@ -89,9 +124,9 @@ class Slots(_Layer):
     def fill(self, stash: Stash, source: torch.Tensor, slots: slice) -> None:
         """Copy prefilled row source[i] into the i-th of `slots`."""
         self._room(stash.keys, stash.values)
-        width = stash.keys.shape[2]
-        self.keys[slots, :, :width] = stash.keys[source]
-        self.values[slots, :, :width] = stash.values[source]
+        width = min(stash.keys.shape[2], self.place.num_columns)  # what stands behind is padding
+        self.keys[slots, :, :width] = stash.keys[source, :, :width]
+        self.values[slots, :, :width] = stash.values[source, :, :width]
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Slot target[i] takes over what slot source[i] holds."""

@@ -102,7 +102,7 @@ class Driver:
                     search = next(source, None)
                     exhausted = search is None
                     if search is not None:
-                        live[Live(search, taken)] = None
+                        live[Live(search, taken, window=window)] = None
                         taken += 1
                 yield from self._advance(live)
                 if progress and time.monotonic() - told >= 1:

@@ -9,6 +9,9 @@ hold: models split over devices, encoder-decoders, recurrent layers.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,11 @@ import torch
 from pipeline.errors import Diverged
 from pipeline.models import attention, products
 from pipeline.models.batch import Batch
-from pipeline.models.cache import Stash, cache_of
+from pipeline.models.cache import Stash, cache_of, resumed
 from pipeline.models.endings import sign_tokens
 from pipeline.models.growth import Row
 from pipeline.models.load import device_of, dtype_of, hash_folder, load
+from pipeline.models.memory import Held, Memory, Reading, gathered, reading, remember
 from pipeline.models.text import Text, trained_as_probability
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
@@ -60,6 +64,8 @@ class Engine(Text):
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
         self.trim = attention.use(self.model) if self.device.type == "cpu" else True
+        #: go on from what a search remembers; off where a prefix read in two parts has other bits
+        self.remembers = self.trim and self.device.type == "cpu"
         if self.device.type == "cpu":
             products.use(self.model)
         generation = getattr(self.model, "generation_config", None)
@@ -78,11 +84,16 @@ class Engine(Text):
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
+        self.memory_bytes = (1 if small else 8) << 30  #: for what all searches remember
 
     @functools.cached_property
     def weights_hash(self) -> str:
         """Names base and adapter."""
         return self._hash or hash_folder(self.folder, self.adapter)
+
+    def new_memory(self, window: int) -> Memory | None:
+        """For one search of `window` that live at a time; None where nothing may be remembered."""
+        return Memory(self.memory_bytes // window) if self.remembers else None
 
     # -- the running batches
 
@@ -166,15 +177,20 @@ class Engine(Text):
         )  # fmt: skip
         return out.logits[:, -1].float()
 
-    def prefill(self, prefixes: Sequence[Sequence[int]], width: int) -> tuple[list[Stash], torch.Tensor]:
-        """The cache of prefixes, columns 0 .. width - 1, and the float32 logits [P, V] of what follows
-        each.
+    def prefill(
+        self, prefixes: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
+    ) -> tuple[list[Stash], torch.Tensor]:
+        """The cache of prefixes, and the float32 logits [P, V] of what follows each.
+
+        known: what is remembered of each; `width` columns hold the rest of them.
         """
-        held = [Stash() for _ in range(self.num_layers)]
-        ids, positions, mask = self._padded(prefixes, width)
+        ids, positions, mask, held = self._begun(prefixes, width, known)
         given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": True}
         last = torch.zeros(len(ids), dtype=torch.int64)  # rows that pad the batch go through the head too
-        last[: len(prefixes)] = torch.tensor([len(prefix) - 1 for prefix in prefixes])
+        starts = [one.num_tokens for one in known] or [0] * len(prefixes)
+        last[: len(prefixes)] = torch.tensor(
+            [len(prefix) - 1 - start for prefix, start in zip(prefixes, starts, strict=True)]
+        )
         last, rows = last.to(self.device), torch.arange(len(ids), device=self.device)
         if self._plain_head:
             hidden = self.model.base_model(**given, past_key_values=cache_of(held)).last_hidden_state
@@ -197,17 +213,29 @@ class Engine(Text):
         plain = self.model.get_output_embeddings()(hidden)
         return torch.allclose(plain, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-4)
 
-    def _padded(
-        self, sequences: Sequence[Sequence[int]], width: int
-    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def _begun(
+        self, sequences: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, list[Stash]]:
+        """Ids and positions [rows, width], the mask and the cache of a forward over sequences, padded, of
+        which the first columns may be known.
+        """
         num = max(len(sequences), self.min_rows)
+        starts = torch.tensor([one.num_tokens for one in known] + [0] * (num - len(known)))
+        if starts.any():
+            width = max(2, width)  # one new column would be computed as a running batch computes it
         ids = torch.full((num, width), self.pad_id)
-        for i, sequence in enumerate(sequences):
-            ids[i, : len(sequence)] = torch.tensor(sequence)
-        columns = torch.arange(width, device=self.device)
-        mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
-        positions = columns.expand(num, -1)
-        return ids.to(self.device), positions, self._masks(mask.expand(num, 1, -1, -1), positions)
+        for i, (sequence, start) in enumerate(zip(sequences, starts.tolist(), strict=False)):
+            ids[i, : len(sequence) - start] = torch.tensor(sequence[start:])
+        columns = torch.arange(width + int(starts.max()), device=self.device)
+        positions = starts[:, None].to(self.device) + columns[:width]
+        if not starts.any():
+            mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
+            held: list[Stash] = [Stash() for _ in range(self.num_layers)]
+            return ids.to(self.device), positions, self._masks(mask.expand(num, 1, -1, -1), positions), held
+        mask = torch.where(positions[:, :, None] >= columns, 0.0, -torch.inf).to(self.dtype)[:, None]
+        like = next(piece for one in known for piece in one.pieces)
+        held = resumed(gathered(known, num, len(columns), like), positions)
+        return ids.to(self.device), positions.clamp(max=self.context - 1), self._masks(mask, positions), held
 
     def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
         """The mask by kind of layer, where a model has several. Without kinds a window holds for every
@@ -222,34 +250,42 @@ class Engine(Text):
     # -- scores
 
     @torch.inference_mode()
-    def score(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
-        """For each (ids, positions): the score read at each position, in one forward over the whole sequence.
+    def score(
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        memories: Sequence[tuple[Memory | None, int]] = (),
+    ) -> list[list[float]]:
+        """For each (ids, positions): the score read at each position.
+
+        memories: for each item what its search remembers, and the tokens of its prompt; without them a
+        sequence is read whole.
 
         Raises:
             Diverged: a score is not finite.
         """
-        replies = self._read(items, self._score_part)
-        if not all(torch.tensor(reply).isfinite().all() for reply in replies):
+        replies = self._read(items, self._score_part, memories)
+        if not all(map(math.isfinite, itertools.chain.from_iterable(replies))):
             raise Diverged(f"model {self.name}: a score is not finite; the reward model diverged")
         return replies
 
     def _logits_at(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
         """float32 logits [rows, asked positions, V]. A language model computes those of the asked columns
         alone.
         """
         rows = torch.arange(len(at), device=at.device)[:, None]
-        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        given |= {"use_cache": True, "past_key_values": cache_of(held)} if held else {"use_cache": False}
         if self.head == "value":
             return self.model(**given).logits[rows, at].float()
         columns, place = at.unique(return_inverse=True)
         return self.model(**given, logits_to_keep=columns).logits[rows, place].float()
 
     def _score_part(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at)
+        logits = self._logits_at(ids, positions, mask, at, held)
         if self._signs:
             return logits[..., list(self._signs)].softmax(-1)[..., 0]
         if logits.shape[-1] > 1:
@@ -265,24 +301,59 @@ class Engine(Text):
         return self._read(spans, self._logprob_part)
 
     def _logprob_part(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at)
+        logits = self._logits_at(ids, positions, mask, at, held)
         rows = torch.arange(len(at), device=at.device)[:, None]
         following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
         return logits.gather(-1, following[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
-    def _read(self, items: Sequence[tuple[Sequence[int], Sequence[int]]], part: Any) -> list[list[float]]:
+    def _read(
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        part: Any,
+        memories: Sequence[tuple[Memory | None, int]] = (),
+    ) -> list[list[float]]:
         """Forwards by length; `part` gives a value for each row and asked position."""
         replies: list[list[float]] = [[] for _ in items]
         asked = [number for number, (_, at) in enumerate(items) if len(at)]
-        for group, width in self.groups([len(items[number][0]) for number in asked]):
-            numbers = [asked[i] for i in group]
-            ids, positions, mask = self._padded([items[n][0] for n in numbers], width)
-            at = torch.zeros(len(numbers), max(len(items[n][1]) for n in numbers), dtype=torch.int64)
-            for i, n in enumerate(numbers):
-                at[i, : len(items[n][1])] = torch.tensor(items[n][1])
-            values = part(ids, positions, mask, at.to(self.device)).tolist()
-            for i, n in enumerate(numbers):
-                replies[n] = values[i][: len(items[n][1])]
+        if memories:
+            self._forwards(_prompts([items[n][0] for n in asked], [memories[n] for n in asked]), part)
+        readings = []
+        for n in asked:
+            ids, at = items[n]
+            memory, num_prompt = memories[n] if memories else (None, 0)
+            readings.append(reading(tuple(ids), at, memory, (num_prompt, *(place + 1 for place in at))))
+        for n, found in zip(asked, self._forwards(readings, part), strict=True):
+            replies[n] = found
         return replies
+
+    def _forwards(self, readings: Sequence[Reading], part: Any) -> list[list[float]]:
+        """The values at the asked positions of each."""
+        replies: list[list[float]] = [[] for _ in readings]
+        for group, width in self.groups([len(one.ids) - one.held.num_tokens for one in readings]):
+            ones = [readings[i] for i in group]
+            ids, positions, mask, held = self._begun(
+                [one.ids for one in ones], width, [one.held for one in ones]
+            )
+            at = torch.zeros(len(ones), max(1, *(len(one.at) for one in ones)), dtype=torch.int64)
+            for i, one in enumerate(ones):
+                at[i, : len(one.at)] = torch.tensor(one.at) - one.held.num_tokens
+            keeps = any(one.memory for one in ones)
+            values = part(ids, positions, mask, at.to(self.device), held if keeps else None).tolist()
+            remember(ones, held)
+            for place, (i, one) in enumerate(zip(group, ones, strict=True)):
+                replies[i] = one.values(values[place])
+        return replies
+
+
+def _prompts(
+    sequences: Sequence[Sequence[int]], memories: Sequence[tuple[Memory | None, int]]
+) -> list[Reading]:
+    """The prompts that several sequences of a search share and it does not remember: read first, and once."""
+    asked = ((memory, tuple(ids[:num])) for ids, (memory, num) in zip(sequences, memories, strict=True))
+    return [
+        Reading(ids, (), memory, (len(ids),))
+        for (memory, ids), count in Counter(asked).items()
+        if count > 1 and memory is not None and not memory.knows(ids)
+    ]

@@ -33,7 +33,7 @@ class Row:
 
     The draws are named by `seed`: token t of the row takes the seed's t-th uniform. `ends_on` is a mask of
     STEP, STOP and EOS bits. When it ended, `new_ids`, `logprobs` (at temperature 1) and `flags` (what ended
-    it) are filled.
+    it) are filled. `memory` is what the row's search remembers, by prefixes that end at one of the `borders`.
     """
 
     ids: list[int]
@@ -45,6 +45,8 @@ class Row:
     ends_on: int = EOS
     state: int = 0
     tag: Any = None
+    memory: Any = None
+    borders: tuple[int, ...] = ()  #: ends of the prompt and of each step, ascending
     new_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     flags: int = 0

@@ -61,6 +61,14 @@ class Live:
     known: dict[str, set[Any]] = field(default_factory=dict)  #: prefixes whose reading is paid
     rollouts: dict[Any, dict[int, Prefix]] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)
+    window: int = 1  #: searches that share the memory
+    memories: dict[str, Any] = field(default_factory=dict)
+
+    def memory(self, by: str, engine: Any) -> Any:
+        """What this search remembers of a model's reading; None where the engine does not remember."""
+        if by not in self.memories:
+            self.memories[by] = engine.new_memory(self.window)
+        return self.memories[by]
 
     @property
     def name(self) -> tuple[str, int]:
@@ -106,7 +114,10 @@ class Writer:
             if limit <= 0:
                 ready += [(place, prefix) for place in places]
                 continue
-            ids = [*engine.encode(prefix.prompt), *prefix.token_ids]
+            prompt_ids = engine.encode(prefix.prompt)
+            ids = [*prompt_ids, *prefix.token_ids]
+            memory = live.memory(ask.by, engine) if until == "step" or prefix.token_ids else None
+            borders = (len(prompt_ids), *(len(prompt_ids) + end for end in prefix.step_ends))
             state = rule.state_after(prefix.token_ids)
             known: dict[int, Prefix] = {}
             if isinstance(ask, MonteCarlo):
@@ -120,7 +131,7 @@ class Writer:
                 seed = self._seed(leaf, engine, ids, group[0], sample)
                 tag = _For(leaf, prefix, rule, room, group, known, sample)
                 sampling = ask.temperature, ask.top_p, ask.top_k
-                rows.append(Row(ids, limit, seed, *sampling, ENDS_ON[until], state, tag))
+                rows.append(Row(ids, limit, seed, *sampling, ENDS_ON[until], state, tag, memory, borders))
         leaf.expect(len(ask.listed) * ask.n)
 
         def enqueue() -> None:
@@ -191,7 +202,7 @@ class Reader:
 
     def __init__(self, engines: Engines, spent: Counter[str]) -> None:
         self._engines, self._spent = engines, spent
-        self._queue: dict[tuple[str, str], list[tuple[Leaf, int, Any]]] = {}
+        self._queue: dict[tuple[str, str], list[tuple[Leaf, int, Any, int]]] = {}
 
     @property
     def waiting(self) -> int:
@@ -229,7 +240,7 @@ class Reader:
                 if key in live.scores:
                     leaf.reply(place, live.scores[key])
                 else:
-                    self._queue.setdefault((kind, ask.by), []).append((leaf, place, key))
+                    self._queue.setdefault((kind, ask.by), []).append((leaf, place, key, num_prompt))
 
         return enqueue
 
@@ -237,12 +248,15 @@ class Reader:
         """Read all that waits, by kind and model."""
         for kind, by in sorted(self._queue):
             waiting = self._queue.pop((kind, by))
-            todo = list(dict.fromkeys((leaf.live, key) for leaf, _, key in waiting))
-            values = _READ[kind](self._engines(by), [(ids, asked) for _, (_, _, ids, asked) in todo])
-            for (live, key), value in zip(todo, values, strict=True):
+            engine = self._engines(by)
+            todo = list(dict.fromkeys((leaf.live, key, num_prompt) for leaf, _, key, num_prompt in waiting))
+            items = [(ids, asked) for _, (_, _, ids, asked), _ in todo]
+            memories = [(live.memory(by, engine), num_prompt) for live, _, num_prompt in todo]
+            values = _READ[kind](engine, items, memories)
+            for (live, key, _), value in zip(todo, values, strict=True):
                 live.scores[key] = value
                 self._spent[by] += len(key[2])
-            for leaf, place, key in waiting:
+            for leaf, place, key, _ in waiting:
                 leaf.reply(place, leaf.live.scores[key])
 
 
@@ -281,10 +295,10 @@ def _choose(engine: Any, items: Sequence[tuple[tuple[int, ...], Any]]) -> list[l
     return replies
 
 
-_READ: dict[str, Callable[[Any, Any], list[Any]]] = {
-    "Score": lambda engine, items: engine.score(items),
-    "Logprob": lambda engine, items: engine.logprobs(items),
-    "Choose": _choose,
+_READ: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
+    "Score": lambda engine, items, memories: engine.score(items, memories),
+    "Logprob": lambda engine, items, _: engine.logprobs(items),
+    "Choose": lambda engine, items, _: _choose(engine, items),
 }
 READS = (Score, Logprob, Choose)
 WRITES = (Continue, MonteCarlo)

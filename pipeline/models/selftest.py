@@ -2,7 +2,8 @@
 threads.
 
 Run at start-up, once for each shape of model in a process: the same rows are written and read alone, in small
-company and in a full batch, on one thread and on two, with and without the columns behind the last token.
+company and in a full batch, on one thread and on two, with and without the columns behind the last token,
+whole and in two parts.
 Where they differ, the engine is made more careful step by step; where nothing helps (GPUs, other libraries)
 it says "in distribution only".
 """
@@ -19,18 +20,19 @@ import torch
 
 from pipeline.models.engine import RUNGS, Engine
 from pipeline.models.growth import Row
+from pipeline.models.memory import Memory, reading, remember
 
 SIZES = (1, 2, 7, 33, 128, 512)
 NUM_TOKENS = 3
 NUM_READ = 40  #: rows that are also read: a forward over a few already has hundreds of columns
-_known: dict[tuple[Any, ...], tuple[bool, bool, int]] = {}
+_known: dict[tuple[Any, ...], tuple[bool, bool, int, bool]] = {}
 
 
 def self_test(engine: Engine, rungs: Sequence[int] = RUNGS[:2], seconds: float = 20.0) -> bool:
     """Find the fastest way of working that keeps a row's bits its own, and set the engine to it.
 
     Tries, in order: as it is; looking at all columns of a rung; batches of 16 rows or more. Sets
-    `engine.exact`, `trim` and `min_rows`. `seconds` bounds the large batches of a large model.
+    `engine.exact`, `trim`, `min_rows` and `remembers`. `seconds` bounds the large batches of a large model.
     """
     config = engine.model.config.get_text_config()
     key = (
@@ -44,12 +46,43 @@ def self_test(engine: Engine, rungs: Sequence[int] = RUNGS[:2], seconds: float =
     if key not in _known:
         for engine.trim, engine.min_rows in ((True, 1), (False, 1), (False, 16)):
             if _holds(engine, [rung for rung in rungs if rung <= engine.context] or rungs[:1], seconds):
-                _known[key] = (True, engine.trim, engine.min_rows)
+                _known[key] = (True, engine.trim, engine.min_rows, engine.remembers and _goes_on(engine))
                 break
         else:
-            _known[key] = (False, True, 1)
-    engine.exact, engine.trim, engine.min_rows = _known[key]
+            _known[key] = (False, True, 1, False)
+    engine.exact, engine.trim, engine.min_rows, engine.remembers = _known[key]
     return engine.exact
+
+
+def _goes_on(engine: Engine) -> bool:
+    """Has a prefix that is read in two parts the bits of one that is read whole?"""
+    draw = random.Random(0)  # noqa: S311  fixed rows, no secret
+    rows = [tuple(ids) for ids in _rows(engine, min(RUNGS[0], engine.context), 2 * NUM_READ) if len(ids) > 2]
+    borders = [draw.randrange(1, len(ids) - 1) for ids in rows]
+    for size in (1, 5, len(rows)):
+        memory = Memory(1 << 30)
+        several = [(ids, border) for ids, border in zip(rows, borders, strict=True)][:size]
+        for part in ([(ids[:border], border) for ids, border in several], several):
+            whole = _read(engine, [(ids, len(ids)) for ids, _ in part], Memory(0))
+            if _read(engine, part, memory) != whole:
+                return False
+    return engine.trim  # else a row has to look at all columns of its rung
+
+
+@torch.inference_mode()
+def _read(engine: Engine, several: Sequence[tuple[tuple[int, ...], int]], memory: Memory) -> list[Any]:
+    """What the engine makes of sequences, whose first tokens the memory may know."""
+    if engine.head is not None:
+        items = [(ids, (len(ids) - 1,)) for ids, _ in several]
+        return engine.score(items, [(memory, border) for _, border in several])
+    readings = [reading(ids, (), memory, (border,)) for ids, border in several]
+    width = max(len(one.ids) - one.held.num_tokens for one in readings)
+    layers, logits = engine.prefill([one.ids for one in readings], width, [one.held for one in readings])
+    remember(readings, layers)
+    return [
+        (logits[row].tolist(), [(layer.keys[row, :, : len(one.ids)].tolist()) for layer in layers])
+        for row, one in enumerate(readings)
+    ]
 
 
 def _holds(engine: Engine, rungs: Sequence[int], seconds: float) -> bool:

@@ -234,7 +234,9 @@ class ServerEngine(Text):
             raise RecipeError(f"model {self.name}: the server gives no prompt_logprobs, which scoring needs")
         return [float(found[i][str(ids[i])]["logprob"]) for i in range(start, len(ids))]
 
-    def score(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+    def score(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], memories: Any = ()
+    ) -> list[list[float]]:
         """For each (ids, positions): the share of '+' against '-' right after each position.
 
         Raises:

@@ -199,7 +199,7 @@ def test_chosen_answers_get_probabilities(policy):
 def test_a_prefix_is_scored_once_and_charged_by_what_is_new(policy, prm, monkeypatch):
     read = []
     true = prm.score
-    monkeypatch.setattr(prm, "score", lambda items: read.extend(items) or true(items))
+    monkeypatch.setattr(prm, "score", lambda items, known: read.extend(items) or true(items, known))
 
     def search():
         root = Prefix("numbers 3 =", (9, 4, 10, 2, 12, 2), (4, 6), ("0+1\n", "3\n"), "0+1\n3\n", (0.0,) * 6)

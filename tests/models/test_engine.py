@@ -132,7 +132,7 @@ def test_samples_of_one_prefix_share_its_prefill(policy: Engine, monkeypatch: py
     prefilled = []
     true = policy.prefill
     monkeypatch.setattr(
-        policy, "prefill", lambda prefixes, width: prefilled.extend(prefixes) or true(prefixes, width)
+        policy, "prefill", lambda prefixes, *more: prefilled.extend(prefixes) or true(prefixes, *more)
     )
     rows = [Row([9, 4, 11, 12, seed % 2 + 20, 3], 6, seed=seed) for seed in range(12)]
     shared = run(policy, rows)
