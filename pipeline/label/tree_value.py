@@ -7,8 +7,13 @@ route to one and 1 off it:
     w_k = (1 - v_{k-1}) / (m_k + 1) * (1 - 2 r_k),    v_k = max(0, v_{k-1} + w_k),    v_0 = 0
 
 so a shortest right path of K steps gets k / K, and a wrong branch falls from its last right ancestor, whose
-m it takes. Branches that never ended are unknown. `simple` is the authors' other rule: depth / length on a
-right route, (parent's depth - 1) / length just off it.
+m it takes. Branches that never ended are unknown. Where no leaf is right, m is unknown, but a first step off
+the route is worth max(0, 0 - 1 / (m + 1)) = 0 whatever m is, and so are all below it: `no_correct: branches`
+says so of every step to a leaf checked wrong, which suits tasks whose problems are soon searched through; of
+long proofs the first steps are mostly right, and `zeros` labels the leaves alone.
+
+`simple` is the authors' other rule: depth / length on a right route, (parent's depth - 1) / length just off
+it.
 
 Traces without a tree (plain samples) are read as one: equal token prefixes are one node. Several trees of a
 problem share their root. A node's Label names the node in `trace_id`; a trace's Label carries the values of
@@ -38,8 +43,10 @@ class Settings(LabelSettings):
     values: Literal["full", "simple"] = Field(
         "full", description="full: the equations; simple: depth / length"
     )
-    no_correct: Literal["skip", "zeros"] = Field(
-        "zeros", description="no right leaf: skip (the paper's code), or 0 for the leaves checked wrong"
+    no_correct: Literal["skip", "zeros", "branches"] = Field(
+        "zeros",
+        description="no right leaf: skip (the paper's code), 0 for the leaves checked wrong, or for all the "
+        "steps to them",
     )
 
 
@@ -75,9 +82,12 @@ def label(
     if solved:
         measure(spots)
         (full if settings.values == "full" else simple)(spots)
-    elif settings.no_correct == "zeros":
+    elif settings.no_correct != "skip":
         for spot in spots:
-            spot.value = 0.0 if spot.right is False else None
+            if spot.right is False:
+                spot.value = 0.0
+                for above in path(spot) if settings.no_correct == "branches" else ():
+                    above.value = 0.0
     reason = "unknown_distance" if solved else "no_correct_leaf"
     return [
         *(trace_label(trace, ends[trace.id], *verdicts[trace.id]) for trace in group.traces),

@@ -169,13 +169,17 @@ def test_trees_without_a_right_leaf():
     rows = labelled(wrong, no_correct="zeros")
     assert values(rows) == {"p/n2": 0.0}  # the abandoned c was never shown wrong
     assert {row.trace_id: row.step_scores for row in rows if isinstance(row, Label)}["p/0"] == [None, 0.0]
+    rows = labelled(wrong, no_correct="branches")
+    assert values(rows) == {"p/n1": 0.0, "p/n2": 0.0}
+    assert {row.trace_id: row.step_scores for row in rows if isinstance(row, Label)}["p/0"] == [0.0, 0.0]
+    assert [row.what for row in rows if isinstance(row, Dropped)] == ["p/n0", "p/n3"]
     rows = labelled(wrong, no_correct="skip")
     assert values(rows) == {}
     assert [row.what for row in rows if isinstance(row, Dropped)] == ["p/n0", "p/n1", "p/n2", "p/n3"]
     assert [row.correct for row in rows if isinstance(row, Label)] == [False, False]
 
 
-@pytest.mark.parametrize("no_correct", ["zeros", "skip"])
+@pytest.mark.parametrize("no_correct", ["zeros", "branches", "skip"])
 @pytest.mark.parametrize("rule", ["full", "simple"])
 def test_a_tree_that_is_only_a_root_is_counted(rule, no_correct):
     rows = labelled(Group("p", nodes=[node(0, None, "", 0)]), values=rule, no_correct=no_correct)
@@ -194,6 +198,11 @@ def test_an_answer_without_a_step_has_no_value_of_its_own():
     [row, root] = labelled(Group("p", traces=[trace(0, answer=None)], nodes=[node(0, None, "", 0)]))
     assert (row.trace_id, row.correct, row.step_scores) == ("p/0", False, [])
     assert root == Dropped(problem_id="p", what="p/n0", reason="no_correct_leaf")
+
+
+@pytest.mark.parametrize("no_correct", ["zeros", "branches", "skip"])
+def test_a_tree_with_a_right_leaf_is_labelled_the_same_whatever_the_others_teach(no_correct):
+    assert labelled(forest(), no_correct=no_correct) == labelled(forest())
 
 
 def test_a_problem_without_gold_drops_all():
