@@ -163,7 +163,9 @@ class Header(Settings):
     save_every: int = operational(100, ge=1, description="optimizer steps between trainer checkpoints")
     window: int = operational(2, ge=1, description="chunks under way together; a kill costs these")
     license: str = operational("", description="of its rows, for the run's card: apache-2.0, cc-by-4.0, ...")
-    strict: bool = operational(False, description="refuse a resume under other package versions or threads")
+    strict: bool = operational(
+        False, description="refuse a resume under other package versions, threads or code"
+    )
     wandb: WandbSettings = operational(WandbSettings())
 
 

@@ -9,10 +9,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.conditions import changed, conditions
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.inputs import Reader, Source
 from pipeline.meaning import split_name
@@ -41,15 +42,6 @@ def by_of(stage: Stage) -> list[str]:
     of = getattr(stage.settings, "of", [])
     by = getattr(stage.settings, "by", None)
     return [by] if by and by not in ([of] if isinstance(of, str) else of) else []
-
-
-@cache
-def installed_versions() -> dict[str, str]:
-    """The packages that bits depend on. Every stage asks, and looking them up takes 30 ms."""
-    import importlib.metadata as installed
-
-    packages = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "pyarrow", "numpy")
-    return {name: installed.version(name) for name in packages}
 
 
 @dataclass
@@ -98,33 +90,27 @@ class Run:
 
     def recorded(self) -> dict[str, Any]:
         """What the bits also depend on, kept in each plan beside the fingerprint."""
-        import os
-
-        threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
-        return {"versions": dict(installed_versions()), "threads": threads}
+        return conditions(self.recipe)
 
     def same_conditions(self) -> None:
-        """Hold package versions and threads against those the run began with: other bits may follow.
+        """Hold package versions, threads and code against those the run began with: other bits may follow.
 
         Raises:
             RecipeError: they differ, and the recipe is `strict`.
         """
         plan = self.prepare_folder.plan()
-        was, now = (plan.recorded if plan else {}), self.recorded()
-        lines = [
-            f"{name} {old} -> {new}"
-            for name, old, new in [
-                *((n, v, now["versions"].get(n)) for n, v in was.get("versions", {}).items()),
-                ("threads", was.get("threads"), now["threads"]),
+        lines, code = changed(plan.recorded if plan else {}, self.recorded())
+        if (lines or code) and self.recipe.header.strict:
+            refused = [
+                f"{self.name}: {line}" for line in (*lines, *(f"code of {room} changed" for room in code))
             ]
-            if old != new
-        ]
-        if lines and self.recipe.header.strict:
-            refused = [f"{self.name}: {line}" for line in lines]
             raise RecipeError([*refused, "strict: true refuses to go on under these"])
         if lines:
             told = f"not as the run began: {', '.join(lines)}"
             self.console.warn(f"{told}. The same rows are promised, not the same bytes")
+        if code:
+            told = f"code changed since the run began: {', '.join(code)}"
+            self.console.warn(f"{told}. What is committed stays; what follows is the new code's")
 
     def mirrored(self) -> contextlib.AbstractContextManager[Any]:
         """wandb follows metrics.jsonl while the block lasts: rank 0 alone, and only where it is wanted."""
