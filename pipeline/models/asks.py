@@ -219,10 +219,17 @@ def closed(prefix: Prefix) -> Prefix:
     A last step without its separator, or cut by a limit, still is a step. An end token alone is none: it
     belongs to the step before it.
     """
-    last = prefix.step_ends[-1] if prefix.step_ends else 0
-    if prefix.num_tokens == last:
-        return prefix
     rest = prefix.text[sum(map(len, prefix.steps)) :]
-    if prefix.steps and not rest:
-        return replace(prefix, step_ends=(*prefix.step_ends[:-1], prefix.num_tokens))
-    return replace(prefix, step_ends=(*prefix.step_ends, prefix.num_tokens), steps=(*prefix.steps, rest))
+    ends, steps = closing(prefix.step_ends, prefix.steps, rest, prefix.num_tokens)
+    return prefix if ends == prefix.step_ends else replace(prefix, step_ends=ends, steps=steps)
+
+
+def closing(
+    step_ends: tuple[int, ...], steps: tuple[str, ...], rest: str, num_tokens: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Step ends and steps of a closed prefix; `rest` is the text after the last step end."""
+    if num_tokens == (step_ends[-1] if step_ends else 0):
+        return step_ends, steps
+    if steps and not rest:
+        return (*step_ends[:-1], num_tokens), steps
+    return (*step_ends, num_tokens), (*steps, rest)

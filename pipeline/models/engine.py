@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.errors import Diverged
@@ -61,6 +62,8 @@ class Engine(Text):
         self.min_rows = 1
         self.exact = True  #: False: only the distribution is promised, not the bits
         torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        memory: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
+        memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
         self.trim = attention.use(self.model) if self.device.type == "cpu" else True
@@ -220,15 +223,17 @@ class Engine(Text):
         which the first columns may be known.
         """
         num = max(len(sequences), self.min_rows)
-        starts = torch.tensor([one.num_tokens for one in known] + [0] * (num - len(known)))
-        if starts.any():
+        lengths = [one.num_tokens for one in known] + [0] * (num - len(known))
+        starts, most = torch.tensor(lengths), max(lengths)
+        if most:
             width = max(2, width)  # one new column would be computed as a running batch computes it
-        ids = torch.full((num, width), self.pad_id)
-        for i, (sequence, start) in enumerate(zip(sequences, starts.tolist(), strict=False)):
-            ids[i, : len(sequence) - start] = torch.tensor(sequence[start:])
-        columns = torch.arange(width + int(starts.max()), device=self.device)
+        padded = np.full((num, width), self.pad_id)
+        for line, sequence, start in zip(padded, sequences, lengths, strict=False):
+            line[: len(sequence) - start] = sequence[start:]
+        ids = torch.from_numpy(padded)
+        columns = torch.arange(width + most, device=self.device)
         positions = starts[:, None].to(self.device) + columns[:width]
-        if not starts.any():
+        if not most:
             mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
             held: list[Stash] = [Stash() for _ in range(self.num_layers)]
             return ids.to(self.device), positions, self._masks(mask.expand(num, 1, -1, -1), positions), held

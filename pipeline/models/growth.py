@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from pipeline.models.asks import Prefix, closed
+from pipeline.models.asks import Prefix, closed, closing
 from pipeline.models.endings import EOS, LENGTH, STEP, STOP, Rule, hash_ids
 from pipeline.models.text import Text
 
@@ -101,19 +101,22 @@ def grown(
     steps = list(prefix.steps)
     steps += [engine.decode(ids[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
     rest = engine.decode(ids[starts[-1] :])
-    more = Prefix(  # not `replace`, which costs as much as the rest of this function
+    text = "".join(steps) + rest
+    closed_ends, closed_steps = tuple(ends), tuple(steps)
+    if finish:
+        closed_ends, closed_steps = closing(closed_ends, closed_steps, rest, len(ids))
+    return Prefix(  # not `replace`, which costs as much as the rest of this function
         prompt=prefix.prompt,
         token_ids=ids,
-        step_ends=tuple(ends),
-        steps=tuple(steps),
-        text="".join(steps) + rest,
+        step_ends=closed_ends,
+        steps=closed_steps,
+        text=text,
         logprobs=prefix.logprobs + tuple(row.logprobs[: len(new)]),
-        finish=prefix.finish,
-        answer=prefix.answer,
+        finish=finish or prefix.finish,
+        answer=task.extract(text) if finish else prefix.answer,
         prompt_hash=prefix.prompt_hash,
         model=model,
     )
-    return ended(more, finish, task) if finish else more
 
 
 def ended(prefix: Prefix, finish: str, task: Extracts) -> Prefix:
