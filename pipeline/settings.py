@@ -109,7 +109,7 @@ class StageSettings(Settings):
     every: int = Field(1, ge=1, description="run in each k-th round only")
     chunk: int | None = Field(None, ge=1, description="problems a chunk, on the first stage of a chain")
     on_empty: Literal["stop", "continue"] = Field(
-        "stop", description="what to do when a filter keeps nothing"
+        "stop", description="what to do when a filter keeps nothing; a training: one row, or one target"
     )
 
 

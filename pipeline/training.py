@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import NothingKept, RecipeError, StorageError
-from pipeline.inputs import training_rows
+from pipeline.inputs import Source, training_rows
 from pipeline.models.draws import seed_of
 from pipeline.models.registry import Weights
 from pipeline.recipe import Stage, method
@@ -50,7 +50,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     """Train, and leave the commit of the stage's manifest to the caller.
 
     Raises:
-        NothingKept: there is no row to train on.
+        NothingKept: there is no row to train on, only one, or all their targets are one number.
         Diverged: the loss is not finite.
     """
     run, stage = work.run, work.stage
@@ -69,10 +69,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
             if isinstance(source, FileSource):
                 yield from rows_from_file(Path(source.file), kind)
 
-    if next(iter(rows()), None) is None:
-        raise NothingKept(
-            f"round {work.round}: {stage.name}: its input has no {kind.__name__} row to train on"
-        )
+    require_variety(work, rows(), kind, sources)
     target = run.checkpoints / run.name / f"round-{work.round:03d}" / name
     out = target.parent / f".tmp-{name}"
     if run.world.main:
@@ -131,6 +128,48 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         }
 
     return extra
+
+
+def require_variety(work: Any, rows: Iterator[Any], kind: type, sources: list[Source]) -> None:
+    """Two rows at least; where they have labels, two different targets: else a model would learn one text by
+    heart, or to give one answer to everything. Reads no further than it has to. `on_empty: continue` on the
+    training lets one row or one target through.
+
+    Raises:
+        NothingKept: with what its inputs kept and dropped, by reason.
+    """
+    stage = work.stage
+    target_of = getattr(method("train", stage.method), "target_of", lambda label, settings: label)
+    number, targets = 0, Counter[float]()
+    for row in rows:
+        number += 1
+        labels = getattr(row, "labels", None)
+        targets.update(target_of(label, stage.settings) for label in labels or () if label is not None)
+        if number > 1 and (len(targets) > 1 or labels is None):
+            return
+    if number and stage.settings.on_empty == "continue":
+        return
+    if number > 1 and not targets:
+        return  # no label at all: the method counts why
+    if number < 2:
+        found = f"its input has {'one' if number else 'no'} {kind.__name__} row to train on"
+    else:
+        target, labels = next(iter(targets.items()), (0.0, 0))
+        found = f"all {labels:,} labels of its {number:,} {kind.__name__} rows have the target {target:g}"
+    read = "".join(f"; {source.path.partition('/')[2]}: {kept_of(source)}" for source in sources)
+    cure = f", or set stages.{stage.name}.on_empty=continue" if number else ""
+    raise NothingKept(
+        f"round {work.round}: {stage.name}: {found}{read}. Sample more (n) or loosen what selects them{cure}"
+    )
+
+
+def kept_of(source: Source) -> str:
+    """`1 of 120 kept: 100 wrong_answer, 19 too_short`, from a committed stage's counts."""
+    counts = source.folder.require().counts
+    dropped = Counter(counts.dropped)
+    given = counts.counters.get("given", dropped.total() + source.folder.require().rows(source.plan.main))
+    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())
+    return f"{given - dropped.total()} of {given} kept" + (f": {reasons}" if reasons else "")
 
 
 @contextlib.contextmanager
