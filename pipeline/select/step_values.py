@@ -1,8 +1,9 @@
 """Training rows for a process reward model: a value for each step.
 
-From a tree, a row is the path to a leaf, and a node shared by several paths is trained in the first of them
-only; the others carry null there. Plain traces are treated alike: equal token prefixes are one node. What
-trains:
+From a tree, a row is the path to a leaf. A node shared by several paths is trained in the first of them only
+(the others carry null there), or with `shared: all` in each, which costs nothing more and weighs a node by
+its leaves: where most rows are last steps, the early ones are else soon drowned. Plain traces are treated
+alike: equal token prefixes are one node. What trains:
 
 - step_scores (default): the labeller's values, of nodes or of steps. Where no label has any, a prefix is
 worth `values`: share: the share of the problem's traces through it that end right (Math-Shepherd's soft
@@ -41,6 +42,9 @@ class Settings(SelectSettings):
     values: Literal["share", "distance"] = Field(
         "share", description="a prefix's value where no label has one"
     )
+    shared: Literal["first", "all"] = Field(
+        "first", description="a step on several paths trains in the first of them, or in all"
+    )
     max_per_problem: int | None = Field(
         None, ge=1, description="rows a problem, taken evenly from all; none: all"
     )
@@ -72,9 +76,12 @@ def select(
     paths = list(fresh(paths, dropped))
     places = evenly(len(paths), settings.max_per_problem)
     dropped += [(path.name, "over_limit") for place, path in enumerate(paths) if place not in places]
-    kept = once(path for place, path in enumerate(paths) if place in places)
+    kept = [path for place, path in enumerate(paths) if place in places]
     return [
-        *(step_example(group.problem_id, path, encode) for path in kept),
+        *(
+            step_example(group.problem_id, path, encode)
+            for path in (once(kept) if settings.shared == "first" else kept)
+        ),
         *(Dropped(problem_id=group.problem_id, what=what, reason=reason) for what, reason in dropped),
     ]
 

@@ -72,6 +72,16 @@ def test_shares_and_positions():
     assert [row.token_ids[end - 1] for end in row.step_ends] == encode("abc")
 
 
+def test_shared_steps_may_train_in_every_path():
+    rows, dropped = steps(group(TRACES, VERDICTS), shared="all")
+    assert {name: row.labels for name, row in rows.items()} == {
+        "p/0": [2 / 4, 2 / 3, 1.0],
+        "p/1": [2 / 4, 2 / 3, 0.0],
+        "p/2": [2 / 4, 0.0],
+    }
+    assert dropped == {"p/3": "duplicate"}
+
+
 def test_distances():
     rows, _ = steps(group(TRACES, VERDICTS), values="distance")
     assert rows["p/0"].labels == pytest.approx([1 / 3, 2 / 3, 1.0])
