@@ -135,10 +135,10 @@ def claims(found: Evidence) -> list[Row]:
     """Every claim of the list, in its order."""
     em = "ReST-MCTS* beats ReST-EM after as many rounds and generated tokens, "
     guided, names = found.grid("guided"), ("ReST-MCTS*", "ReST-EM")
-    rows = [
-        Row(em + "same problems", MCTS, names, guided, found.grid("plain")),
-        Row(em + f"{found.more:,} problems for ReST-EM", MCTS, names, guided, found.grid("plain/more")),
-    ]
+    rows = [Row(em + "same problems", MCTS, names, guided, found.grid("plain"))]
+    if "plain/more" in found.seeds[0]:
+        more = f"{found.more:,} problems for ReST-EM"
+        rows.append(Row(em + more, MCTS, names, guided, found.grid("plain/more")))
     rows += [against_best(found, what, "MCTS*", MCTS) for what in named(found, "mcts_star")]
     rows += votes(found)
     rows += [against_best(found, what, "beam", SNELL) for what in named(found, "beam")]
@@ -202,24 +202,38 @@ def costs(found: Evidence) -> list[str]:
 
 
 def judge(found: Evidence) -> list[str]:
-    """What the models know, by seed. AUC of the PRM: first steps by the oracle, whole samples by outcome."""
-    lines = ["| seed | greedy | sampled | AUC, first step | AUC, whole sample |", "|---|---|---|---|---|"]
+    """What the models know, by seed. AUC of the PRM: first steps by the oracle, whole samples by outcome; and
+    among those of one problem, which is what a search chooses between.
+    """
+    lines = [
+        "| seed | greedy | sampled | AUC, first step | in one problem | AUC, whole sample | in one problem |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for seed, answers in enumerate(found.seeds):
         pool = answers["pool"]
-        first = auc(pool["first/score"], pool["first/true"])
-        whole = auc(pool["score/last"], pool["right"])
+        known = [
+            f"{auc(pool[scores], pool[truth], apart):.3f}"
+            for scores, truth in (("first/score", "first/true"), ("score/last", "right"))
+            for apart in (False, True)
+        ]
         plain, sampled = np.mean(answers["greedy"]["right"]), np.mean([np.mean(r) for r in pool["right"]])
-        lines.append(f"| {seed} | {100 * plain:.1f} | {100 * sampled:.1f} | {first:.3f} | {whole:.3f} |")
+        lines.append(f"| {seed} | {100 * plain:.1f} | {100 * sampled:.1f} | {' | '.join(known)} |")
     return lines
 
 
-def auc(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]]) -> float:
-    """Over all problems together, among what has a score."""
-    pairs = [(s, t) for row, true in zip(scores, truths, strict=True) for s, t in zip(row, true, strict=True)]
-    pairs = [(score, true) for score, true in pairs if np.isfinite(score)]
-    none = np.zeros(len(pairs), dtype=np.int64)
-    score = np.array([score for score, _ in pairs], dtype=np.float64)
-    return Ranking(Points(score, np.array([bool(t) for _, t in pairs]), none, score, none), none).value
+def auc(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]], apart: bool) -> float:
+    """Among what has a score; over all problems together, or over pairs within a problem."""
+    found = [
+        (score, bool(true), problem)
+        for problem, (row, truth) in enumerate(zip(scores, truths, strict=True))
+        for score, true in zip(row, truth, strict=True)
+        if np.isfinite(score)
+    ]
+    score = np.array([point[0] for point in found], dtype=np.float64)
+    true = np.array([point[1] for point in found], dtype=bool)
+    where = np.array([point[2] for point in found], dtype=np.int64)
+    points = Points(score, true, np.zeros_like(where), score, where)
+    return Ranking(points, where if apart else np.zeros_like(where)).value
 
 
 def document(found: Evidence, old: str, settings: str) -> str:
