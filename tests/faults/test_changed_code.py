@@ -1,5 +1,5 @@
-"""RELIABILITY row 11: the project's code changes under a run. Each stage's plan records the code that it was begun with,
-a resume says once which rooms changed, and `strict` refuses."""
+"""RELIABILITY rows 11 and 32: the project's code, or a package, changes under a run. Each stage's plan records what it
+was begun with, a resume says once what changed, and `strict` refuses."""
 
 from __future__ import annotations
 
@@ -35,18 +35,24 @@ def start(place: Path, *words: str, code: int = 0) -> str:
     return done.stdout
 
 
-def code_of(place: Path, stage: str) -> dict[str, str]:
-    """What a stage's plan recorded of the code."""
-    return json.loads((place / "data/tiny" / stage / "plan.json").read_text())["recorded"]["code"]
+def recorded(place: Path, stage: str, what: str) -> dict[str, str]:
+    """What a stage's plan recorded of the code or the versions."""
+    return json.loads((place / "data/tiny" / stage / "plan.json").read_text())["recorded"][what]
 
 
-@pytest.mark.faults
-def test_changed_code_is_recorded_and_said_once(tmp_path: Path, tiny: Path) -> None:
+@pytest.fixture
+def package(tmp_path: Path, tiny: Path) -> Path:
+    """A copy of the package, and a recipe beside it."""
     from tiny_world import recipe_data
 
     package = tmp_path / "copy/pipeline"
     shutil.copytree(ROOT / "pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_data(tiny, rounds=1), sort_keys=False))
+    return package
+
+
+@pytest.mark.faults
+def test_changed_code_is_recorded_and_said_once(tmp_path: Path, package: Path) -> None:
     start(tmp_path, "--until", "sample")
     before = tree_hash(tmp_path / "data/tiny/round-001/sample")
     assert "code changed" not in start(tmp_path, "--until", "check")
@@ -63,9 +69,27 @@ def test_changed_code_is_recorded_and_said_once(tmp_path: Path, tiny: Path) -> N
     assert said.count("code changed") == 1
     assert f"code changed since the run began: {expected}." in " ".join(said.split())
 
-    old, new = code_of(tmp_path, "round-001/sample"), code_of(tmp_path, "round-001/rows")
-    assert old == code_of(tmp_path, "prepare")
+    old, new = (recorded(tmp_path, f"round-001/{stage}", "code") for stage in ("sample", "rows"))
+    assert old == recorded(tmp_path, "prepare", "code")
     assert old.keys() == new.keys() == {"pipeline", *rooms} - set(TELLS)
     assert {room for room in old if old[room] != new[room]} == {*rooms} - set(TELLS)
     assert tree_hash(tmp_path / "data/tiny/round-001/sample") == before, "what is committed stays"
     assert json.loads((tmp_path / "data/tiny/outcome.json").read_text())["ok"]
+
+
+@pytest.mark.faults
+def test_another_package_is_recorded_and_said_once(tmp_path: Path, package: Path) -> None:
+    """What an upgrade leaves: the metadata of another version is found first."""
+    start(tmp_path, "--until", "sample")
+    upgraded = package.parent / "trl-99.0.dist-info"
+    upgraded.mkdir()
+    (upgraded / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 99.0\n")
+    refused = start(tmp_path, "strict=true", code=2)
+    was = recorded(tmp_path, "prepare", "versions")["trl"]
+    assert f"tiny: trl {was} -> 99.0" in refused
+    said = " ".join(start(tmp_path, "strict=false", "--until", "check").split())
+    assert (
+        said.count(f"not as the run began: trl {was} -> 99.0. The same rows are promised, not the same bytes")
+        == 1
+    )
+    assert recorded(tmp_path, "round-001/check", "versions")["trl"] == "99.0"
