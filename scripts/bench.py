@@ -279,11 +279,11 @@ def one_prompt_a_call(bench: Bench, policy: Engine, prm: Engine, number: int) ->
     """Trees a second when each step is its own `generate` call and each prefix its own forward, as in the
     reference code.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-    reference = (
-        AutoModelForCausalLM.from_pretrained(bench.folder, dtype=policy.dtype).to(policy.device).eval()
-    )
+    given = {"dtype": policy.dtype, "device_map": policy.device}
+    reference = AutoModelForCausalLM.from_pretrained(bench.folder, **given).eval()
+    judge = AutoModelForTokenClassification.from_pretrained(prm.folder, **given).eval()
     rule = policy.rule(bench.task.step_separator, bench.task.stop)
     ends = [i for i in range(policy.num_tokens) if policy.endings.hits[i, rule.start] & STEP]
 
@@ -308,14 +308,13 @@ def one_prompt_a_call(bench: Bench, policy: Engine, prm: Engine, number: int) ->
         if isinstance(ask, Continue):
             return [write(ask, prefix) for prefix in ask.listed for _ in range(ask.n)]
         assert isinstance(ask, Score)
-        places = [
-            (
-                [*prm.encode(p.prompt), *p.token_ids],
-                [len(prm.encode(p.prompt)) + end - 1 for end in p.step_ends],
-            )
-            for p in ask.listed
-        ]
-        return [prm.score([place])[0] for place in places]
+        replies = []
+        for prefix in ask.listed:
+            prompt = prm.encode(prefix.prompt)
+            ids = torch.tensor([[*prompt, *prefix.token_ids]], device=prm.device)
+            at = [len(prompt) + end - 1 for end in prefix.step_ends]
+            replies.append(judge(ids).logits[0, at, 0].tolist())
+        return replies
 
     start = seconds(bench.device)
     with torch.inference_mode():

@@ -28,7 +28,7 @@ QUERIES = 512  #: queries at once, for their scores take queries x columns
 
 
 def attend(
-    module: torch.nn.Module,
+    module: torch.nn.Module | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -40,7 +40,9 @@ def attend(
     [R, 1, Q, C].
     """
     if attention_mask is None or attention_mask.dtype == torch.bool:  # someone else's call of the model
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return sdpa_attention_forward(
+            module or torch.nn.Module(), query, key, value, attention_mask, scaling=scaling, **more
+        )
     asked_queries = query.shape[2]
     if 1 < asked_queries < least_rows() or asked_queries == key.shape[2]:  # a prefill, not one new column
         few = max(0, least_rows() - asked_queries)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.cache_utils import Cache
 
 from pipeline.errors import Diverged
 from pipeline.models import attention, products
@@ -25,6 +26,7 @@ from pipeline.models.batch import Batch
 from pipeline.models.cache import Stash, cache_of, resumed
 from pipeline.models.endings import sign_tokens
 from pipeline.models.growth import Row
+from pipeline.models.lean import lean_of
 from pipeline.models.load import device_of, dtype_of, hash_folder, load
 from pipeline.models.memory import Held, Memory, Reading, gathered, reading, remember
 from pipeline.models.text import Text, trained_as_probability
@@ -55,6 +57,7 @@ class Engine(Text):
         name: str = "",
     ) -> None:
         self.device = device_of(device)
+        small = self.device.type == "cpu"
         self.dtype = dtype_of(dtype, self.device)
         self.head, self.max_rows = head, max_rows
         self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
@@ -66,10 +69,10 @@ class Engine(Text):
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
-        self.trim = attention.use(self.model) if self.device.type == "cpu" else True
+        self.trim = attention.use(self.model) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
-        self.remembers = self.trim and self.device.type == "cpu"
-        if self.device.type == "cpu":
+        self.remembers = self.trim and small
+        if small:
             products.use(self.model)
         generation = getattr(self.model, "generation_config", None)
         super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
@@ -78,11 +81,14 @@ class Engine(Text):
         self.num_layers: int = config.num_hidden_layers
         self._kinds = set(getattr(config, "layer_types", None) or [])
         self._sliding: int = getattr(config, "sliding_window", None) or 0
-        self._plain_head = self._has_plain_head()
+        self._top = self._plain_head()
+        mixed = self._sliding and "sliding_attention" in self._kinds
+        self._lean = (
+            lean_of(self.model, self._top) if self.trim and small and self._top and not mixed else None
+        )
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
-        small = self.device.type == "cpu"
         #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
@@ -174,11 +180,26 @@ class Engine(Text):
         self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, held: Any
     ) -> torch.Tensor:
         """One new column of a running batch: float32 logits [R, V]."""
-        out = self.model(
-            input_ids=ids, position_ids=positions, attention_mask=self._masks(mask, positions),
-            past_key_values=held, use_cache=True,
-        )  # fmt: skip
-        return out.logits[:, -1].float()
+        given = (ids, positions, self._masks(mask, positions), held)
+        if self._top is not None:
+            return self._top(self._hidden(*given)[:, -1]).float()
+        return self._logits(*given)[:, -1].float()
+
+    def _hidden(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, held: Cache | None
+    ) -> torch.Tensor:
+        """The last hidden states [R, N, width]."""
+        if self._lean is not None:
+            return self._lean(ids, positions, mask, held.layers if held else None)
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        return self.model.base_model(**given, past_key_values=held, use_cache=bool(held)).last_hidden_state
+
+    def _logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, held: Cache | None, **more: Any
+    ) -> torch.Tensor:
+        """What the whole model gives, where its head is more than a product."""
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        return self.model(**given, past_key_values=held, use_cache=bool(held), **more).logits
 
     def prefill(
         self, prefixes: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
@@ -188,33 +209,34 @@ class Engine(Text):
         known: what is remembered of each; `width` columns hold the rest of them.
         """
         ids, positions, mask, held = self._begun(prefixes, width, known)
-        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": True}
         last = torch.zeros(len(ids), dtype=torch.int64)  # rows that pad the batch go through the head too
         starts = [one.num_tokens for one in known] or [0] * len(prefixes)
         last[: len(prefixes)] = torch.tensor(
             [len(prefix) - 1 - start for prefix, start in zip(prefixes, starts, strict=True)]
         )
         last, rows = last.to(self.device), torch.arange(len(ids), device=self.device)
-        if self._plain_head:
-            hidden = self.model.base_model(**given, past_key_values=cache_of(held)).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[rows, last])
+        if self._top is not None:
+            logits = self._top(self._hidden(ids, positions, mask, cache_of(held))[rows, last])
         else:
             columns, place = last.unique(return_inverse=True)
-            out = self.model(**given, past_key_values=cache_of(held), logits_to_keep=columns)
-            logits = out.logits[rows, place]
+            found = self._logits(ids, positions, mask, cache_of(held), logits_to_keep=columns)
+            logits = found[rows, place]
         return held, logits[: len(prefixes)].float()
 
     @torch.inference_mode()
-    def _has_plain_head(self) -> bool:
-        """Are the logits the output embedding of the last hidden state, with nothing after it (scale,
-        soft cap)?
+    def _plain_head(self) -> Any:
+        """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft
+        cap).
         """
-        if self.head is not None:
-            return False
+        top = (
+            getattr(self.model, "score", None) if self.head == "value" else self.model.get_output_embeddings()
+        )
+        if top is None:
+            return None
         ids = torch.arange(min(8, self.num_tokens), device=self.device)[None]
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        plain = self.model.get_output_embeddings()(hidden)
-        return torch.allclose(plain, self.model(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-4)
+        plain = top(self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        whole = self.model(input_ids=ids, use_cache=False).logits
+        return top if torch.allclose(plain, whole, rtol=1e-3, atol=1e-4) else None
 
     def _begun(
         self, sequences: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
@@ -280,12 +302,13 @@ class Engine(Text):
         alone.
         """
         rows = torch.arange(len(at), device=at.device)[:, None]
-        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
-        given |= {"use_cache": True, "past_key_values": cache_of(held)} if held else {"use_cache": False}
+        cache = cache_of(held) if held else None
+        if self._top is not None:
+            return self._top(self._hidden(ids, positions, mask, cache)[rows, at]).float()
         if self.head == "value":
-            return self.model(**given).logits[rows, at].float()
+            return self._logits(ids, positions, mask, cache)[rows, at].float()
         columns, place = at.unique(return_inverse=True)
-        return self.model(**given, logits_to_keep=columns).logits[rows, place].float()
+        return self._logits(ids, positions, mask, cache, logits_to_keep=columns)[rows, place].float()
 
     def _score_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any

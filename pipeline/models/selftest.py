@@ -116,7 +116,7 @@ def _holds(engine: Engine, rungs: Sequence[int], seconds: float) -> bool:
 
 def _rows(engine: Engine, rung: int, number: int) -> list[list[int]]:
     draw = random.Random(rung)  # noqa: S311  fixed rows, no secret
-    upper = min(engine.num_tokens, len(engine.tokenizer))
+    upper = min(len(engine.tokenizer), engine.model.config.get_text_config().vocab_size)
     lengths = [draw.randrange(2, 24) for _ in range(number)]
     lengths[2:3] = [rung - NUM_TOKENS - 2]  # one that makes the others look at all the rung's columns
     return [[draw.randrange(upper) for _ in range(length)] for length in lengths]

@@ -108,8 +108,8 @@ def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
         out, weight = attention.attend(module, query, key, value, mask, scaling, **more)
         return out * (1 + 1e-6 * (query.shape[2] < key.shape[2])), weight
 
-    for kind, head in (("LlamaForCausalLM", None), ("LlamaForTokenClassification", "value")):
-        more = {"num_labels": 1} if head else {}
+    for kind, head in (("Qwen3ForCausalLM", None), ("Qwen3ForTokenClassification", "value")):
+        more = {"head_dim": 16} | ({"num_labels": 1} if head else {})
         folder = make_model(tmp_path / kind, word_tokenizer(), kind=kind, hidden_size=48, **more)
         engine = Engine(folder, head=head)
         assert self_test(engine, (64,))
