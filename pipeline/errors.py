@@ -6,7 +6,8 @@ launcher loses both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class RatchetError(Exception):
@@ -66,3 +67,12 @@ class UnsafeFile(RatchetError):
     """A pickle, a model folder that carries code, a path that leaves its folder."""
 
     exit_code = 9
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean x?)`, or the known ones where none is near and they are few."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1, 0.6)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (known: {', '.join(sorted(known))})" if 0 < len(known) <= 12 else ""

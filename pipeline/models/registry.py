@@ -135,7 +135,7 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     hash."""
     import shutil
 
-    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
     from pipeline.store.weights import commit_weights
 
@@ -143,8 +143,11 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
     if head == "value":
-        fresh = {} if brings_head(base) else {"num_labels": 1}  # a ready-made PRM keeps its own labels
-        model = AutoModelForTokenClassification.from_pretrained(base, classifier_dropout=0.0, **fresh)
+        config = AutoConfig.from_pretrained(base)
+        config.classifier_dropout = 0.0  # no key of every architecture, so it cannot be passed
+        if not brings_head(base):  # a ready-made PRM keeps its own labels
+            config.num_labels = 1
+        model = AutoModelForTokenClassification.from_pretrained(base, config=config)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:

@@ -105,6 +105,8 @@ def test_nothing_heavy_loads_with_a_light_module() -> None:
         "endings",
         "attention",
         "products",
+        "lean",
+        "memory",
         "selftest",
         "text",
         "draws",
