@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def starting_point(run: Run, stage: Stage, number: int) -> Weights:
     return run.standing(name, number - 1)
 
 
+def alive(what: str = "") -> None:
+    """A sign of life from a training, or a word on what may take long."""
+    long(what) if what else beat()
+
+
 def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     """Train, and leave the commit of the stage's manifest to the caller.
 
@@ -77,9 +83,6 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         out.mkdir(parents=True)
     run.world.barrier()
 
-    def alive(what: str = "") -> None:
-        long(what) if what else beat()
-
     long("loading and compiling")
     with full_disk_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
         report = method("train", stage.method).train(
@@ -102,21 +105,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         )
     run.world.barrier()
 
-    def commit() -> Weights:
-        adapter = (out / "adapter_config.json").exists()
-        if not adapter:
-            for pattern in TOKENIZER_FILES:
-                for file in start.base.glob(pattern):
-                    if not (out / file.name).exists():
-                        shutil.copy(file, out / file.name)
-        meta = {"round": work.round, "stage": stage.name, "model": name, "base": start.hash}
-        # what no manifest names may be of a start at another number of processes
-        digest = commit_weights(out, target, meta, replace=work.folder.manifest() is None)
-        shutil.rmtree(run.folder / "scratch" / f"round-{work.round:03d}" / stage.name, ignore_errors=True)
-        base, own = (start.base, target) if adapter else (target, None)
-        return Weights(name, base, own, digest, work.round, spec.head)
-
-    weights: Weights = run.world.together(commit)
+    weights: Weights = run.world.together(partial(commit_training, work, start, out, target))
 
     def extra() -> dict[str, Any]:
         return {
@@ -128,6 +117,25 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         }
 
     return extra
+
+
+def commit_training(work: Any, start: Weights, out: Path, target: Path) -> Weights:
+    """Move what a training left to its place for good; an adapter stays beside its base, whole weights take
+    the base's tokenizer with them.
+    """
+    run, stage, name = work.run, work.stage, work.stage.settings.model
+    adapter = (out / "adapter_config.json").exists()
+    if not adapter:
+        for pattern in TOKENIZER_FILES:
+            for file in start.base.glob(pattern):
+                if not (out / file.name).exists():
+                    shutil.copy(file, out / file.name)
+    meta = {"round": work.round, "stage": stage.name, "model": name, "base": start.hash}
+    # what no manifest names may be of a start at another number of processes
+    digest = commit_weights(out, target, meta, replace=work.folder.manifest() is None)
+    shutil.rmtree(run.folder / "scratch" / f"round-{work.round:03d}" / stage.name, ignore_errors=True)
+    base, own = (start.base, target) if adapter else (target, None)
+    return Weights(name, base, own, digest, work.round, run.recipe.models[name].head)
 
 
 def require_variety(work: Any, rows: Iterator[Any], kind: type, sources: list[Source]) -> None:

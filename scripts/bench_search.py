@@ -1,0 +1,187 @@
+"""The search against its own asks, replayed without a tree, and against one prompt a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_world import Bench, seconds
+
+from pipeline.generate import mcts_star
+from pipeline.models.asks import Asks, Continue, Prefix, Score
+from pipeline.models.driver import Driver, Search
+from pipeline.models.endings import EOS, LENGTH, STEP
+from pipeline.models.engine import Engine
+from pipeline.models.growth import Row, grown
+
+LIVE_SEARCHES = (32, 128, 512)
+
+
+def make_prm(bench: Bench) -> Path:
+    """The policy's body with a random head: as fast as a trained one."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    folder = bench.scratch / "prm"
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(bench.folder, num_labels=1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bench.folder).save_pretrained(folder)
+    return folder
+
+
+def searches(bench: Bench, number: int) -> Iterator[Search]:
+    """ReST-MCTS* with 10 iterations and branch 3: about 97 tokens a tree for the reference code."""
+    settings = mcts_star.Settings(by="policy", value="prm", iterations=10, branch=3, temperature=1.0)
+    for question in bench.questions(number):
+        asks = mcts_star.generate(question, settings, None)
+        yield Search(question.id, bench.task, asks, bench.task.settings.max_tokens)
+
+
+@dataclass
+class Recording:
+    """A run of searches: its rates, and what it asked for."""
+
+    trees: float
+    written: float
+    read: float
+    rows: list[Row] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)
+
+
+def run_searches(bench: Bench, policy: Engine, prm: Engine, live: int, number: int) -> Recording:
+    """`number` searches, `live` at a time. Rates are a second: trees, tokens written, prefixes read."""
+    rows: list[Row] = []
+    items: list[Any] = []
+    submit, score = policy.submit, prm.score
+    policy.submit = lambda new: (new := list(new), rows.extend(new), submit(new))[-1]  # type: ignore[method-assign]
+    prm.score = lambda new, known=(): (items.extend(new), score(new, known))[-1]  # type: ignore[method-assign]
+    driver = Driver({"policy": policy, "prm": prm}.__getitem__, run_seed=0, round=0, stage="bench")
+    todo = list(searches(bench, number))
+    start = seconds(bench.device)
+    for _ in driver.run(todo, live):
+        pass
+    total = seconds(bench.device) - start
+    del policy.submit, prm.score
+    reading = driver.spent["seconds"]["read"]
+    written = driver.spent["written"]["policy"]
+    return Recording(number / total, written / (total - reading), len(items) / reading, rows, items)
+
+
+def replay(bench: Bench, policy: Engine, recorded: Recording, live: int) -> float:
+    """The recorded rows as one flat queue: tokens a second with as many rows live, no tree, no reward
+    model.
+    """
+    before, policy.max_rows = policy.max_rows, min(policy.max_rows, 3 * live)
+    policy.clear()
+    rows = [
+        Row(r.ids, r.limit, r.seed, r.temperature, r.top_p, r.top_k, r.ends_on, r.state)
+        for r in recorded.rows
+    ]
+    start = seconds(bench.device)
+    policy.submit(rows)
+    while policy.busy:
+        policy.step(4)
+    rate = sum(len(row.new_ids) for row in rows) / (seconds(bench.device) - start)
+    policy.max_rows = before
+    policy.clear()
+    return rate
+
+
+def forward(bench: Bench, prm: Engine, recorded: Recording) -> float:
+    """The recorded prefixes in one call: prefixes a second."""
+    start = seconds(bench.device)
+    prm.score(recorded.items)
+    return len(recorded.items) / (seconds(bench.device) - start)
+
+
+def one_prompt_a_call(bench: Bench, policy: Engine, prm: Engine, number: int) -> float:
+    """Trees a second when each step is its own `generate` call and each prefix its own forward, as in the
+    reference code.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+    given = {"dtype": policy.dtype, "device_map": policy.device}
+    reference = AutoModelForCausalLM.from_pretrained(bench.folder, **given).eval()
+    judge = AutoModelForTokenClassification.from_pretrained(prm.folder, **given).eval()
+    rule = policy.rule(bench.task.step_separator, bench.task.stop)
+    ends = [i for i in range(policy.num_tokens) if policy.endings.hits[i, rule.start] & STEP]
+
+    def write(ask: Continue, prefix: Prefix) -> Prefix:
+        room = bench.task.settings.max_tokens - prefix.num_tokens
+        if prefix.done or room <= 0:
+            return prefix
+        ids = torch.tensor([[*policy.encode(prefix.prompt), *prefix.token_ids]], device=policy.device)
+        stop = [*policy.eos_ids, *(ends if ask.until == "step" else [])]
+        out = reference.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=ask.max_tokens or room, top_k=0,
+            eos_token_id=stop, pad_token_id=policy.pad_id, do_sample=bool(ask.temperature),
+            **({"temperature": ask.temperature} if ask.temperature else {}),
+        )[0, ids.shape[1] :].tolist()  # fmt: skip
+        flags = EOS if out[-1] in policy.eos_ids else STEP if out[-1] in ends else LENGTH
+        row = Row([], room, new_ids=out, logprobs=[0.0] * len(out), flags=flags, state=rule.start)
+        return grown(
+            prefix, row, policy, rule, bench.task, "policy", ask.until, bench.task.settings.max_tokens
+        )
+
+    def answer(ask: Any) -> Any:
+        if isinstance(ask, Continue):
+            return [write(ask, prefix) for prefix in ask.listed for _ in range(ask.n)]
+        assert isinstance(ask, Score)
+        replies = []
+        for prefix in ask.listed:
+            prompt = prm.encode(prefix.prompt)
+            ids = torch.tensor([[*prompt, *prefix.token_ids]], device=prm.device)
+            at = [len(prompt) + end - 1 for end in prefix.step_ends]
+            replies.append(judge(ids).logits[0, at, 0].tolist())
+        return replies
+
+    start = seconds(bench.device)
+    with torch.inference_mode():
+        for search in searches(bench, number):
+            exhaust(search.asks, answer)
+    return number / (seconds(bench.device) - start)
+
+
+def exhaust(asks: Asks[Any], answer: Callable[[Any], Any]) -> None:
+    """Drive one search alone."""
+    reply = None
+    while True:
+        try:
+            reply = answer(asks.send(reply))
+        except StopIteration:
+            return
+
+
+def search_figures(bench: Bench) -> dict[str, float]:
+    """The worst of 32, 128 and 512 live searches."""
+    policy = bench.engine(bench.folder)
+    prm = bench.engine(make_prm(bench), head="value")
+    alone = max(one_prompt_a_call(bench, policy, prm, 6) for _ in range(2))
+    bench.note("trees_per_second/one_prompt_a_call", alone)
+    worst: dict[str, list[float]] = {
+        "search_vs_raw": [],
+        "scoring_vs_forward": [],
+        "search_vs_sequential": [],
+    }
+    run_searches(bench, policy, prm, 32, 32)  # warm
+    for live in LIVE_SEARCHES:
+        best = Recording(0, 0, 0)
+        raw = flat = 0.0
+        for _ in range(bench.rounds):
+            now = run_searches(bench, policy, prm, live, max(2 * live, 192))
+            raw, flat = max(raw, replay(bench, policy, now, live)), max(flat, forward(bench, prm, now))
+            best = Recording(
+                max(best.trees, now.trees), max(best.written, now.written), max(best.read, now.read)
+            )
+        bench.note(f"trees_per_second/{live}", best.trees)
+        bench.note(f"search_tokens_per_second/{live}", best.written)
+        bench.note(f"raw_tokens_per_second/{live}", raw)
+        bench.note(f"search_prefixes_per_second/{live}", best.read)
+        bench.note(f"forward_prefixes_per_second/{live}", flat)
+        worst["search_vs_raw"].append(bench.note(f"search_vs_raw/{live}", best.written / raw))
+        worst["scoring_vs_forward"].append(bench.note(f"scoring_vs_forward/{live}", best.read / flat))
+        worst["search_vs_sequential"].append(bench.note(f"search_vs_sequential/{live}", best.trees / alone))
+    return {name: min(values) for name, values in worst.items()}
