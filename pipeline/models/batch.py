@@ -18,7 +18,7 @@ from pipeline.models import draws
 from pipeline.models.cache import Place, Slots, cache_of
 from pipeline.models.endings import LENGTH
 from pipeline.models.growth import Row
-from pipeline.models.memory import Reading, reading, remember
+from pipeline.models.memory import Reading, reading, remember, sizes
 
 if TYPE_CHECKING:
     from pipeline.models.engine import Engine
@@ -86,7 +86,7 @@ class Batch:
             shared.setdefault(tuple(row.ids), []).append(row)
         ended: list[Row] = []
         readings = [reading(ids, (), rows[0].memory, rows[0].borders) for ids, rows in shared.items()]
-        for group, width in self.engine.groups([len(one.ids) - one.held.num_tokens for one in readings]):
+        for group, width in self.engine.groups(*sizes(readings)):
             part = [readings[i] for i in group]
             ended += self._prefill(part, [shared[one.ids] for one in part], width)
         return ended

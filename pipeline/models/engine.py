@@ -28,7 +28,7 @@ from pipeline.models.endings import sign_tokens
 from pipeline.models.growth import Row
 from pipeline.models.lean import lean_of
 from pipeline.models.load import device_of, dtype_of, hash_folder, load
-from pipeline.models.memory import Held, Memory, Reading, gathered, reading, remember
+from pipeline.models.memory import Held, Memory, Reading, gathered, reading, remember, sizes
 from pipeline.models.text import Text, trained_as_probability
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
@@ -144,34 +144,41 @@ class Engine(Text):
         """Forget every row: a driver that ends early leaves none to the next."""
         self._batches.clear()
 
-    def _cap(self, columns: int) -> int:
+    @functools.cached_property
+    def _token_bytes(self) -> int:
+        """What a token takes in a cache."""
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        row = 2 * self.num_layers * heads * size * columns * self.dtype.itemsize
-        return max(1, min(self.max_rows, int(self.cache_bytes / 1.5 // row)))
+        return 2 * self.num_layers * heads * size * self.dtype.itemsize
+
+    def _cap(self, columns: int) -> int:
+        return max(1, min(self.max_rows, int(self.cache_bytes / 1.5 // (columns * self._token_bytes))))
 
     # -- forwards
 
-    def groups(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    def groups(self, lengths: Sequence[int], known: Sequence[int] = ()) -> Iterator[tuple[list[int], int]]:
         """Forwards over sequences of these lengths: which, and their columns. Those of one rung share a
-        forward.
+        forward. known: the columns that stand in front of each and are not computed again.
 
         Where padding is known not to change bits, a forward is as wide as its longest sequence, and a new one
         begins where the padding would cost more than a forward does by itself.
         """
         order = sorted(range(len(lengths)), key=lambda i: (rung_of(lengths[i]), lengths[i]), reverse=True)
         group: list[int] = []
-        width = rung = waste = 0
+        width = rung = waste = longest = 0
+        most = self.cache_bytes // 4 // self._token_bytes  # columns, those in front too
         for i in order:
             waste += width - lengths[i]
-            full = (len(group) + 1) * width > self.forward_tokens
+            longest = max(longest, lengths[i] + (known[i] if known else 0))
+            full = (len(group) + 1) * width > self.forward_tokens or (len(group) + 1) * longest > most
             if full or rung != rung_of(lengths[i]) or (self.trim and waste > self.forward_cost):
                 if group:
                     yield group, width
                 rung = rung_of(lengths[i])
                 width = lengths[i] if self.trim else rung
                 group, waste = [], width - lengths[i]
+                longest = lengths[i] + (known[i] if known else 0)
             group.append(i)
         if group:
             yield group, width
@@ -359,7 +366,7 @@ class Engine(Text):
     def _forwards(self, readings: Sequence[Reading], part: Any) -> list[list[float]]:
         """The values at the asked positions of each."""
         replies: list[list[float]] = [[] for _ in readings]
-        for group, width in self.groups([len(one.ids) - one.held.num_tokens for one in readings]):
+        for group, width in self.groups(*sizes(readings)):
             ones = [readings[i] for i in group]
             ids, positions, mask, held = self._begun(
                 [one.ids for one in ones], width, [one.held for one in ones]

@@ -115,6 +115,12 @@ def reading(ids: Ids, at: Sequence[int], memory: Memory | None, borders: Sequenc
     return Reading(ids, at[len(known) :], memory, (*borders, len(ids)), held, known)
 
 
+def sizes(readings: Sequence[Reading]) -> tuple[list[int], list[int]]:
+    """Of each, the tokens to read and those known."""
+    known = [one.held.num_tokens for one in readings]
+    return [len(one.ids) - held for one, held in zip(readings, known, strict=True)], known
+
+
 def remember(readings: Sequence[Reading], layers: Sequence[Stash]) -> None:
     """Keep what a forward read, where a search remembers; row i of the layers is of reading i."""
     if any(one.memory for one in readings) and (read := stacked(layers)) is not None:

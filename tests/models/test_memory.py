@@ -121,3 +121,14 @@ def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
         assert not engine.remembers
         assert engine.new_memory(1) is None
         monkeypatch.undo()
+
+
+def test_what_stands_in_front_of_a_forward_is_bounded(prm: Engine):
+    """Many short steps behind long prefixes: their known columns take memory too."""
+    before, prm.cache_bytes = prm.cache_bytes, 4 * 1000 * prm._token_bytes
+    try:
+        groups = list(prm.groups([2] * 40, [98] * 40))
+    finally:
+        prm.cache_bytes = before
+    assert sorted(i for group, _ in groups for i in group) == list(range(40))
+    assert max(len(group) for group, _ in groups) == 10
