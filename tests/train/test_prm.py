@@ -204,6 +204,26 @@ def test_the_engine_reads_what_was_trained(base: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, read_scores(base, out, rows, head), atol=1e-5)
 
 
+def test_merged_into_its_base_a_reward_model_scores_the_same(base: Path, tmp_path: Path) -> None:
+    """`export`, and `run://RUN@3/prm` as a base: an ordinary folder that brings its head."""
+    engine = pytest.importorskip("pipeline.models.engine")
+    from pipeline.models.registry import brings_head, merge
+
+    rows = steps(12)
+    for head in ("value", "token"):
+        job = job_of(base, tmp_path / head, rows, lora={"r": 4}, head=head)
+        train(job, Settings(**FAST | {"steps": 20, "target": "soft"}))
+        merge(base, job.out, head, tmp_path / f"merged-{head}", {})
+        assert brings_head(tmp_path / f"merged-{head}")
+        scores = [
+            engine.Engine(folder, adapter, head=head).score(
+                [(row.token_ids, [end - 1 for end in row.step_ends]) for row in rows]
+            )
+            for folder, adapter in ((base, job.out), (tmp_path / f"merged-{head}", None))
+        ]
+        np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+
+
 def test_rows_that_cannot_be_trained_are_counted(base: Path, tmp_path: Path) -> None:
     rows = steps(10)
     rows[0] = dataclasses.replace(rows[0], labels=[None, None])
