@@ -113,6 +113,9 @@ def lean_of(model: Any, head: Callable[[torch.Tensor], torch.Tensor]) -> Lean | 
     body = model.base_model
     if type(body).__name__ not in KINDS or getattr(body.config, "hidden_act", "") != "silu":
         return None
+    projections = [one for name, one in body.layers.named_modules() if name.endswith("_proj")]
+    if any(type(one) is not torch.nn.Linear for one in projections):
+        return None  # quantised, say
     lean = Lean(body)
     ids = torch.arange(min(12, body.config.vocab_size))[None]
     places = torch.arange(ids.shape[1])
