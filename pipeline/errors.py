@@ -58,7 +58,7 @@ class StorageError(RatchetError):
 
 
 class WorkerLost(RatchetError):
-    """A process of the group died or hangs."""
+    """A process of the group died, hangs or has no memory left."""
 
     exit_code = 8
 

@@ -7,6 +7,7 @@ alone."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
@@ -15,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.driving import Drive, account
-from pipeline.errors import DamagedData, NothingKept, RecipeError
+from pipeline.errors import DamagedData, NothingKept, RecipeError, WorkerLost
 from pipeline.inputs import DEFAULT_CHUNK, Reader, chunks_from, problems_in, slices
 from pipeline.measuring import evaluate_stage, measured_before, with_incumbents
 from pipeline.models.registry import Weights
 from pipeline.models.tokens import encoder
 from pipeline.recipe import Stage, data_settings, method
 from pipeline.rows import SCHEMA_VERSION, Dropped, Problem, Question, Row
-from pipeline.run import Run
+from pipeline.run import Run, first_part
 from pipeline.store.folder import ChunkPlan, Manifest, Plan, StageFolder
 from pipeline.training import starting_point, train_stage
 from pipeline.watch import beat, long
@@ -135,7 +136,8 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
         work = Work(run, stage, number, folder, plan, models, Reader(run.data))
         run.console.stage_started(number, stage.name, stage.sentence())
         long(f"beginning {stage.name}")
-        finish = RUNNERS[stage.room](work)
+        with full_memory_told(stage, number):
+            finish = RUNNERS[stage.room](work)
         world.barrier()
         manifest = together(run, lambda: folder.commit(finish()))
         seconds = time.monotonic() - work.started
@@ -143,6 +145,31 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
         run.console.stage_done(number, stage.name, facts(stage, manifest), seconds)
         run.warn_of(stage, number, manifest.extra)
     return folder.require()
+
+
+@contextlib.contextmanager
+def full_memory_told(stage: Stage, number: int) -> Iterator[None]:
+    """A stage that asks for more memory than there is: a sentence with what makes it ask for less, none of
+    which changes a row.
+
+    Raises:
+        WorkerLost: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:  # torch has no class for a CPU's memory
+        full = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+        if not full and "DefaultCPUAllocator" not in str(problem):
+            raise
+        if stage.room == "train":
+            less = f"stages.{stage.name}.micro_batch=1"
+        else:
+            names = list(dict.fromkeys(map(first_part, stage.models.values())))
+            less = " ".join([*(f"models.{name}.engine.max_rows=64" for name in names), "window=1"])
+        raise WorkerLost(
+            f"round {number}: {stage.name}: out of memory ({str(problem).splitlines()[0][:160]}). Start the "
+            f"same command again with less at once: {less}. What is committed stays"
+        ) from problem
 
 
 def together(run: Run, act: Callable[[], Any]) -> Any:
