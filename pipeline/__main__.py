@@ -70,7 +70,7 @@ def run(
     world = join()
     console = _console(quiet, log_json, world.main)
     with session(recipe, console, world, DATA, CHECKPOINTS) as working, working.mirrored():
-        console.run_started(recipe.name, recipe.path, working.resumed_from())
+        working.announce()
         if run_loop(working, until):
             console.finished(working.summary())
 

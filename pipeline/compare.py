@@ -36,7 +36,7 @@ def compare(
             path, [*overrides, f"tokens_per_round={share}"], f"compare-{plain.name}-s{plain.seed}-{tokens}"
         )
         with session(recipe, console, World(), data, checkpoints) as run:
-            console.run_started(recipe.name, recipe.path, run.resumed_from())
+            run.announce()
             run_loop(run)
         done.append(recipe)
     return table(done, data, checkpoints)

@@ -69,7 +69,7 @@ def run_launched(recipe: Recipe, launch: Path, until: str | None, console: Any) 
     config = read_launch(launch)
     last = recipe.stage(until).name if until else None
     with session(recipe, console, World()) as run:
-        console.run_started(recipe.name, recipe.path, run.resumed_from())
+        run.announce()
         if recipe.rounds > MANY_ROUNDS:
             console.note(f"{recipe.rounds} rounds: one process group does the whole run")
             group(run, launch, config, ["run", recipe.name, *(["--until", last] if last else [])])

@@ -56,6 +56,7 @@ class Run:
     world: World = field(default_factory=World)
     disk: Disk = DISK
     engines: dict[str, Any] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)  #: settings that changed since the last launch, and may
 
     @property
     def name(self) -> str:
@@ -157,6 +158,11 @@ class Run:
         return not any(
             self.recipe.models[n].base.startswith("seed://") or self.base_weights(n).fresh_head for n in heads
         )
+
+    def announce(self) -> None:
+        """Say that a launch begins or from where it goes on, then which settings it takes over."""
+        self.console.run_started(self.name, self.recipe.path, self.resumed_from())
+        self.console.changed(self.taken)
 
     def resumed_from(self) -> str:
         """Where a launch goes on, for its first line; empty for a new run."""

@@ -163,11 +163,13 @@ def session(
     lock: RunLock | RankLock
     lock = RunLock(folder, [checkpoints / recipe.name]) if world.main and not is_child() else RankLock(folder)
 
+    taken: list[str] = []
+
     def begin() -> None:
         console.now = now.place(folder)
         require_room(recipe, folder)
         probe(folder)
-        console.changed(settle_recipe(recipe, folder))
+        taken.extend(settle_recipe(recipe, folder))
 
     try:
         with full_disks_told(folder), _held_by_all(lock, world):
@@ -175,7 +177,7 @@ def session(
             group = Group.of(world, folder, os.environ.get(FOLDER) if is_child() else None)
             try:
                 world.together(begin)
-                yield Run(recipe, console, data, checkpoints, world)
+                yield Run(recipe, console, data, checkpoints, world, taken=taken)
             except BaseException as raised:  # outcome.json tells of every end, Ctrl-C too; it goes on
                 error = group.cause(raised)
                 if error is raised:

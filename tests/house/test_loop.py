@@ -38,7 +38,7 @@ def run(path: Path | str, *overrides: str, name: str | None = None, until: str |
     recipe = find(str(path), list(overrides), name, DATA)
     console = Console(file=said)
     with session(recipe, console, World(), DATA, CHECKPOINTS) as working:
-        console.run_started(recipe.name, recipe.path, working.resumed_from())
+        working.announce()
         if run_loop(working, until):
             console.finished(working.summary())
     return said.getvalue()
@@ -128,7 +128,9 @@ def test_a_finished_run_is_extended_and_a_changed_one_refused(write_recipe: Call
         run("tiny", "stages.sample.n=5", "seed=3")
     assert "tiny: seed: 0 -> 3" in caught.value.problems
     assert "tiny: stages.sample.n: 3 -> 5" in caught.value.problems
-    run("tiny", "window=1")  # operational: free to change
+    said = run("tiny", "window=1").splitlines()  # operational: free to change
+    assert said[0].startswith("tiny goes on from finally")
+    assert said[1].split() == ["changed:", "window:", "2", "->", "1"]
 
 
 def test_nothing_kept_is_said_with_counts_before_any_training(write_recipe: Callable[..., Path]) -> None:
