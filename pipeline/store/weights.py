@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DamagedData
+from pipeline.errors import DamagedData, StorageError
 from pipeline.store.disk import DISK, Disk, temporary_beside
 from pipeline.store.documents import canonical, hash_file, plain, seal, sha256, unseal
 from pipeline.store.model_folder import check_model_folder, hash_folder
@@ -111,7 +111,7 @@ def commit_weights(
     Raises:
         Diverged: a tensor is not finite; nothing was committed and `dest` is untouched.
         DamagedData: no weights in `temp`, or other weights stand at `dest`.
-        StorageError: the disk is full; `dest` is untouched.
+        StorageError: the disk is full; nothing was committed.
     """
     sources = sorted(path for path in temp.iterdir() if path.is_file() and _kept(path))
     if not any(path.suffix == ".safetensors" for path in sources):
@@ -128,7 +128,11 @@ def commit_weights(
             disk.remove(dest)  # what no manifest vouches for, or what the caller gave up
             disk.rename_folder(staging, dest)
             document = {"files": files, "hash": _identity(files), "meta": plain(meta)}
-            disk.write(dest / MANIFEST, seal(document))
+            try:
+                disk.write(dest / MANIFEST, seal(document))
+            except (OSError, StorageError):
+                disk.remove(dest)  # the disk is full, and nothing will vouch for it
+                raise
             for folder in list(dest.parents)[1:3]:  # the trainer made them, and nobody synced their names
                 disk.sync_folder(folder)
     finally:

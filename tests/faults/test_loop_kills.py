@@ -48,7 +48,7 @@ def test_killed_at_some_points(tiny: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("part", ["0/2", "1/2"])
-def test_killed_at_every_point(tiny: Path, part: str) -> None:
+def test_the_loop_killed_at_every_point(tiny: Path, part: str) -> None:
     """Every stage of rest_mcts_countdown, two rounds, every step of every write."""
     assert points(kills(tiny, "sweep", "--part", part)) > 700
 

@@ -136,6 +136,8 @@ def test_disk_full_at_every_step(tmp_path, golden):
         assert "exit 7" in sentence
         assert "bytes needed" in sentence
         readable(root)
+        for weights in root.glob("checkpoints/run/round-*/policy"):
+            assert (weights / "manifest.json").exists(), "weights that nothing vouches for are left"
         assert resumed_hash(root, run_world) == wanted
     assert not disk.failed
     assert at > 60
