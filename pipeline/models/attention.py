@@ -72,6 +72,15 @@ def attend(
     return whole[:, :, :asked_queries].transpose(1, 2).contiguous(), None
 
 
+def feels_length(config: Any) -> bool:
+    """Do positions turn by the longest row of a forward (`longrope`, `dynamic`)? Then a row feels its
+    neighbours.
+    """
+    found = getattr(config, "rope_parameters", None) or {}
+    each = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return any(str(one.get("rope_type", "")) in ("longrope", "dynamic") for one in each)
+
+
 def use(model: Any) -> bool:
     """Let a model that runs on torch's fused kernel use this instead; one that needs its own attention
     keeps it.

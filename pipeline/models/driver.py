@@ -55,7 +55,8 @@ class Driver:
     Monte-Carlo labellers need it.
 
     Attributes:
-        spent: tokens written and read by model, and seconds by kind of work, over all runs of this driver.
+        spent: by model, tokens written and those of the prefixes that were read; seconds by kind of work;
+            over all runs of this driver.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Driver:
                     search = next(source, None)
                     exhausted = search is None
                     if search is not None:
-                        live[Live(search, taken, window=window)] = None
+                        live[Live(search, taken)] = None
                         taken += 1
                 yield from self._advance(live)
                 if progress and time.monotonic() - told >= 1:
@@ -116,6 +117,7 @@ class Driver:
             gc.unfreeze()
             for one in live:
                 one.search.asks.close()
+                one.forget()
             for engine in self._engines.values():
                 engine.clear()
 
@@ -127,6 +129,7 @@ class Driver:
             end = self._go_on(one)
             if end is not None:
                 del live[one]
+                one.forget()
                 found.append(end)
         self.spent["seconds"]["search"] += time.monotonic() - clock
         return found

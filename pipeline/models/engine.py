@@ -1,9 +1,10 @@
 """The local engine: one model in this process, its running batches by rung, its scores.
 
 A row's bits depend on its own prefix, limits and seed, never on its neighbours (ARCHITECTURE 4): a row's rung
-is the smallest that holds its prefix and its token limit, only rows of one rung share a forward, padding is
-on the right and the 4-D mask is always passed. `self_test` says whether that holds on this machine. Does not
-hold: models split over devices, encoder-decoders, recurrent layers.
+is the smallest that holds its prefix and its token limit, only rows of one rung (or, where padding is found
+to change no bit, of what is left to read of them) share a forward, padding is on the right and the 4-D mask
+is always passed. `self_test` says whether that holds on this machine. Does not hold: models split over
+devices, encoder-decoders, recurrent layers, positions that turn by the longest row.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pipeline.models.endings import sign_tokens
 from pipeline.models.growth import Row
 from pipeline.models.lean import lean_of
 from pipeline.models.load import device_of, dtype_of, hash_folder, load
-from pipeline.models.memory import Held, Memory, Reading, gathered, reading, remember, sizes
+from pipeline.models.memory import Held, Memory, Reading, Room, gathered, reading, remember, sizes
 from pipeline.models.text import Text, trained_as_probability
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
@@ -71,7 +72,8 @@ class Engine(Text):
         #: skip columns that no row has come to; off where the self-test finds that they change bits
         self.trim = attention.use(self.model) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
-        self.remembers = self.trim and small
+        fixed = not attention.feels_length(self.model.config.get_text_config())
+        self.remembers = self.trim and small and fixed
         if small:
             products.use(self.model)
         generation = getattr(self.model, "generation_config", None)
@@ -83,9 +85,8 @@ class Engine(Text):
         self._sliding: int = getattr(config, "sliding_window", None) or 0
         self._top = self._plain_head()
         mixed = self._sliding and "sliding_attention" in self._kinds
-        self._lean = (
-            lean_of(self.model, self._top) if self.trim and small and self._top and not mixed else None
-        )
+        plain = self.remembers and self._top is not None and not mixed
+        self._lean = lean_of(self.model, self._top) if plain else None
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
@@ -93,16 +94,17 @@ class Engine(Text):
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
-        self.memory_bytes = (1 if small else 8) << 30  #: for what all searches remember
+        #: for what all searches remember
+        self.room = Room((2 if small else 16) << 30, self._token_bytes)
 
     @functools.cached_property
     def weights_hash(self) -> str:
         """Names base and adapter."""
         return self._hash or hash_folder(self.folder, self.adapter)
 
-    def new_memory(self, window: int) -> Memory | None:
-        """For one search of `window` that live at a time; None where nothing may be remembered."""
-        return Memory(self.memory_bytes // window) if self.remembers else None
+    def new_memory(self) -> Memory | None:
+        """For one search; None where nothing may be remembered."""
+        return Memory(self.room) if self.remembers else None
 
     # -- the running batches
 
@@ -390,5 +392,5 @@ def _prompts(
     return [
         Reading(ids, (), memory, (len(ids),))
         for (memory, ids), count in Counter(asked).items()
-        if count > 1 and memory is not None and not memory.knows(ids)
+        if ids and count > 1 and memory is not None and not memory.knows(ids) and memory.fits(len(ids))
     ]

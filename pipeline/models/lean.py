@@ -34,10 +34,10 @@ class _Product:
 
 
 def _joined(*modules: torch.nn.Linear) -> _Product:
-    """The modules' weights, one below the other; they keep views of them, so nothing is held twice."""
+    """The modules' weights, one below the other; they keep views of them, so no weight is held twice."""
     weight = torch.cat([module.weight.data for module in modules])
     biases = [module.bias for module in modules]
-    bias = None if any(one is None for one in biases) else torch.cat([one.data for one in biases])
+    bias = torch.cat([one.data for one in biases]) if biases[0] is not None else None
     for module, part in zip(modules, weight.split([len(m.weight) for m in modules]), strict=True):
         module.weight.data = part
     return _Product(weight, bias)
@@ -114,7 +114,8 @@ def lean_of(model: Any, head: Callable[[torch.Tensor], torch.Tensor]) -> Lean | 
     if type(body).__name__ not in KINDS or getattr(body.config, "hidden_act", "") != "silu":
         return None
     projections = [one for name, one in body.layers.named_modules() if name.endswith("_proj")]
-    if any(type(one) is not torch.nn.Linear for one in projections):
+    weights = [one.weight.data for one in projections if type(one) is torch.nn.Linear]
+    if len(weights) < len(projections) or any(type(one) is not torch.Tensor for one in weights):
         return None  # quantised, say
     lean = Lean(body)
     ids = torch.arange(min(12, body.config.vocab_size))[None]

@@ -1,8 +1,9 @@
 """What one search has had read by one model: keys and values of its prefixes, so that no step is read twice.
 
-A tree's prefixes share their prompt and their first steps. On CPU a prefix that is read in two parts has the
-bits of one that is read whole (`selftest` checks it on each machine, and nothing is remembered where it does
-not hold), so what is remembered changes no result, only the time: less room means more reading.
+A tree's prefixes share their prompt and their first steps. On CPU a prefix that is read in parts has the bits
+of one that is read whole (`selftest` looks at up to 300 columns on each machine, and nothing is remembered
+where it does not hold), so what is remembered changes no result, only the time. All searches of an engine
+share its room; what does not fit is read again.
 """
 
 from __future__ import annotations
@@ -29,12 +30,28 @@ class Held:
 NOTHING = Held((), 0)
 
 
-class Memory:
-    """The prefixes of one search in one model. num_bytes: what they may take."""
+class Room:
+    """What all memories of an engine may take together. token_bytes: what a token takes."""
 
-    def __init__(self, num_bytes: int) -> None:
-        self.room = num_bytes
+    def __init__(self, num_bytes: int, token_bytes: int) -> None:
+        self.left, self.token_bytes = num_bytes, token_bytes
+
+
+class Memory:
+    """The prefixes of one search in one model."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
         self._held: dict[Ids, Held] = {}
+
+    def fits(self, num_tokens: int) -> bool:
+        """Is there room for so many tokens more?"""
+        return num_tokens * self.room.token_bytes <= self.room.left
+
+    def forget(self) -> None:
+        """Give the room back: the search ended."""
+        self.room.left += sum(held.pieces[-1].nbytes for held in self._held.values())
+        self._held.clear()
 
     def longest(self, ids: Ids, borders: Iterable[int]) -> Held:
         """The longest of ids[:border] that is remembered and leaves something to read."""
@@ -62,10 +79,10 @@ class Memory:
                 continue
             known = self._held.get(ids[:end])
             if known is None:
-                piece = read[:, :, held.num_tokens : end].clone()
-                self.room -= piece.nbytes
-                if self.room < 0:
+                if not self.fits(end - held.num_tokens):
                     return
+                piece = read[:, :, held.num_tokens : end].clone()
+                self.room.left -= piece.nbytes
                 known = self._held[ids[:end]] = Held((*held.pieces, piece), end)
             held = known
 
@@ -123,7 +140,8 @@ def sizes(readings: Sequence[Reading]) -> tuple[list[int], list[int]]:
 
 def remember(readings: Sequence[Reading], layers: Sequence[Stash]) -> None:
     """Keep what a forward read, where a search remembers; row i of the layers is of reading i."""
-    if any(one.memory for one in readings) and (read := stacked(layers)) is not None:
+    some = any(one.memory is not None and one.memory.fits(1) for one in readings)
+    if some and (read := stacked(layers)) is not None:
         for row, one in enumerate(readings):
             if one.memory is not None:
                 one.memory.keep(one.ids, one.held, one.ends, read[:, row])

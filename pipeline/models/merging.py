@@ -61,14 +61,21 @@ class Live:
     known: dict[str, set[Any]] = field(default_factory=dict)  #: prefixes whose reading is paid
     rollouts: dict[Any, dict[int, Prefix]] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)
-    window: int = 1  #: searches that share the memory
     memories: dict[str, Any] = field(default_factory=dict)
 
     def memory(self, by: str, engine: Any) -> Any:
         """What this search remembers of a model's reading; None where the engine does not remember."""
         if by not in self.memories:
-            self.memories[by] = engine.new_memory(self.window)
+            self.memories[by] = engine.new_memory()
         return self.memories[by]
+
+    def forget(self) -> None:
+        """The search ended: what it remembered goes at once, for leaves and search hold one another."""
+        for memory in self.memories.values():
+            if memory is not None:
+                memory.forget()
+        self.memories.clear()
+        self.leaves = []
 
     @property
     def name(self) -> tuple[str, int]:
@@ -198,7 +205,7 @@ class Writer:
 
 
 class Reader:
-    """Score, Logprob and Choose: forwards over whole prefixes."""
+    """Score, Logprob and Choose: forwards over what a search does not remember."""
 
     def __init__(self, engines: Engines, spent: Counter[str]) -> None:
         self._engines, self._spent = engines, spent

@@ -46,10 +46,8 @@ class Text:
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
 
-    def new_memory(self, window: int) -> Any:
-        """What one search of `window` remembers of this model's reading; None: nothing, or the server does
-        it.
-        """
+    def new_memory(self) -> Any:
+        """What one search remembers of this model's reading; None: nothing, or the server does it."""
         return None
 
     @functools.cached_property

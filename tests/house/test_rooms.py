@@ -81,7 +81,7 @@ def test_a_room_imports_itself_and_the_tools(room: str) -> None:
 
 
 def test_only_the_loop_and_its_helpers_load_rooms_by_name() -> None:
-    """`recipe.method` loads methods; nothing else imports a method's module by name, apart from tests."""
+    """`methods.method` loads methods; nothing else imports a method's module by name, apart from tests."""
     methods = {
         f"pipeline.{room}.{path.stem}"
         for room in ("generate", "label", "select", "train")

@@ -11,19 +11,19 @@ from model_world import WORDS, make_model, word_tokenizer
 from pipeline.models.endings import EOS
 from pipeline.models.engine import Engine
 from pipeline.models.growth import Row
+from pipeline.models.lean import lean_of
 from pipeline.models.selftest import self_test
 
 LIKE_LLAMA = {
     "LlamaForCausalLM": {},
     "Qwen2ForCausalLM": {},  # its queries, keys and values have a bias
-    "MistralForCausalLM": {"sliding_window": None},
+    "MistralForCausalLM": {"sliding_window": 9},  # the mask tells
     "LlamaForTokenClassification": {"num_labels": 1},
     "Qwen2ForTokenClassification": {"num_labels": 2},
 }
 OTHERS = {
     "Qwen3ForCausalLM": {"head_dim": 16},
     "GemmaForCausalLM": {"head_dim": 16},
-    "MistralForCausalLM": {"sliding_window": 16},
 }
 
 
@@ -41,6 +41,7 @@ def test_its_logits_are_the_models(tmp_path, kind: str):
     ids = torch.randint(0, len(WORDS), (5, 23))
     places = torch.arange(23)
     mask = torch.where(places[:, None] >= places, 0.0, -torch.inf).expand(5, 1, -1, -1)
+    mask = engine._masks(mask, places.expand(5, -1))
     with torch.inference_mode():
         found = engine._top(lean(ids, places.expand(5, -1), mask, None))
         assert torch.allclose(found, engine.model(ids).logits, atol=2e-5)
@@ -64,6 +65,7 @@ def test_the_models_own_modules_keep_the_weights(tmp_path):
 @pytest.mark.parametrize("kind", sorted(OTHERS))
 def test_other_models_run_as_transformers_runs_them(tmp_path, kind: str):
     engine = engine_of(tmp_path, kind, **OTHERS[kind])
+    assert engine._lean is None
     draw = random.Random(0)
     rows = [
         Row(
@@ -84,3 +86,12 @@ def test_other_models_run_as_transformers_runs_them(tmp_path, kind: str):
         best = logits.max(-1).values
         chosen = logits[torch.arange(len(row.new_ids)), row.new_ids]
         assert torch.all(best - chosen < 1e-4)  # the greedy token, or one as good
+
+
+def test_a_model_that_does_something_more_is_left_alone(tmp_path):
+    """Llama by name, with a norm of its own: the comparison tells."""
+    engine = engine_of(tmp_path, "LlamaForCausalLM")
+    assert lean_of(engine.model, engine._top) is not None
+    norm = engine.model.model.layers[1].input_layernorm
+    norm.register_forward_hook(lambda _, given, out: out + 0.5)
+    assert lean_of(engine.model, engine._top) is None
