@@ -55,8 +55,11 @@ VOTERS = 64  #: samples in a vote, where one number is asked for
 DRAWS = 16  #: random orders of a pool that the votes are a mean over
 RULES = ("last", "min", "prod")
 TEMPERATURE = 1.0  #: of samples and searches alike
-#: of MCTS*: a tree of two steps is soon grown whole, so its budget is its width; it opens a part of its steps
-MCTS = tuple({"branch": b, "iterations": i} for b, i in ((4, 3), (8, 4), (16, 6), (32, 10)))
+#: of MCTS*: a tree of two steps is soon grown whole, so its budget is its width; the first ones open a part
+#: of their first steps, the last ones all
+MCTS = tuple(
+    {"branch": b, "iterations": i} for b, i in ((4, 3), (8, 4), (16, 6), (32, 10), (4, 12), (8, 24), (16, 48))
+)
 BEAMS = tuple({"n": n, "width": 4} for n in (4, 8, 16, 32, 64))
 Columns = dict[str, list[Any]]  #: name -> one entry a problem
 
