@@ -61,13 +61,13 @@ def test_a_stopped_run_leaves_at_once_and_goes_on(
     print(f"MEASURED {number.name} during {during}: gone after {time.monotonic() - begun:.2f} s")
     assert process.returncode == code
     assert "Traceback" not in said
-    assert said == ("Interrupted. The same command goes on from here.\n" if code == 130 else "")
+    assert ("Interrupted. The same command goes on from here." in said) == (code == 130), said
     outcome = json.loads((tmp_path / "data/tiny/outcome.json").read_text())
     assert (outcome["ok"], outcome["exit_code"]) == (False, code)
     assert "go on" in outcome["message"]
     again = subprocess.run(
         COMMAND[:-1], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, text=True
     )
-    assert again.stdout.startswith(f"tiny goes on from round 1, {during}")
+    assert again.stdout.startswith("tiny goes on from round 1, "), again.stdout  # it may have got further
     assert promised(tmp_path) == promised(straight)
     assert not list(tmp_path.rglob(".tmp-*"))
