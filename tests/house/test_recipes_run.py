@@ -372,7 +372,9 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         assert len(row.step_ends) == len(row.labels) == len(row.completions)
         assert row.step_ends[-1] <= len(row.token_ids)
         assert all(0 <= label <= 1 for label in row.labels if label is not None)
-    if name == "rest_mcts_addition":  # the first reward model learns from verified prefixes and wrong steps after them
+    if (
+        name == "rest_mcts_addition"
+    ):  # the first reward model learns from verified prefixes and wrong steps after them
         credit = rows(name, 0, "credit", Label)
         assert {label.labeller for label in credit} == {"prefix_values"}
         fallen = {label.trace_id for label in credit if label.reason == "wrong_step"}
