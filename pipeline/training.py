@@ -52,6 +52,19 @@ def alive(what: str = "") -> None:
     long(what) if what else beat()
 
 
+def scratch_of(work: Any) -> Path:
+    """Where a training keeps its own checkpoints."""
+    return work.run.folder / "scratch" / f"round-{work.round:03d}" / work.stage.name
+
+
+def input_rows(stage: Stage, sources: list[Source], kind: type, afforded: Afforded) -> Iterator[Any]:
+    """The rows of earlier stages that the budget affords, then those of files."""
+    yield from (row for row in training_rows(sources, kind) if afforded(row))
+    for source in stage.sources:
+        if isinstance(source, FileSource):
+            yield from rows_from_file(Path(source.file), kind)
+
+
 def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     """Train, and leave the commit of the stage's manifest to the caller.
 
@@ -66,15 +79,8 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     start = starting_point(run, stage, work.round)
     sources = run.sources(stage, work.round)
     kind = KINDS[settings.needs[0]]
-
     afforded = Afforded(run, work.round)
-
-    def rows() -> Iterator[Any]:
-        yield from (row for row in training_rows(sources, kind) if afforded(row))
-        for source in stage.sources:
-            if isinstance(source, FileSource):
-                yield from rows_from_file(Path(source.file), kind)
-
+    rows = partial(input_rows, stage, sources, kind, afforded)
     require_variety(work, rows(), kind, sources)
     target = run.checkpoints / run.name / f"round-{work.round:03d}" / name
     out = target.parent / f".tmp-{name}"
@@ -91,7 +97,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 base=start.base,
                 adapter=start.adapter,
                 out=out,
-                scratch=run.folder / "scratch" / f"round-{work.round:03d}" / stage.name,
+                scratch=scratch_of(work),
                 seed=seed_of(run.recipe.seed, work.round, stage.name, "", 0, 0) % 2**31,
                 round=work.round,
                 lora=None if spec.lora == "none" else spec.lora,
@@ -133,7 +139,7 @@ def commit_training(work: Any, start: Weights, out: Path, target: Path) -> Weigh
     meta = {"round": work.round, "stage": stage.name, "model": name, "base": start.hash}
     # what no manifest names may be of a start at another number of processes
     digest = commit_weights(out, target, meta, replace=work.folder.manifest() is None)
-    shutil.rmtree(run.folder / "scratch" / f"round-{work.round:03d}" / stage.name, ignore_errors=True)
+    shutil.rmtree(scratch_of(work), ignore_errors=True)
     base, own = (start.base, target) if adapter else (target, None)
     return Weights(name, base, own, digest, work.round, run.recipe.models[name].head)
 
