@@ -5,12 +5,16 @@ A matrix product over more columns than MKL's own block (256 on Intel's machines
 Zen 4) is split by its length, so the values are summed in blocks of 128 columns, in order. A masked column
 then adds an exact zero wherever it stands, and a batch need only look at the columns in use (measured:
 bitwise equal for 16 to 2,048 columns in steps of 8, one and two threads; `selftest` checks it on each
-machine). A prefill of few queries is padded, as `products` pads few rows. On CPU it is 1.3 to 1.6 times as
-fast as torch's fused kernel for one new column, which makes one small product a row and head anyway.
+machine). A product of one query has other bits than one of many. A policy, whose running batch has one query
+a row, reads its prefixes by one query at a time too, so a column has the same bits whether it was read or
+written; a reward model never writes and takes all queries at once, few of them padded as `products` pads few
+rows. On CPU it is 1.3 to 1.6 times as fast as torch's fused kernel for one new column, which makes one small
+product a row and head anyway.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,8 +25,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pipeline.models.products import least_rows
 
-NAME = "ratchet"
-LEAST = 16  #: columns, and their number a multiple of 8: other products take another way
+NAMES = ("ratchet", "ratchet-one-by-one")
+LEAST = 16  #: columns, and their number a multiple of 8: other products take another way,
+LEAST_PRODUCT = 400  #: and so do those of fewer multiplications
 BLOCK = 128  #: columns summed at once
 QUERIES = 512  #: queries at once, for their scores take queries x columns
 
@@ -34,33 +39,38 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    one_by_one: bool = False,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """The signature of transformers: query [R, H, Q, D], keys and values [R, K, C, D], an additive mask
-    [R, 1, Q, C].
+    [R, 1, Q, C]. one_by_one: each query has the bits it has alone.
     """
     if attention_mask is None or attention_mask.dtype == torch.bool:  # someone else's call of the model
         return sdpa_attention_forward(
             module or torch.nn.Module(), query, key, value, attention_mask, scaling=scaling, **more
         )
-    asked_queries = query.shape[2]
-    if 1 < asked_queries < least_rows() or asked_queries == key.shape[2]:  # a prefill, not one new column
-        few = max(0, least_rows() - asked_queries)
+    num_queries = query.shape[2]
+    few = 0 if one_by_one else max(0, least_rows() - num_queries)
+    if few:
         query, attention_mask = pad(query, (0, 0, 0, few)), pad(attention_mask, (0, 0, 0, few))
-    short = max(LEAST, -(-key.shape[2] // 8) * 8) - key.shape[2]
+    least = max(LEAST, -(-LEAST_PRODUCT // query.shape[3]))
+    short = -(-max(least, key.shape[2]) // 8) * 8 - key.shape[2]
     if short:
         key, value = pad(key, (0, 0, 0, short)), pad(value, (0, 0, 0, short))
         attention_mask = pad(attention_mask, (0, short), value=-torch.inf)
-    rows, heads, num_queries, size = query.shape
+    if key.stride(2) != key.shape[3]:  # columns side by side, as in a running batch: else another product
+        key, value = key.contiguous(), value.contiguous()
+    rows, heads, size = query.shape[0], query.shape[1], query.shape[3]
     shared = heads // key.shape[1]  # heads that share keys are packed together: no copy of the keys
     keys, scale = key.transpose(2, 3), size**-0.5 if scaling is None else scaling
     parts = []
-    for first in range(0, num_queries, QUERIES):
-        asked = query[:, :, first : first + QUERIES]
-        mask = attention_mask[:, :, first : first + QUERIES]
+    several = 1 if one_by_one else QUERIES
+    for first in range(0, query.shape[2], several):
+        asked = query[:, :, first : first + several]
+        mask = attention_mask[:, :, first : first + several]
         if shared > 1:
             asked = asked.reshape(rows, key.shape[1], -1, size)
-            mask = mask.repeat(1, 1, shared, 1) if num_queries > 1 else mask
+            mask = mask.repeat(1, 1, shared, 1) if mask.shape[2] > 1 else mask
         weight = torch.matmul(asked, keys).mul_(scale).add_(mask)
         weight = weight.softmax(-1, dtype=torch.float32).to(value.dtype)
         out = torch.matmul(weight[..., :BLOCK], value[:, :, :BLOCK])
@@ -69,7 +79,7 @@ def attend(
             out += torch.matmul(weight[..., block], value[:, :, block])
         parts.append(out.reshape(rows, heads, -1, value.shape[-1]))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return whole[:, :, :asked_queries].transpose(1, 2).contiguous(), None
+    return whole[:, :, :num_queries].transpose(1, 2).contiguous(), None
 
 
 def feels_length(config: Any) -> bool:
@@ -81,13 +91,14 @@ def feels_length(config: Any) -> bool:
     return any(str(one.get("rope_type", "")) in ("longrope", "dynamic") for one in each)
 
 
-def use(model: Any) -> bool:
+def use(model: Any, one_by_one: bool) -> bool:
     """Let a model that runs on torch's fused kernel use this instead; one that needs its own attention
     keeps it.
     """
     if model.config._attn_implementation != "sdpa":
         return False
-    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+    name = NAMES[one_by_one]
+    ALL_ATTENTION_FUNCTIONS.register(name, functools.partial(attend, one_by_one=one_by_one))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
+    model.set_attn_implementation(name)
     return True

@@ -15,10 +15,10 @@ import torch
 
 from pipeline.errors import Diverged
 from pipeline.models import draws
-from pipeline.models.cache import Place, Slots, cache_of
-from pipeline.models.endings import LENGTH
+from pipeline.models.cache import Place, Slots, Stash, cache_of, stacked
+from pipeline.models.endings import EOS, LENGTH, STEP, STOP
 from pipeline.models.growth import Row
-from pipeline.models.memory import Reading, reading, remember, sizes
+from pipeline.models.memory import Reading, gathered, reading, remember, sizes
 
 if TYPE_CHECKING:
     from pipeline.models.engine import Engine
@@ -86,18 +86,38 @@ class Batch:
             shared.setdefault(tuple(row.ids), []).append(row)
         ended: list[Row] = []
         readings = [reading(ids, (), rows[0].memory, rows[0].borders) for ids, rows in shared.items()]
+        known = [one for one in readings if one.held.num_tokens == len(one.ids) - 1 > 0]
+        if known:
+            self._resume(known, [shared[one.ids] for one in known])
+            readings = [one for one in readings if one.held.num_tokens < len(one.ids) - 1]
         for group, width in self.engine.groups(*sizes(readings)):
             part = [readings[i] for i in group]
             ended += self._prefill(part, [shared[one.ids] for one in part], width)
         return ended
 
+    def _resume(self, readings: list[Reading], rows: list[list[Row]]) -> None:
+        """Rows of which all but the last token is remembered: the next step reads that one."""
+        held = [one.held for one in readings]
+        columns = max(one.num_tokens for one in held)
+        whole = gathered(held, len(held), columns, held[0].pieces[0])
+        self._settle(readings, rows, [Stash.of(*pair) for pair in zip(whole[::2], whole[1::2], strict=True)])
+
     def _prefill(self, readings: list[Reading], rows: list[list[Row]], width: int) -> list[Row]:
-        flat = [row for group in rows for row in group]
-        slots = slice(self.size, self.size + len(flat))
         made, logits = self.engine.prefill(
             [one.ids for one in readings], width, [one.held for one in readings]
         )
         remember(readings, made)
+        slots, source = self._settle(readings, rows, made)
+        return self._record(logits[source], slots)
+
+    def _settle(
+        self, readings: list[Reading], rows: list[list[Row]], made: list[Stash]
+    ) -> tuple[slice, torch.Tensor]:
+        """Give each row a slot with the columns made for its reading. Returns the slots, and the reading of
+        each.
+        """
+        flat = [row for group in rows for row in group]
+        slots = slice(self.size, self.size + len(flat))
         source = torch.tensor([i for i, group in enumerate(rows) for _ in group], device=self.engine.device)
         width = min(made[0].keys.shape[2], self.columns)  # what stands behind is padding
         self.place.num_columns = max(self.place.num_columns, width)
@@ -117,7 +137,7 @@ class Batch:
         position = torch.from_numpy(numbers[:, POSITION].copy()).to(self.engine.device)
         seen = torch.arange(self.columns, device=self.engine.device) <= position[:, None]
         self.mask[slots] = torch.where(seen, 0.0, -torch.inf).to(self.mask.dtype)[:, None, None]
-        return self._record(logits[source], slots)
+        return slots, source
 
     def _reserve(self, num_slots: int) -> None:
         held = len(self.numbers)
@@ -157,17 +177,22 @@ class Batch:
     def _choose(self, logits: torch.Tensor, slots: slice) -> tuple[np.ndarray, np.ndarray]:
         """The token of each row in `slots`, and its log-probability at temperature 1."""
         greedy = self.numbers[slots, GREEDY] == 1
+        weight, total = draws.weights(logits)
         if greedy.all():
             tokens = logits.argmax(-1)
         else:
-            tokens = self._draw(logits, np.flatnonzero(~greedy) + slots.start, slots.start)
+            tokens = self._draw(logits, weight, np.flatnonzero(~greedy) + slots.start, slots.start)
             if greedy.any():
                 tokens = torch.where(torch.from_numpy(greedy).to(logits.device), logits.argmax(-1), tokens)
-        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1) - total
         return tokens.cpu().numpy(), chosen.cpu().numpy()
 
-    def _draw(self, logits: torch.Tensor, which: np.ndarray, start: int) -> torch.Tensor:
-        """Tokens drawn for the slots `which`, 0 for others; line i of the logits is of slot start + i."""
+    def _draw(
+        self, logits: torch.Tensor, weight: torch.Tensor, which: np.ndarray, start: int
+    ) -> torch.Tensor:
+        """Tokens drawn for the slots `which`, 0 for others; line i of the logits, and of their weights, is of
+        slot start + i.
+        """
         offset = self.numbers[which, COUNT] - self.numbers[which, BASE]
         if offset.max() >= WINDOW:  # all rows at once: the next refill is then many steps away
             self.numbers[which, BASE] = self.numbers[which, COUNT] // 4 * 4
@@ -176,18 +201,19 @@ class Batch:
         uniform = torch.from_numpy(self.uniform[which, offset]).to(logits.device)
         everyone = len(which) == len(logits)
         index = torch.from_numpy(which - start).to(logits.device)
-        chosen = logits if everyone else logits[index]
         temperature = self.temperature[which]
-        if (temperature != 1).any():
-            chosen = chosen / torch.from_numpy(temperature).to(logits.device)[:, None]
         cut = np.flatnonzero(self.numbers[which, CUT])
+        plain = not len(cut) and bool((temperature == 1).all())
+        chosen = weight if plain else logits
+        chosen = chosen if everyone else chosen[index]
+        if not plain:
+            chosen = chosen / torch.from_numpy(temperature).to(logits.device)[:, None]
         if len(cut):
             top_k = torch.from_numpy(self.numbers[which[cut], TOP_K]).to(logits.device)
             top_p = torch.from_numpy(self.top_p[which[cut]]).to(logits.device)
             narrow = torch.from_numpy(cut).to(logits.device)
-            chosen = chosen.clone()
             chosen[narrow] = draws.cut(chosen[narrow], top_k, top_p)
-        tokens = draws.pick(chosen, uniform)
+        tokens = draws.pick(chosen if plain else draws.weights(chosen)[0], uniform)
         if everyone:
             return tokens
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device).index_copy_(0, index, tokens)
@@ -215,7 +241,7 @@ class Batch:
     # -- leaving
 
     def _leave(self, ended: np.ndarray, flags: np.ndarray) -> list[Row]:
-        finished = []
+        finished: list[Row] = []
         for slot, flag, count in zip(
             ended.tolist(), flags.tolist(), self.numbers[ended, COUNT].tolist(), strict=True
         ):
@@ -224,6 +250,7 @@ class Batch:
             row.logprobs = self.logprobs[slot, :count].tolist()
             row.flags = flag
             finished.append(row)
+        self._remember(finished, ended)
         left = self.size - len(ended)
         target = ended[ended < left]
         tail = np.arange(left, self.size)
@@ -249,3 +276,24 @@ class Batch:
         self.numbers[left : self.size, POSITION] = 0  # a free slot may pad a small batch
         del self.rows[left:]
         return finished
+
+    def _remember(self, rows: list[Row], slots: np.ndarray) -> None:
+        """Keep the columns of rows that a search may go on from: of all tokens but the last, which was not
+        read.
+        """
+        some = [
+            (row, slot)
+            for row, slot in zip(rows, slots.tolist(), strict=True)
+            if row.memory is not None and row.ends_on & STEP and not row.flags & (EOS | STOP)
+        ]
+        if not some:
+            return
+        at = torch.tensor([slot for _, slot in some])
+        used = int(self.numbers[at.numpy(), POSITION].max())
+        read = stacked([Stash.of(each.keys[at, :, :used], each.values[at, :, :used]) for each in self.layers])
+        if read is None:
+            return
+        for i, (row, _) in enumerate(some):
+            ids = (*row.ids, *row.new_ids[:-1])
+            start = row.memory.longest(ids, (len(row.ids) - 1, len(row.ids)))
+            row.memory.keep(ids, start, (len(ids),), read[:, i])

@@ -43,6 +43,13 @@ class Stash(_Layer):
     keys: torch.Tensor
     values: torch.Tensor
 
+    @classmethod
+    def of(cls, keys: torch.Tensor, values: torch.Tensor) -> Stash:
+        """One that holds these."""
+        stash = cls()
+        stash.keys, stash.values = keys, values
+        return stash
+
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         self.keys, self.values = key_states, value_states
         return key_states, value_states

@@ -79,19 +79,25 @@ def uniforms(seeds: np.ndarray, start: np.ndarray, num: int) -> np.ndarray:
     return ((words >> np.uint64(8)).astype(np.float32)) * np.float32(2.0**-24)
 
 
-def pick(logits_RV: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
-    """The token that each row's uniform picks, by inverse CDF in vocabulary order. logits float32, -inf =
+def weights(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's weight [R, V], of which the largest of a row is 1, and the row's logsumexp [R]."""
+    most = logits_RV.amax(-1, keepdim=True)
+    weight = (logits_RV - most).exp_()
+    return weight, weight.sum(-1).log_().add_(most.squeeze(-1))
+
+
+def pick(weight_RV: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
+    """The token that each row's uniform picks, by inverse CDF in vocabulary order. Weights float32, 0 =
     never. Returns [R].
     """
     import torch
 
-    weight = (logits_RV - logits_RV.amax(-1, keepdim=True)).exp_()
-    cdf = weight.cumsum(-1)
+    cdf = weight_RV.cumsum(-1)
     total = cdf[:, -1:]
     # Strictly below the total, so that the token found always has weight: u * total may round up to it.
     target = torch.minimum(uniform_R[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     found = torch.searchsorted(cdf, target, right=True).squeeze(-1)
-    return found.clamp_(max=logits_RV.shape[-1] - 1)  # only NaN finds nothing; the engine says so
+    return found.clamp_(max=weight_RV.shape[-1] - 1)  # only NaN finds nothing; the engine says so
 
 
 def cut(logits_RV: torch.Tensor, top_k_R: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class Engine(Text):
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
-        self.trim = attention.use(self.model) if small else True
+        self.trim = attention.use(self.model, head is None) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
         fixed = not attention.feels_length(self.model.config.get_text_config())
         self.remembers = self.trim and small and fixed
@@ -86,7 +86,7 @@ class Engine(Text):
         self._top = self._plain_head()
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
-        self._lean = lean_of(self.model, self._top) if plain else None
+        self._lean = lean_of(self.model, self._top, one_by_one=head is None) if plain else None
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
@@ -195,13 +195,19 @@ class Engine(Text):
         return self._logits(*given)[:, -1].float()
 
     def _hidden(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, held: Cache | None
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: Any,
+        held: Cache | None,
+        at: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last hidden states [R, N, width]."""
+        """The last hidden states [R, N, width], or those of the columns `at` [R, A]."""
         if self._lean is not None:
-            return self._lean(ids, positions, mask, held.layers if held else None)
+            return self._lean(ids, positions, mask, held.layers if held else None, at)
         given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
-        return self.model.base_model(**given, past_key_values=held, use_cache=bool(held)).last_hidden_state
+        found = self.model.base_model(**given, past_key_values=held, use_cache=bool(held)).last_hidden_state
+        return found if at is None else found[torch.arange(len(at), device=at.device)[:, None], at]
 
     def _logits(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, held: Cache | None, **more: Any
@@ -218,18 +224,16 @@ class Engine(Text):
         known: what is remembered of each; `width` columns hold the rest of them.
         """
         ids, positions, mask, held = self._begun(prefixes, width, known)
-        last = torch.zeros(len(ids), dtype=torch.int64)  # rows that pad the batch go through the head too
         starts = [one.num_tokens for one in known] or [0] * len(prefixes)
-        last[: len(prefixes)] = torch.tensor(
-            [len(prefix) - 1 - start for prefix, start in zip(prefixes, starts, strict=True)]
-        )
-        last, rows = last.to(self.device), torch.arange(len(ids), device=self.device)
+        ends = [len(prefix) - 1 - start for prefix, start in zip(prefixes, starts, strict=True)]
+        ends += [0] * (len(ids) - len(ends))  # rows that pad the batch go through the head too
+        last = torch.tensor(ends, device=self.device)
         if self._top is not None:
-            logits = self._top(self._hidden(ids, positions, mask, cache_of(held))[rows, last])
+            logits = self._top(self._hidden(ids, positions, mask, cache_of(held), last[:, None])[:, 0])
         else:
             columns, place = last.unique(return_inverse=True)
             found = self._logits(ids, positions, mask, cache_of(held), logits_to_keep=columns)
-            logits = found[rows, place]
+            logits = found[torch.arange(len(ids), device=self.device), place]
         return held, logits[: len(prefixes)].float()
 
     @torch.inference_mode()
@@ -310,10 +314,10 @@ class Engine(Text):
         """float32 logits [rows, asked positions, V]. A language model computes those of the asked columns
         alone.
         """
-        rows = torch.arange(len(at), device=at.device)[:, None]
+        rows = torch.arange(len(ids), device=at.device)[:, None]
         cache = cache_of(held) if held else None
         if self._top is not None:
-            return self._top(self._hidden(ids, positions, mask, cache)[rows, at]).float()
+            return self._top(self._hidden(ids, positions, mask, cache, at)).float()
         if self.head == "value":
             return self._logits(ids, positions, mask, cache)[rows, at].float()
         columns, place = at.unique(return_inverse=True)
@@ -373,11 +377,11 @@ class Engine(Text):
             ids, positions, mask, held = self._begun(
                 [one.ids for one in ones], width, [one.held for one in ones]
             )
-            at = torch.zeros(len(ones), max(1, *(len(one.at) for one in ones)), dtype=torch.int64)
-            for i, one in enumerate(ones):
-                at[i, : len(one.at)] = torch.tensor(one.at) - one.held.num_tokens
-            keeps = any(one.memory for one in ones)
-            values = part(ids, positions, mask, at.to(self.device), held if keeps else None).tolist()
+            at = np.zeros((len(ids), max(1, *(len(one.at) for one in ones))), np.int64)
+            for line, one in zip(at, ones, strict=False):
+                line[: len(one.at)] = [place - one.held.num_tokens for place in one.at]
+            kept = held if any(one.memory for one in ones) else None
+            values = part(ids, positions, mask, torch.from_numpy(at).to(self.device), kept).tolist()
             remember(ones, held)
             for place, (i, one) in enumerate(zip(group, ones, strict=True)):
                 replies[i] = one.values(values[place])

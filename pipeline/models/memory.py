@@ -127,7 +127,8 @@ def reading(ids: Ids, at: Sequence[int], memory: Memory | None, borders: Sequenc
             break
         known.append(value)
     first = at[len(known)] if len(known) < len(at) else len(ids)
-    held = memory.longest(ids, [border for border in borders if border <= first])
+    last = () if at else (len(ids) - 1,)  # what a row wrote is remembered up to its last token
+    held = memory.longest(ids, [border for border in (*borders, *last) if border <= first])
     known = known[: sum(place < held.num_tokens for place in at)]
     return Reading(ids, at[len(known) :], memory, (*borders, len(ids)), held, known)
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.models.attention import feels_length
+from pipeline.models.endings import STEP
 from pipeline.models.engine import RUNGS, Engine
 from pipeline.models.growth import Row
 from pipeline.models.memory import Memory, Room, reading, remember, sizes
@@ -77,7 +78,30 @@ def _goes_on(engine: Engine) -> bool:
             whole = _read(engine, part[:size], Memory(Room(0, 1)))
             if _read(engine, part[:size], memory) != whole:
                 return False
+        if engine.head is None and not _writes_on(engine, rows[:size]):
+            return False
     return True
+
+
+def _writes_on(engine: Engine, rows: Sequence[tuple[int, ...]]) -> bool:
+    """Has a row that goes on from what was written the bits of one that goes on from what was read?"""
+    memory = Memory(Room(1 << 30, 1))
+    first = [Row(list(ids), NUM_TOKENS, i, ends_on=STEP, memory=memory) for i, ids in enumerate(rows)]
+    _finish(engine, first)
+    ids = [[*row.ids, *row.new_ids] for row in first]
+    again, whole = (
+        [Row(each, NUM_TOKENS, i, ends_on=0, memory=one) for i, each in enumerate(ids)]
+        for one in (memory, None)
+    )
+    _finish(engine, again)
+    _finish(engine, whole)
+    return [(row.new_ids, row.logprobs) for row in again] == [(row.new_ids, row.logprobs) for row in whole]
+
+
+def _finish(engine: Engine, rows: Sequence[Row]) -> None:
+    engine.submit(rows)
+    while engine.busy:
+        engine.step()
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.draws import cut, monte_carlo_seed, philox, pick, seed_of, uniforms
+from pipeline.models.draws import cut, monte_carlo_seed, philox, pick, seed_of, uniforms, weights
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_uniforms_are_uniform():
 def test_pick_follows_the_probabilities_and_never_takes_what_has_none():
     logits = torch.tensor([0.0, -torch.inf, 1.0, 2.0, -torch.inf])
     grid = (torch.arange(20000) + 0.5) / 20000
-    tokens = pick(logits.expand(len(grid), -1), grid)
+    tokens = pick(weights(logits.expand(len(grid), -1))[0], grid)
     share = torch.bincount(tokens, minlength=5) / len(grid)
     assert torch.allclose(share, logits.softmax(0), atol=2e-4)
     edges = torch.tensor([0.0, 1 - 2.0**-24])
-    assert pick(logits.expand(2, -1), edges).tolist() == [0, 3]
+    assert pick(weights(logits.expand(2, -1))[0], edges).tolist() == [0, 3]
 
 
 @settings(max_examples=60, deadline=None)

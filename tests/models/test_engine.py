@@ -344,6 +344,20 @@ def test_attention_does_not_feel_the_columns_behind_a_row(heads: int):
             assert all(torch.equal(out, found[0]) for out in found)
 
 
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_attention_one_by_one_does_not_feel_the_other_queries(heads: int):
+    torch.manual_seed(1)
+    rows, size, columns = 3, 32, 150
+    query, key, value = (torch.randn(rows, n, columns, size) for n in (4, heads, heads))
+    mask = torch.where(torch.arange(columns)[:, None] >= torch.arange(columns), 0.0, -torch.inf)
+    mask = mask.expand(rows, 1, -1, -1)
+    together = attend(None, query, key, value, mask, one_by_one=True)[0]
+    for start, end in ((0, 1), (20, 21), (33, 40), (149, 150)):
+        asked, seen = query[:, :, start:end], mask[:, :, start:end]
+        assert torch.equal(attend(None, asked, key, value, seen, one_by_one=True)[0], together[:, start:end])
+    assert torch.allclose(attend(None, query, key, value, mask)[0], together, atol=1e-5)
+
+
 def test_small_batches_can_be_padded(policy: Engine):
     """Where a machine keeps bits only from 16 rows up, the engine pads; the rows are the same here."""
     reference = run(policy, some_rows(30), max_rows=9)

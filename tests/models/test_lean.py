@@ -37,7 +37,7 @@ def test_its_logits_are_the_models(tmp_path, kind: str):
     engine = engine_of(tmp_path, kind, **LIKE_LLAMA[kind])
     for parameter in engine.model.parameters():  # biases and norms begin at 0 and 1
         parameter.data += 0.1 * torch.randn_like(parameter)
-    lean = type(engine._lean)(engine.model.base_model)
+    lean = type(engine._lean)(engine.model.base_model, engine._lean.one_by_one)
     ids = torch.randint(0, len(WORDS), (5, 23))
     places = torch.arange(23)
     mask = torch.where(places[:, None] >= places, 0.0, -torch.inf).expand(5, 1, -1, -1)
@@ -46,7 +46,10 @@ def test_its_logits_are_the_models(tmp_path, kind: str):
         found = engine._top(lean(ids, places.expand(5, -1), mask, None))
         assert torch.allclose(found, engine.model(ids).logits, atol=2e-5)
         alone = lean(ids[2:3], places[None], mask[:1], None)
+        some = torch.randint(0, 23, (5, 3))
+        asked = engine._top(lean(ids, places.expand(5, -1), mask, None, some))
     assert torch.equal(engine._top(alone)[0], found[2])
+    assert torch.equal(asked, found[torch.arange(5)[:, None], some])
     assert self_test(engine, (64,))
     assert engine.remembers
 
@@ -91,7 +94,7 @@ def test_other_models_run_as_transformers_runs_them(tmp_path, kind: str):
 def test_a_model_that_does_something_more_is_left_alone(tmp_path):
     """Llama by name, with a norm of its own: the comparison tells."""
     engine = engine_of(tmp_path, "LlamaForCausalLM")
-    assert lean_of(engine.model, engine._top) is not None
+    assert lean_of(engine.model, engine._top, True) is not None
     norm = engine.model.model.layers[1].input_layernorm
     norm.register_forward_hook(lambda _, given, out: out + 0.5)
-    assert lean_of(engine.model, engine._top) is None
+    assert lean_of(engine.model, engine._top, True) is None

@@ -12,7 +12,9 @@ from test_driver import beams
 
 from pipeline.models import attention
 from pipeline.models.driver import Driver, Search
+from pipeline.models.endings import STEP
 from pipeline.models.engine import Engine
+from pipeline.models.growth import Row
 from pipeline.models.memory import Memory, Room
 from pipeline.models.selftest import self_test
 
@@ -115,6 +117,40 @@ def test_samples_of_a_prompt_have_it_read_once(prm: Engine):
     assert prm.score(items, [(memory_of(prm), 60)] * 8) == prm.score(items)
 
 
+def test_what_was_written_is_not_read_again(policy: Engine):
+    """Rows that go on from what rows wrote: the same bits as from a prefix that is read, and one column a
+    token.
+    """
+    prompt = [random.Random(5).randrange(2, len(WORDS)) for _ in range(30)]
+    rooms = {"all": ROOM, "some": 45 * policy._token_bytes, "none": 0}
+    found, read = {}, {}
+    for name, num_bytes in rooms.items():
+        memory = memory_of(policy, num_bytes)
+        wrote: list[list[Row]] = [[Row(prompt, 1)]]
+        wrote[0][0].new_ids = []
+
+        def go_on(memory=memory, wrote=wrote) -> None:
+            for depth in range(4):
+                starts = {(*row.ids, *row.new_ids): row for row in wrote[-1]}
+                rows = [
+                    Row(list(ids), 6, seed=10 * depth + k, ends_on=STEP, memory=memory, borders=(30,))
+                    for ids in starts
+                    for k in range(2)
+                ]
+                policy.submit(rows)
+                while policy.busy:
+                    policy.step(4)
+                wrote.append(rows)
+
+        read[name] = columns_read(policy, go_on)
+        found[name] = [(row.ids, row.new_ids, row.logprobs) for rows in wrote[1:] for row in rows]
+        memory.forget()
+        assert memory.room.left == num_bytes
+    assert found["all"] == found["some"] == found["none"]  # bitwise
+    assert read["all"] < read["some"] < read["none"]
+    assert read["all"] == 30 + sum(map(len, (new for _, new, _ in found["all"]))) - 2
+
+
 @pytest.mark.parametrize("window", [1, 7, 128])
 def test_searches_get_the_same_from_engines_that_remember(policy: Engine, prm: Engine, window: int):
     def results(remembers: bool) -> tuple[dict, int, int]:
@@ -173,9 +209,12 @@ def test_what_a_search_remembers_goes_when_it_ends(policy: Engine, prm: Engine):
 def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
     """An attention that feels its number of queries: the self-test sees it in scores and in prefills."""
 
-    def feels(module, query, key, value, mask, scaling=None, **more):
-        out, weight = attention.attend(module, query, key, value, mask, scaling, **more)
-        return out * (1 + 1e-6 * (query.shape[2] < key.shape[2])), weight
+    def feels(of_policy: bool):
+        def attend(module, query, key, value, mask, scaling=None, **more):
+            out, weight = attention.attend(module, query, key, value, mask, scaling, of_policy)
+            return out * (1 + 1e-6 * (query.shape[2] < key.shape[2])), weight
+
+        return attend
 
     for kind, head in (("Qwen3ForCausalLM", None), ("Qwen3ForTokenClassification", "value")):
         more = {"head_dim": 16} | ({"num_labels": 1} if head else {})
@@ -185,7 +224,8 @@ def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
         assert engine.remembers
         folder = make_model(tmp_path / f"{kind}-2", word_tokenizer(), kind=kind, hidden_size=80, **more)
         engine = Engine(folder, head=head)
-        monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, attention.NAME, feels)
+        name = attention.NAMES[head is None]
+        monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, name, feels(head is None))
         self_test(engine, (64,))
         assert not engine.remembers
         assert engine.new_memory() is None
