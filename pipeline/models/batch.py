@@ -161,7 +161,7 @@ class Batch:
         used = max(num, min(self.engine.min_rows, len(self.numbers)))
         numbers = torch.from_numpy(self.numbers[:used, : POSITION + 1].copy()).to(device)
         last, position = numbers[:, LAST], numbers[:, POSITION]
-        self.mask[torch.arange(used, device=device), 0, 0, position] = 0
+        self.mask[:used, 0, 0].scatter_(1, position[:, None], 0.0)
         self.place.write_to(position, self._columns(used))
         mask = self.mask[:used, ..., : self.place.num_used]
         return self.engine.forward(last[:, None], position[:, None], mask, self.cache)[:num]

@@ -165,8 +165,8 @@ class Place:
         layers of a step.
         """
         if self._lines is None or len(self._lines) != num_rows * num_heads:
-            first = torch.arange(num_rows * num_heads, device=self.columns.device) * self.num_columns
-            self._lines = first + self.columns.repeat_interleave(num_heads)
+            lines = torch.arange(num_rows * num_heads, device=self.columns.device) * self.num_columns
+            self._lines = lines.view(num_rows, num_heads).add_(self.columns[:, None]).view(-1)
         return self._lines
 
 

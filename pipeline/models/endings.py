@@ -104,6 +104,8 @@ class Rule:
 
     def __init__(self, endings: Endings, start: int, spans: bool) -> None:
         self._endings, self.start, self._spans = endings, start, spans
+        #: tokens that end a step, whatever stood before them
+        self._marks = frozenset(np.flatnonzero(endings.hits[:, start] & STEP).tolist())
 
     def state_after(self, ids: Iterable[int]) -> int:
         """The state after the tokens of a completion."""
@@ -116,7 +118,7 @@ class Rule:
     def step_ends(self, ids: Sequence[int], state: int) -> list[int]:
         """The positions in `ids` whose token ends a step, read on from `state`."""
         if not self._spans:
-            return np.flatnonzero(self._endings.hits[list(ids), self.start] & STEP).tolist()
+            return [place for place, token in enumerate(ids) if token in self._marks]
         ends = []
         for place, token in enumerate(ids):
             if self._endings.hits[token, state] & STEP:

@@ -260,22 +260,21 @@ class Engine(Text):
         num = max(len(sequences), self.min_rows)
         lengths = [one.num_tokens for one in known] + [0] * (num - len(known))
         starts, most = torch.tensor(lengths), max(lengths)
-        if most:
-            width = max(2, width)  # one new column would be computed as a running batch computes it
         padded = np.full((num, width), self.pad_id)
         for line, sequence, start in zip(padded, sequences, lengths, strict=False):
             line[: len(sequence) - start] = sequence[start:]
         ids = torch.from_numpy(padded)
         columns = torch.arange(width + most, device=self.device)
         positions = starts[:, None].to(self.device) + columns[:width]
+        places = positions.clamp(max=self.context - 1)  # of padding, past it
         if not most:
             mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
             held: list[Stash] = [Stash() for _ in range(self.num_layers)]
-            return ids.to(self.device), positions, self._masks(mask.expand(num, 1, -1, -1), positions), held
+            return ids.to(self.device), places, self._masks(mask.expand(num, 1, -1, -1), positions), held
         mask = torch.where(positions[:, :, None] >= columns, 0.0, -torch.inf).to(self.dtype)[:, None]
         like = next(piece for one in known for piece in one.pieces)
         held = resumed(gathered(known, num, len(columns), like), positions)
-        return ids.to(self.device), positions.clamp(max=self.context - 1), self._masks(mask, positions), held
+        return ids.to(self.device), places, self._masks(mask, positions), held
 
     def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
         """The mask by kind of layer, where a model has several. Without kinds a window holds for every

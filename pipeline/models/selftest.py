@@ -85,8 +85,8 @@ def _goes_on(engine: Engine) -> bool:
 
 def _writes_on(engine: Engine, rows: Sequence[tuple[int, ...]]) -> bool:
     """Has a row that goes on from what was written the bits of one that goes on from what was read?"""
-    memory = Memory(Room(1 << 30, 1))
-    first = [Row(list(ids), NUM_TOKENS, i, ends_on=STEP, memory=memory) for i, ids in enumerate(rows)]
+    memory, most = Memory(Room(1 << 30, 1)), engine.context - 2 * NUM_TOKENS
+    first = [Row(list(ids[:most]), NUM_TOKENS, i, ends_on=STEP, memory=memory) for i, ids in enumerate(rows)]
     _finish(engine, first)
     ids = [[*row.ids, *row.new_ids] for row in first]
     again, whole = (
