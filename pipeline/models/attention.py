@@ -53,8 +53,7 @@ def attend(
     few = 0 if one_by_one else max(0, least_rows() - num_queries)
     if few:
         query, attention_mask = pad(query, (0, 0, 0, few)), pad(attention_mask, (0, 0, 0, few))
-    least = max(LEAST, -(-LEAST_PRODUCT // query.shape[3]))
-    short = -(-max(least, key.shape[2]) // 8) * 8 - key.shape[2]
+    short = columns_of(key.shape[2], query.shape[3]) - key.shape[2]
     if short:
         key, value = pad(key, (0, 0, 0, short)), pad(value, (0, 0, 0, short))
         attention_mask = pad(attention_mask, (0, short), value=-torch.inf)
@@ -80,6 +79,11 @@ def attend(
         parts.append(out.reshape(rows, heads, -1, value.shape[-1]))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return whole[:, :, :num_queries].transpose(1, 2).contiguous(), None
+
+
+def columns_of(number: int, size: int) -> int:
+    """So many columns attention looks at where there are `number`; size: of a head."""
+    return -(-max(number, LEAST, -(-LEAST_PRODUCT // size)) // 8) * 8
 
 
 def feels_length(config: Any) -> bool:

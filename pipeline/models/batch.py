@@ -125,11 +125,13 @@ class Batch:
             layer.fill(stash, source, slots)
         self.rows += flat
         numbers = self.numbers[slots]
-        for i, row in enumerate(flat):
-            numbers[i] = (
+        numbers[:] = [
+            (
                 row.ids[-1], len(row.ids) - 1, 0, row.limit, row.state, row.ends_on, row.top_k,
                 row.temperature == 0, row.top_p < 1 or row.top_k > 0, 0,
-            )  # fmt: skip
+            )
+            for row in flat
+        ]  # fmt: skip
         self.seeds[slots] = np.array([row.seed for row in flat], np.uint64)
         self.uniform[slots] = draws.uniforms(self.seeds[slots], numbers[:, COUNT], WINDOW)
         self.temperature[slots] = [row.temperature or 1.0 for row in flat]

@@ -42,6 +42,7 @@ class Stash(_Layer):
 
     keys: torch.Tensor
     values: torch.Tensor
+    whole: torch.Tensor | None = None  #: the tensor that holds this and all other layers, if one does
 
     @classmethod
     def of(cls, keys: torch.Tensor, values: torch.Tensor) -> Stash:
@@ -56,13 +57,14 @@ class Stash(_Layer):
 
 
 class Resumed(Stash):
-    """The rest of prefixes whose first columns are known: keys and values [rows, heads, columns, size] hold
-    those.
+    """The rest of prefixes whose first columns are known: whole [2 * layers, rows, heads, columns, size]
+    holds those of all layers.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, lines: torch.Tensor) -> None:
+    def __init__(self, whole: torch.Tensor, layer: int, lines: torch.Tensor) -> None:
         super().__init__()
-        self.keys, self.values, self._lines = keys, values, lines
+        self.keys, self.values = whole[2 * layer], whole[2 * layer + 1]
+        self.whole, self._lines = whole, lines
 
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Write the new columns behind the known ones; give all."""
@@ -78,13 +80,15 @@ def resumed(whole: torch.Tensor, positions: torch.Tensor) -> list[Stash]:
     _, rows, heads, columns, _ = whole.shape
     first = torch.arange(rows * heads, device=whole.device).view(rows, heads, 1) * columns
     lines = (first + positions[:, None]).reshape(-1)
-    return [Resumed(whole[i], whole[i + 1], lines) for i in range(0, len(whole), 2)]
+    return [Resumed(whole, layer, lines) for layer in range(len(whole) // 2)]
 
 
 def stacked(layers: Sequence[Stash]) -> torch.Tensor | None:
     """Keys and values of all layers, [2 * layers, rows, heads, columns, size]; None where they differ in
     shape.
     """
+    if layers[0].whole is not None:
+        return layers[0].whole
     held = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
     return torch.stack(held) if len({tensor.shape for tensor in held}) == 1 else None
 

@@ -8,6 +8,7 @@ its known answers are in the tests.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -26,8 +27,18 @@ _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 
 def _seed(*names: Any) -> int:
     # JSON keeps types and borders apart: ("a", "bc") and ("ab", "c") give different seeds.
-    text = json.dumps(names, ensure_ascii=True, separators=(",", ":"))
+    text = f"[{','.join(map(_text, names))}]"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _text(name: Any) -> str:
+    """A name as JSON."""
+    if type(name) is int:
+        return str(name)
+    return _quoted(name) if isinstance(name, str) else json.dumps(name, separators=(",", ":"))
+
+
+_quoted = functools.lru_cache(maxsize=4096)(json.dumps)  #: stages and problems come again and again
 
 
 def seed_of(run_seed: int, round: int, stage: str, problem_id: str, ask: int, sample: int) -> int:

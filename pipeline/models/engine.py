@@ -264,15 +264,16 @@ class Engine(Text):
         for line, sequence, start in zip(padded, sequences, lengths, strict=False):
             line[: len(sequence) - start] = sequence[start:]
         ids = torch.from_numpy(padded)
-        columns = torch.arange(width + most, device=self.device)
+        like = next((piece for one in known for piece in one.pieces), None)
+        wide = width if like is None else attention.columns_of(width + most, like.shape[-1])
+        columns = torch.arange(wide, device=self.device)
         positions = starts[:, None].to(self.device) + columns[:width]
         places = positions.clamp(max=self.context - 1)  # of padding, past it
-        if not most:
+        if like is None:
             mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
             held: list[Stash] = [Stash() for _ in range(self.num_layers)]
             return ids.to(self.device), places, self._masks(mask.expand(num, 1, -1, -1), positions), held
         mask = torch.where(positions[:, :, None] >= columns, 0.0, -torch.inf).to(self.dtype)[:, None]
-        like = next(piece for one in known for piece in one.pieces)
         held = resumed(gathered(known, num, len(columns), like), positions)
         return ids.to(self.device), places, self._masks(mask, positions), held
 
