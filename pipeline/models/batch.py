@@ -86,10 +86,10 @@ class Batch:
             shared.setdefault(tuple(row.ids), []).append(row)
         ended: list[Row] = []
         readings = [reading(ids, (), rows[0].memory, rows[0].borders) for ids, rows in shared.items()]
-        known = [one for one in readings if one.held.num_tokens == len(one.ids) - 1 > 0]
+        known = [one for one in readings if 0 < one.held.num_tokens == len(one.ids) - 1]
         if known:
             self._resume(known, [shared[one.ids] for one in known])
-            readings = [one for one in readings if one.held.num_tokens < len(one.ids) - 1]
+            readings = [one for one in readings if not 0 < one.held.num_tokens == len(one.ids) - 1]
         for group, width in self.engine.groups(*sizes(readings)):
             part = [readings[i] for i in group]
             ended += self._prefill(part, [shared[one.ids] for one in part], width)
@@ -286,7 +286,10 @@ class Batch:
         some = [
             (row, slot)
             for row, slot in zip(rows, slots.tolist(), strict=True)
-            if row.memory is not None and row.ends_on & STEP and not row.flags & (EOS | STOP)
+            if row.memory is not None
+            and row.memory.fits(1)
+            and row.ends_on & STEP
+            and not row.flags & (EOS | STOP)
         ]
         if not some:
             return

@@ -151,6 +151,19 @@ def test_what_was_written_is_not_read_again(policy: Engine):
     assert read["all"] == 30 + sum(map(len, (new for _, new, _ in found["all"]))) - 2
 
 
+def test_a_prompt_of_one_token_joins_beside_rows_that_go_on(policy: Engine):
+    memory = memory_of(policy)
+    first = Row([3, 4, 5], 4, seed=1, ends_on=STEP, memory=memory)
+    policy.submit([first])
+    while policy.busy:
+        policy.step()
+    rows = [Row([*first.ids, *first.new_ids], 3, seed=2, memory=memory), Row([7], 3, seed=3)]
+    policy.submit(rows)
+    while policy.busy:
+        policy.step()
+    assert [len(row.new_ids) for row in rows] == [3, 3]
+
+
 @pytest.mark.parametrize("window", [1, 7, 128])
 def test_searches_get_the_same_from_engines_that_remember(policy: Engine, prm: Engine, window: int):
     def results(remembers: bool) -> tuple[dict, int, int]:
