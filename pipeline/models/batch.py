@@ -1,8 +1,9 @@
 """The running batch of one rung: rows join and leave at any step, and none feels the others.
 
-Slots 0 .. size - 1 are prefilled rows; the first `cap` of them decode. A finished row's slot is taken over by
-the last one, so the rows that decode always stand side by side. What a row needs a step is kept in arrays
-over slots; no Python runs per row and token. A prefill fills the cache and gives the first token.
+Slots 0 .. size - 1 are rows that were prefilled, or whose columns a search remembers; the first `cap` of them
+decode. A finished row's slot is taken over by the last one, so the rows that decode always stand side by
+side. What a row needs a step is kept in arrays over slots; no Python runs per row and token. A prefill fills
+the cache and gives the first token; a row that goes on from what is remembered takes its first in a step.
 """
 
 from __future__ import annotations
@@ -86,12 +87,14 @@ class Batch:
             shared.setdefault(tuple(row.ids), []).append(row)
         ended: list[Row] = []
         readings = [reading(ids, (), rows[0].memory, rows[0].borders) for ids, rows in shared.items()]
-        known = [one for one in readings if 0 < one.held.num_tokens == len(one.ids) - 1]
+        known: list[Reading] = []
+        fresh: list[Reading] = []
+        for one in readings:
+            (known if 0 < one.held.num_tokens == len(one.ids) - 1 else fresh).append(one)
         if known:
             self._resume(known, [shared[one.ids] for one in known])
-            readings = [one for one in readings if not 0 < one.held.num_tokens == len(one.ids) - 1]
-        for group, width in self.engine.groups(*sizes(readings)):
-            part = [readings[i] for i in group]
+        for group, width in self.engine.groups(*sizes(fresh)):
+            part = [fresh[i] for i in group]
             ended += self._prefill(part, [shared[one.ids] for one in part], width)
         return ended
 
@@ -283,22 +286,23 @@ class Batch:
         """Keep the columns of rows that a search may go on from: of all tokens but the last, which was not
         read.
         """
-        some = [
-            (row, slot)
-            for row, slot in zip(rows, slots.tolist(), strict=True)
-            if row.memory is not None
-            and row.memory.fits(1)
-            and row.ends_on & STEP
-            and not row.flags & (EOS | STOP)
-        ]
+        at, some = [], []
+        for row, slot in zip(rows, slots.tolist(), strict=True):
+            memory = row.memory
+            goes_on = row.ends_on & STEP and not row.flags & (EOS | STOP)
+            if goes_on and memory is not None and memory.fits(1):
+                ids = (*row.ids, *row.new_ids[:-1])
+                at.append(slot)
+                some.append((memory, ids, memory.longest(ids, (len(row.ids) - 1, len(row.ids)))))
         if not some:
             return
-        at = torch.tensor([slot for _, slot in some])
-        used = int(self.numbers[at.numpy(), POSITION].max())
-        read = stacked([Stash.of(each.keys[at, :, :used], each.values[at, :, :used]) for each in self.layers])
-        if read is None:
-            return
-        for i, (row, _) in enumerate(some):
-            ids = (*row.ids, *row.new_ids[:-1])
-            start = row.memory.longest(ids, (len(row.ids) - 1, len(row.ids)))
-            row.memory.keep(ids, start, (len(ids),), read[:, i])
+        first, end = min(start.num_tokens for _, _, start in some), max(len(ids) for _, ids, _ in some)
+        which = torch.tensor(at)
+        read = stacked(
+            [
+                Stash.of(each.keys[which, :, first:end], each.values[which, :, first:end])
+                for each in self.layers
+            ]
+        )
+        for i, (memory, ids, start) in enumerate(some if read is not None else ()):
+            memory.keep(ids, start, (len(ids),), read[:, i], first)  # type: ignore[index]

@@ -33,7 +33,8 @@ class Row:
 
     The draws are named by `seed`: token t of the row takes the seed's t-th uniform. `ends_on` is a mask of
     STEP, STOP and EOS bits. When it ended, `new_ids`, `logprobs` (at temperature 1) and `flags` (what ended
-    it) are filled. `memory` is what the row's search remembers, by prefixes that end at one of the `borders`.
+    it) are filled. `memory` is what the row's search remembers, by prefixes that end at one of the `borders`
+    or before the last token.
     """
 
     ids: list[int]

@@ -69,9 +69,9 @@ class Memory:
         held = self._held.get(ids)
         return None if held is None else held.value
 
-    def keep(self, ids: Ids, start: Held, ends: Sequence[int], read: torch.Tensor) -> None:
-        """Remember ids[:end] for each end, ascending. `read` [2 * layers, heads, columns, size] holds all
-        columns, of which those of `start` are remembered already.
+    def keep(self, ids: Ids, start: Held, ends: Sequence[int], read: torch.Tensor, first: int = 0) -> None:
+        """Remember ids[:end] for each end, ascending. `read` [2 * layers, heads, columns, size] holds the
+        columns from `first` on; those of `start` are remembered already.
         """
         held = start
         for end in ends:
@@ -81,7 +81,7 @@ class Memory:
             if known is None:
                 if not self.fits(end - held.num_tokens):
                     return
-                piece = read[:, :, held.num_tokens : end].clone()
+                piece = read[:, :, held.num_tokens - first : end - first].clone()
                 self.room.left -= piece.nbytes
                 known = self._held[ids[:end]] = Held((*held.pieces, piece), end)
             held = known
@@ -116,7 +116,7 @@ class Reading:
 
 def reading(ids: Ids, at: Sequence[int], memory: Memory | None, borders: Sequence[int]) -> Reading:
     """What there is to read of a sequence, of which a search may remember a part up to one of the borders
-    (ascending).
+    (ascending), or, where no position is asked for, all but its last token.
     """
     if memory is None:
         return Reading(ids, at)

@@ -7,6 +7,7 @@ import random
 import weakref
 
 import pytest
+import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 from test_driver import beams
 
@@ -271,6 +272,24 @@ def test_long_prefixes_in_several_parts(tmp_path, kind: str):
     for part in range(4):
         items = [(ids[: cut[part] + 1], cut[: part + 1]) for ids, cut in zip(rows, cuts, strict=True)]
         assert engine.score(items, [(memory, 40) for memory in memories]) == engine.score(items)
+
+
+@pytest.mark.parametrize("kind", ["LlamaForTokenClassification", "Qwen3ForTokenClassification"])
+def test_a_block_of_queries_that_is_nearly_empty(tmp_path, kind: str):
+    """513 tokens: attention takes 512 queries at once, and the last by itself would have other bits."""
+    more = {"num_labels": 1} | ({"head_dim": 16} if "Qwen3" in kind else {})
+    for seed in range(3):
+        torch.manual_seed(seed)
+        folder = make_model(
+            tmp_path / str(seed), word_tokenizer(), kind=kind, max_position_embeddings=1024, **more
+        )
+        engine, draw = Engine(folder, head="value"), random.Random(seed)
+        ids = tuple(draw.randrange(2, len(WORDS)) for _ in range(513))
+        whole = engine.score([(ids, range(513))])[0]
+        assert engine.score([(ids, (99, 512))])[0] == [whole[99], whole[512]]
+        memory = memory_of(engine)
+        engine.score([(ids[:100], (99,))], [(memory, 40)])
+        assert engine.score([(ids, (99, 512))], [(memory, 40)])[0] == [whole[99], whole[512]]
 
 
 def test_positions_that_turn_by_the_longest_row_are_not_promised(tmp_path):
