@@ -171,29 +171,33 @@ def search_figures(bench: Bench) -> dict[str, float]:
     """The worst of 32, 128 and 512 live searches."""
     policy = bench.engine(bench.folder)
     prm = bench.engine(make_prm(bench), head="value")
-    alone = 0.0
-    worst: dict[str, list[float]] = {"search_vs_raw": [], "scoring_vs_forward": []}
     run_searches(bench, policy, prm, 32, 32)  # warm
-    trees: dict[int, float] = {}
-    for live in LIVE_SEARCHES:
-        best, forgetful = Recording(0, 0, 0), Recording(0, 0, 0)
-        raw = flat = 0.0
-        for _ in range(bench.rounds):
+    alone = 0.0
+    best = {live: Recording(0, 0, 0) for live in LIVE_SEARCHES}
+    forgetful = dict(best)
+    raw, flat = dict.fromkeys(LIVE_SEARCHES, 0.0), dict.fromkeys(LIVE_SEARCHES, 0.0)
+    for _ in range(bench.rounds):
+        for live in LIVE_SEARCHES:  # in turns, so that a noisy minute troubles all alike
             number = max(2 * live, 192)
             now = run_searches(bench, policy, prm, live, number)
-            raw, flat = max(raw, replay(bench, policy, now, live)), max(flat, forward(bench, prm, now))
-            best = best.or_better(now)
-            forgetful = forgetful.or_better(run_searches(bench, policy, prm, live, number, remember=False))
+            raw[live] = max(raw[live], replay(bench, policy, now, live))
+            flat[live] = max(flat[live], forward(bench, prm, now))
+            best[live] = best[live].or_better(now)
+            without = run_searches(bench, policy, prm, live, number, remember=False)
+            forgetful[live] = forgetful[live].or_better(without)
             alone = max(alone, one_prompt_a_call(bench, policy, prm, 6))
-        trees[live] = bench.note(f"trees_per_second/{live}", best.trees)
-        bench.note(f"search_tokens_per_second/{live}", best.written)
-        bench.note(f"raw_tokens_per_second/{live}", raw)
-        bench.note(f"search_prefixes_per_second/{live}", best.read)
-        bench.note(f"forward_prefixes_per_second/{live}", flat)
-        worst["search_vs_raw"].append(bench.note(f"search_vs_raw/{live}", best.written / raw))
-        worst["scoring_vs_forward"].append(bench.note(f"scoring_vs_forward/{live}", best.read / flat))
-        bench.note(f"search_vs_raw/{live}/nothing remembered", forgetful.written / raw)
-        bench.note(f"scoring_vs_forward/{live}/nothing remembered", forgetful.read / flat)
+    worst: dict[str, list[float]] = {"search_vs_raw": [], "scoring_vs_forward": []}
+    for live in LIVE_SEARCHES:
+        bench.note(f"trees_per_second/{live}", best[live].trees)
+        rates = (
+            ("search_vs_raw", "tokens", best[live].written, forgetful[live].written, raw[live]),
+            ("scoring_vs_forward", "prefixes", best[live].read, forgetful[live].read, flat[live]),
+        )
+        for key, what, ours, without_memory, plain in rates:
+            bench.note(f"{key}/{live}/{what} a second", ours)
+            bench.note(f"{key}/{live}/{what} a second, plain", plain)
+            worst[key].append(bench.note(f"{key}/{live}", ours / plain))
+            bench.note(f"{key}/{live}/nothing remembered", without_memory / plain)
     bench.note("trees_per_second/one_prompt_a_call", alone)
-    times = [bench.note(f"search_vs_sequential/{live}", trees[live] / alone) for live in LIVE_SEARCHES]
+    times = [bench.note(f"search_vs_sequential/{live}", best[live].trees / alone) for live in LIVE_SEARCHES]
     return {name: min(values) for name, values in worst.items()} | {"search_vs_sequential": min(times)}
