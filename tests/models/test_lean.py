@@ -16,7 +16,8 @@ from pipeline.models.selftest import self_test
 
 LIKE_LLAMA = {
     "LlamaForCausalLM": {},
-    "Qwen2ForCausalLM": {},  # its queries, keys and values have a bias
+    # its queries, keys and values have a bias; more positions than have their rotations kept
+    "Qwen2ForCausalLM": {"max_position_embeddings": 10_000},
     "MistralForCausalLM": {"sliding_window": 9},  # the mask tells
     "LlamaForTokenClassification": {"num_labels": 1},
     "Qwen2ForTokenClassification": {"num_labels": 2},
