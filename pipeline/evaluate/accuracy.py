@@ -19,12 +19,12 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
 from pipeline.evaluate import EvaluateSettings
-from pipeline.evaluate.compare import Measured, aligned, tabulate
 from pipeline.evaluate.gate import Health
 from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.outcomes import Outcome, columns, one_outcome
-from pipeline.models.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
+from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.settings import ModelName
 from pipeline.tasks import BaseTask

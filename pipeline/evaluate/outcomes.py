@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.compare import Measured
 from pipeline.evaluate.intervals import Ratio, Statistic, majority_at, pass_at
+from pipeline.evaluate.paired import Measured
 from pipeline.rows import Label, Problem, Trace
 from pipeline.tasks import BaseTask
 from pipeline.vote import Candidate, keys

@@ -26,12 +26,13 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, Score, start, to_trace
 from pipeline.evaluate import EvaluateSettings
 from pipeline.evaluate.accuracy import GOLD, grade, judged
-from pipeline.evaluate.compare import Measured, aligned, tabulate
 from pipeline.evaluate.gate import Health
 from pipeline.evaluate.intervals import Ratio, Statistic, resample
 from pipeline.evaluate.outcomes import ratio
+from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.evaluate.ranking import (
     Harmonic,
     Points,
@@ -41,7 +42,6 @@ from pipeline.evaluate.ranking import (
     first_wrong,
     length_correlation,
 )
-from pipeline.models.asks import Asks, Continue, Score, start, to_trace
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.settings import ModelName
 from pipeline.tasks import BaseTask

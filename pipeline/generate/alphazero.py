@@ -16,8 +16,8 @@ import math
 
 from pydantic import Field
 
+from pipeline.asks import Asks
 from pipeline.generate.tree import SearchSettings, Tree, TreeNode, answered, number
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 

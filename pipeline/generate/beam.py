@@ -16,8 +16,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from pipeline.asks import Asks, Continue
 from pipeline.generate.tree import SearchSettings, Tree, TreeNode
-from pipeline.models.asks import Asks, Continue
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 from pipeline.settings import ModelName
 

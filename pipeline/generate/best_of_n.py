@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, Score, closed, start, to_trace
 from pipeline.generate import GenerateSettings
 from pipeline.generate.tree import answered
-from pipeline.models.asks import Asks, Continue, Score, closed, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 from pipeline.settings import ModelName
 from pipeline.vote.aggregate import Aggregate, aggregate

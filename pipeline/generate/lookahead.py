@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from pipeline.asks import Asks
 from pipeline.generate.beam import BeamSettings, search
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 

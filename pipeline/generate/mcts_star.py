@@ -22,8 +22,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.asks import Asks
 from pipeline.generate.tree import SearchSettings, Tree, TreeNode
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import Asks, Continue, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Problem, Question, Trace
 from pipeline.tasks import BaseTask
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import Asks, Continue, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 

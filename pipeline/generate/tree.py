@@ -20,8 +20,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.asks import All, Asks, Continue, Prefix, Score, abandoned, closed, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import All, Asks, Continue, Prefix, Score, abandoned, closed, start, to_trace
 from pipeline.rows import Dropped, Node, Question, Trace
 from pipeline.settings import ModelName
 from pipeline.vote.aggregate import Aggregate, aggregate

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, Prefix, closed
 from pipeline.label import LabelSettings
 from pipeline.label.outcome import verdict
-from pipeline.models.asks import Asks, Continue, Prefix, closed
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.settings import ModelName
 from pipeline.tasks import BaseTask

@@ -29,7 +29,7 @@ def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def hash_folder(folder: Path, adapter: Path | None) -> str:
+def hash_weights(folder: Path, adapter: Path | None) -> str:
     """SHA-256 over the weights and their configuration, for engines made without a committed hash."""
     digest = hashlib.sha256()
     for place in (folder, adapter):

@@ -16,7 +16,7 @@ from pipeline.report import summary
 from pipeline.store.parts import FOLDERS
 
 if TYPE_CHECKING:
-    from pipeline.run import Run
+    from pipeline.run.run import Run
     from pipeline.store.folder import StageFolder
 
 Rows = Sequence[Mapping[str, Any]]

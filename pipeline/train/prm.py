@@ -188,7 +188,7 @@ def sign_ids(base: Path) -> tuple[int, int]:
     """The token ids of '+' and '-'."""
     from transformers import AutoTokenizer
 
-    from pipeline.models.endings import sign_tokens
+    from pipeline.engine.endings import sign_tokens
 
     return sign_tokens(AutoTokenizer.from_pretrained(str(base)), base.name)
 

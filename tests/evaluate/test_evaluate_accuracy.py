@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from pipeline.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.evaluate import accuracy
-from pipeline.models.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.rows import Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 

@@ -5,9 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import RecipeError
-from pipeline.evaluate.compare import Measured, tabulate
-from pipeline.evaluate.gate import GateRule, Health, decide
+from pipeline.evaluate.gate import Health, decide
 from pipeline.evaluate.intervals import Ratio, resample
+from pipeline.evaluate.paired import Measured, tabulate
+from pipeline.settings import GateRule
 
 RULE = GateRule(metric="measure/accuracy/greedy", margin=0.01)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from pipeline.asks import Continue, Prefix, Score
 from pipeline.errors import DamagedData
 from pipeline.evaluate import prm_quality
 from pipeline.evaluate.gate import decide
@@ -13,7 +14,6 @@ from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.prm_quality import PrmOutcome, Scored, Settings
 from pipeline.evaluate.ranking import Points, Ranking, f1_at, length_correlation
 from pipeline.evaluate.step_files import processbench, read_prm800k, read_processbench
-from pipeline.models.asks import Continue, Prefix, Score
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 

@@ -36,14 +36,15 @@ import yaml  # noqa: E402
 from tiny_world import make_policy, recipe_data  # noqa: E402
 
 import pipeline.loop as loop  # noqa: E402
-from pipeline.recipe import Recipe, load  # noqa: E402
+from pipeline.processes.group import Processes  # noqa: E402
+from pipeline.recipe.read import load  # noqa: E402
+from pipeline.recipe.shape import Recipe  # noqa: E402
 from pipeline.report.console import Console  # noqa: E402
-from pipeline.session import session  # noqa: E402
+from pipeline.run.session import session  # noqa: E402
 from pipeline.store.disk import Disk  # noqa: E402
 from pipeline.store.documents import hash_file  # noqa: E402
 from pipeline.store.outcome import exit_code_of  # noqa: E402
 from pipeline.store.run import tree_files  # noqa: E402
-from pipeline.world import World  # noqa: E402
 
 NAME = "rest_mcts_countdown"
 RUN, WEIGHTS = Path("data") / NAME, Path("checkpoints") / NAME
@@ -105,7 +106,7 @@ def run(recipe: Recipe, watch: Watcher = lambda border, name: None) -> None:
 
     loop.run_stage = counted
     try:
-        with session(recipe, Console(quiet=True, main=False), World()) as working:
+        with session(recipe, Console(quiet=True, main=False), Processes()) as working:
             loop.run_loop(working)
         watch(next(borders), "the end")
     finally:

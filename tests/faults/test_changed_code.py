@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.conditions import TELLS
+from pipeline.run.conditions import TELLS
 from pipeline.store.run import tree_hash
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.asks import All, Continue, Prefix, Score
 from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star
-from pipeline.models.asks import All, Continue, Prefix, Score
 from pipeline.rows import Dropped, Node, Question, Trace
 
 

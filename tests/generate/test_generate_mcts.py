@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from pipeline.asks import Continue, Prefix, Score
 from pipeline.generate import mcts_star
-from pipeline.models.asks import Continue, Prefix, Score
 from pipeline.rows import Dropped, Node, Trace
 
 

@@ -18,9 +18,10 @@ import yaml
 
 from pipeline.__main__ import main
 from pipeline.rows import Dropped, Example, Problem
-from pipeline.status import run_status
+from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
 from pipeline.store.run import verify_run
+from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
@@ -168,7 +169,7 @@ def test_a_prompt_longer_than_the_context_is_dropped_and_counted(place: Path, ra
     dropped = list(StageFolder(DATA / "bad/round-001/sample").read(Dropped))
     assert {row.reason for row in dropped} == {"prompt_too_long"}
     assert {row.what for row in dropped} == {i for i in too_long if problems[i].split == "train"}
-    status = run_status("bad", DATA, CHECKPOINTS)
+    status = run_status("bad", Workspace(DATA, CHECKPOINTS))
     assert status["complete"]
     assert status["rounds"][1]["metrics"]["sample/dropped/prompt_too_long"] == len(dropped)
     assert list(StageFolder(DATA / "bad/round-001/rows").read(Example))

@@ -10,7 +10,7 @@ import yaml
 from typer.main import get_command
 
 from pipeline.__main__ import app
-from pipeline.recipe import load
+from pipeline.recipe.read import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.launch import read_launch
+from pipeline.processes.launch import read_launch
+from pipeline.processes.pulse import Limits
+from pipeline.processes.supervisor import Watcher
 from pipeline.store.run import tree_files, tree_hash
-from pipeline.watch import Limits, Watcher
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "recipes" / "launch"
@@ -136,7 +137,7 @@ def test_slow_ranks_and_those_that_load_or_wait_are_left_alone(
 
 
 def test_a_unit_may_take_five_times_the_longest_so_far() -> None:
-    from pipeline.watch import Pulse
+    from pipeline.processes.pulse import Pulse
 
     pulse = Pulse()
     pulse.beat()
@@ -353,9 +354,9 @@ def begin_and_wait(
 
 
 def gone(pids: dict[int, int]) -> bool:
-    from pipeline.watch import alive
+    from pipeline.processes.pulse import pid_alive
 
-    return not any(alive(pid) for pid in pids.values())
+    return not any(pid_alive(pid) for pid in pids.values())
 
 
 LONG = ["rounds=2", "stages.learn.steps=60"]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
-from pipeline.estimate import describe
+from pipeline.processes.group import Processes
+from pipeline.recipe import read as recipes
+from pipeline.recipe.plan import describe
 from pipeline.report.console import Console
-from pipeline.session import session
-from pipeline.world import World
+from pipeline.run.session import session
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -140,7 +140,7 @@ def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -
     recipe = recipes.build(changed(stages__measure__evaluate="acuracy"), "r.yaml")
     with (
         pytest.raises(RecipeError, match="did you mean accuracy"),
-        session(recipe, Console(quiet=True), World(), tmp_path / "data", tmp_path / "checkpoints"),
+        session(recipe, Console(quiet=True), Processes(), tmp_path / "data", tmp_path / "checkpoints"),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -259,9 +259,9 @@ def test_stages_run_in_their_rounds() -> None:
 def test_check_is_quick_and_loads_no_torch() -> None:
     """Under a second is the promise; the event is that no torch module is loaded."""
     code = (
-        "import sys; from pipeline.recipe import load; from pathlib import Path\n"
+        "import sys; from pipeline.recipe.read import load; from pathlib import Path\n"
         "[load(p) for p in Path('recipes').glob('*.yaml')]\n"
-        "import pipeline.__main__, pipeline.status, pipeline.estimate\n"
+        "import pipeline.__main__, pipeline.run.status, pipeline.recipe.plan\n"
         "heavy = [m for m in ('torch', 'transformers', 'trl', 'peft', 'datasets', 'wandb') if m in sys.modules]\n"
         "assert not heavy, heavy"
     )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.asks import Continue, Prefix
 from pipeline.label import prefix_values, tree_value
-from pipeline.models.asks import Continue, Prefix
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 

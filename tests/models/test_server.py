@@ -16,14 +16,14 @@ from model_world import LineTask
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.asks import Continue, Prefix, Score
+from pipeline.engine.driver import Driver, Search
+from pipeline.engine.endings import EOS, STEP
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.engine.server import ServerEngine
+from pipeline.engine.start import start_engine
 from pipeline.errors import RecipeError, WorkerLost
-from pipeline.models.asks import Continue, Prefix, Score
-from pipeline.models.driver import Driver, Search
-from pipeline.models.endings import EOS, STEP
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
-from pipeline.models.open import open_engine
-from pipeline.models.server import ServerEngine
 
 
 class Served(ThreadingHTTPServer):
@@ -79,7 +79,7 @@ class Answer(BaseHTTPRequestHandler):
             self.reply(400, {"message": "prompt must be a string."})
             return
         rule = engine.rule((body.get("stop") or [""])[0], ())
-        row = Row(
+        row = Request(
             ids,
             body["max_tokens"],
             body.get("seed", 0),
@@ -169,7 +169,7 @@ def test_a_server_that_takes_text_alone_still_writes(served, policy, policy_fold
     served.text_only = served.plain = True
     engine = connect(served, policy_folder)
     ids = policy.encode("numbers 3 9 =")
-    rows = [Row(ids, 20, temperature=0.0) for _ in range(2)]
+    rows = [Request(ids, 20, temperature=0.0) for _ in range(2)]
     for one, target in ((engine, rows[0]), (policy, rows[1])):
         one.submit([target])
         finish(one)
@@ -177,7 +177,7 @@ def test_a_server_that_takes_text_alone_still_writes(served, policy, policy_fold
     assert all(math.isnan(x) for x in rows[0].logprobs)
     assert isinstance(served.seen[-1]["prompt"], str)
     lines = engine.rule("\n", ())
-    engine.submit([Row(ids, 30, seed=i, ends_on=STEP | EOS, state=lines.start) for i in range(20)])
+    engine.submit([Request(ids, 30, seed=i, ends_on=STEP | EOS, state=lines.start) for i in range(20)])
     with pytest.raises(RecipeError, match="stop_reason"):
         finish(engine)
     engine.clear()
@@ -186,12 +186,12 @@ def test_a_server_that_takes_text_alone_still_writes(served, policy, policy_fold
 def test_faults_are_tried_again_and_a_dead_server_is_named(served, policy_folder):
     engine = connect(served, policy_folder)
     served.faults = [503, 429, 500]
-    row = Row(engine.encode("numbers 3 ="), 5)
+    row = Request(engine.encode("numbers 3 ="), 5)
     engine.submit([row])
     assert engine.step() == [row]
     assert row.new_ids
     served.faults = [404]
-    engine.submit([Row(engine.encode("numbers 3 ="), 5)])
+    engine.submit([Request(engine.encode("numbers 3 ="), 5)])
     with pytest.raises(RecipeError, match="HTTP 404"):
         engine.step()
     with pytest.raises(WorkerLost, match="127.0.0.1:9 does not answer after 4 tries"):
@@ -201,7 +201,7 @@ def test_faults_are_tried_again_and_a_dead_server_is_named(served, policy_folder
 def test_an_adapter_is_loaded_under_a_new_name_each_version(served, policy_folder, tmp_path):
     for version in ("aaaa", "bbbb"):
         engine = connect(served, policy_folder, adapter=tmp_path, weights_hash=version)
-        engine.submit([Row(engine.encode("numbers"), 2)])
+        engine.submit([Request(engine.encode("numbers"), 2)])
         engine.step()
     assert [one["lora_name"] for one in served.adapters] == ["policy-aaaa", "policy-bbbb"]
     assert served.adapters[0]["lora_path"] == str(tmp_path)
@@ -221,10 +221,10 @@ def test_what_a_server_cannot_do_is_said(served, policy_folder):
 
 
 def test_open_engine_chooses(served, policy_folder):
-    assert isinstance(open_engine(policy_folder, servers=[served.url]), ServerEngine)
-    local = open_engine(policy_folder, name="policy", check=True, max_rows=8)
+    assert isinstance(start_engine(policy_folder, servers=[served.url]), ServerEngine)
+    local = start_engine(policy_folder, name="policy", check=True, max_rows=8)
     assert local.exact
-    assert not open_engine(policy_folder, servers=[served.url]).exact
+    assert not start_engine(policy_folder, servers=[served.url]).exact
 
 
 def test_a_recipe_over_a_server_writes_what_the_local_engine_writes(

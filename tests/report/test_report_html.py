@@ -13,9 +13,9 @@ import pytest
 from report_world import HOSTILE, World
 
 from pipeline.errors import RecipeError
-from pipeline.loop import metrics_rows
-from pipeline.report import charts, data, data_panels, data_traces, html, page_words
-from pipeline.status import open_run
+from pipeline.report.html import build, charts, data, data_panels, data_traces, words
+from pipeline.run.record import metrics_rows
+from pipeline.run.session import open_run
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def page(world: World) -> str:
     """Its report."""
-    path = html.build_report([world.run.name], world.data, world.data.parent / "checkpoints", None)
+    path = build.build_report([world.run.name], world.data, world.data.parent / "checkpoints", None)
     assert path == world.data / world.run.name / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -65,8 +65,8 @@ def test_model_text_is_data(page: str, world: World):
     assert "&lt;script&gt;window.owned=3" in page
     texts = [step for steps in packed(page)["traces"]["columns"]["steps"] for step in steps]
     assert any(HOSTILE in text for text in texts)
-    assert html.inline_json({"a": "</script><!--"}).count("<") == 0
-    assert json.loads(html.inline_json({"a": HOSTILE + "\u2028"})) == {"a": HOSTILE + "\u2028"}
+    assert build.inline_json({"a": "</script><!--"}).count("<") == 0
+    assert json.loads(build.inline_json({"a": HOSTILE + "\u2028"})) == {"a": HOSTILE + "\u2028"}
 
 
 def test_the_curves_are_the_metrics(page: str, world: World):
@@ -168,25 +168,25 @@ def test_a_file_that_would_be_too_big_is_sampled_further(world: World, monkeypat
     found = load(world)
     traces = data_traces.read_traces(found)
     before = traces.shown
-    monkeypatch.setattr(html, "MOST_PACKED", 12_000)
-    columns, text = html.fit([found], [traces], [[]])
+    monkeypatch.setattr(build, "MOST_PACKED", 12_000)
+    columns, text = build.fit([found], [traces], [[]])
     assert len(text) <= 12_000
     assert 0 < len(columns["columns"]["id"]) == traces.shown < before
 
 
 def test_verdict_and_gate_in_words(page: str, world: World):
     found = load(world)
-    said = page_words.verdict(found)
+    said = words.verdict(found)
     end = found.finals()[0]["metrics"]
     assert said.state == "better"
     assert f"{100 * end['final/accuracy/greedy']:.1f} %" in said.sentence
     assert f"{100 * end['final/gain/greedy']:+.1f} points" in said.sentence
-    lines = page_words.gate_lines(found)
+    lines = words.gate_lines(found)
     assert [row["model"] for row in lines] == ["prm", "policy", "prm", "policy", "prm", "policy", "prm"]
     assert lines[0]["why"].startswith("Its first weights")
     change = found.metrics[1]["measure/accuracy/greedy/change"]
     assert f"{100 * change:+.1f} points" in lines[1]["why"]
-    asked = page_words.questions(found, [], 60)
+    asked = words.questions(found, [], 60)
     assert len(asked) == 6
     assert all(row["answer"] and f'href="#{row["panel"]}"' in page for row in asked)
 
@@ -200,7 +200,7 @@ def test_many_rounds_are_thinned_evenly():
 
 def test_an_unfinished_run_shows_what_is_committed(tmp_path: Path):
     world = World(tmp_path / "data", name="half", rounds=2, num=16, seed=1).write(until=(1, "search"))
-    path = html.build_report(["half"], world.data, tmp_path / "checkpoints", tmp_path / "out.html")
+    path = build.build_report(["half"], world.data, tmp_path / "checkpoints", tmp_path / "out.html")
     page = path.read_text()
     assert path == tmp_path / "out.html"
     assert "Too early to say" in page
@@ -212,13 +212,13 @@ def test_an_unfinished_run_shows_what_is_committed(tmp_path: Path):
 
 def test_a_run_that_has_only_begun(tmp_path: Path):
     world = World(tmp_path / "data", rounds=1, num=16)
-    assert "Nothing has been measured yet" in html.render([load(world)])
+    assert "Nothing has been measured yet" in build.render([load(world)])
 
 
 def test_two_runs_side_by_side(world: World, tmp_path: Path):
     other = World(world.data, name="other", rounds=1, num=16, seed=5).write()
     found = [load(world), load(other)]
-    page = html.render(found)
+    page = build.render(found)
     rows = drawn(specs(page)["runs"])
     assert {row["what"] for row in rows} == {"world", "other"}
     assert {"learning-0", "learning-1", "auc-0", "auc-1"} <= set(specs(page))
@@ -229,6 +229,6 @@ def test_two_runs_side_by_side(world: World, tmp_path: Path):
 
 def test_a_wrong_name_names_the_nearest(world: World):
     with pytest.raises(RecipeError, match="did you mean world"):
-        html.build_report(["wrld"], world.data, world.data, None)
+        build.build_report(["wrld"], world.data, world.data, None)
     with pytest.raises(RecipeError, match="name at least one run"):
-        html.build_report([], world.data, world.data, None)
+        build.build_report([], world.data, world.data, None)

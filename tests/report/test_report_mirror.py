@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import metrics
-from pipeline.report.mirror import Mirror, best_round, environment_wins, records, run_id, sync
-from pipeline.report.mirror_child import LAST
+from pipeline.report.wandb.child import LAST
+from pipeline.report.wandb.mirror import Mirror, best_round, environment_wins, records, run_id, sync
+from pipeline.run import record
 
 LIMIT = 50.0  #: ten times the exit delay that is promised
 
@@ -73,14 +73,14 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
     (folder / "round-001" / "gate.json").write_text(json.dumps(refused))
     mirror = Mirror(folder, grace=LIMIT)
     with mirror:
-        metrics.write(folder / "metrics.jsonl", whole(0, 0.0))
-        metrics.write(folder / "metrics.jsonl", [*whole(0, 0.0), *whole(1, 0.1), *stages(2, 0.9)])
+        record.write(folder / "metrics.jsonl", whole(0, 0.0))
+        record.write(folder / "metrics.jsonl", [*whole(0, 0.0), *whole(1, 0.1), *stages(2, 0.9)])
     assert "mirrored 2 records" in (folder / "logs" / "wandb.log").read_text()
 
     killed = Mirror(folder).start()  # a launch whose mirror dies at once, then one that ends well
     os.killpg(killed.child.pid, signal.SIGKILL)
     assert killed.close() is False
-    metrics.write(folder / "metrics.jsonl", [*ROUNDS, FINAL])
+    record.write(folder / "metrics.jsonl", [*ROUNDS, FINAL])
     with Mirror(folder, grace=LIMIT):
         pass
     items = read_back(folder)
@@ -99,11 +99,11 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
 @pytest.mark.full
 def test_what_was_synced_is_not_logged_again(tmp_path):
     folder = tmp_path / "quickstart"
-    metrics.write(folder / "metrics.jsonl", ROUNDS)
+    record.write(folder / "metrics.jsonl", ROUNDS)
     assert sync(folder)[0]
     (first,) = (folder / "wandb").glob("offline-run-*")
     next(first.glob("*.wandb")).with_suffix(".wandb.synced").touch()  # what `wandb sync` leaves behind
-    metrics.write(folder / "metrics.jsonl", [*ROUNDS, *whole(4, 0.6), FINAL])
+    record.write(folder / "metrics.jsonl", [*ROUNDS, *whole(4, 0.6), FINAL])
     done, said = sync(folder)
     assert done, said
     assert "mirrored 6 records" in said
@@ -177,7 +177,7 @@ def test_absent_slow_or_failing_wandb_holds_nobody_up(tmp_path, monkeypatch, wan
     monkeypatch.setenv("PYTHONPATH", str(stand_in))
     folder = tmp_path / "run"
     folder.mkdir()
-    metrics.write(folder / "metrics.jsonl", ROUNDS)
+    record.write(folder / "metrics.jsonl", ROUNDS)
     mirror = Mirror(folder, grace=1.0).start()
     child = mirror.child
     began = time.monotonic()
@@ -187,7 +187,7 @@ def test_absent_slow_or_failing_wandb_holds_nobody_up(tmp_path, monkeypatch, wan
         assert child.poll() is None
     child.wait(10 * LAST)
     assert logged in (folder / "logs" / "wandb.log").read_text()
-    assert len(metrics.read(folder / "metrics.jsonl")) == len(ROUNDS)
+    assert len(record.read(folder / "metrics.jsonl")) == len(ROUNDS)
 
 
 def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hole.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_MODE", "online")
-        metrics.write(tmp_path / "metrics.jsonl", ROUNDS)
+        record.write(tmp_path / "metrics.jsonl", ROUNDS)
         mirror = Mirror(tmp_path, grace=1.0).start()
         group = mirror.child.pid
         began = time.monotonic()
@@ -208,9 +208,9 @@ def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
 
 def test_a_killed_run_leaves_no_mirror_behind(tmp_path):
     """The run dies by SIGKILL; its mirror sees the closed pipe, finishes the record and leaves."""
-    metrics.write(tmp_path / "metrics.jsonl", ROUNDS)
+    record.write(tmp_path / "metrics.jsonl", ROUNDS)
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.report.mirror import Mirror;"
+        "import os, signal, sys; from pathlib import Path; from pipeline.report.wandb.mirror import Mirror;"
         "m = Mirror(Path(sys.argv[1])).start(); print(m.child.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -9,7 +9,8 @@ from test_store_parts import make_plan, written
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.rows import Dropped, Label, Trace
-from pipeline.store.folder import ChunkPlan, StageFolder
+from pipeline.store.folder import StageFolder
+from pipeline.store.plan import ChunkPlan
 
 
 def label(i: int) -> Label:

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import DamagedData, UnsafeFile
-from pipeline.store.weights import check_model_folder, hash_folder
+from pipeline.store.model_folder import check_model_folder, hash_folder
 
 
 @pytest.fixture
