@@ -1,6 +1,6 @@
 """What a search may ask of a model, and the prefixes it asks about.
 
-A method is a generator: it yields asks and is sent replies, and never holds a model (ARCHITECTURE 4).
+A method is a generator: it yields asks and is sent replies, and never holds a model (docs/design.md, 3).
 
     def generate(question, settings, given):
         leaves = yield Continue(start(question), n=4, until="step", by=settings.by)  # list[Prefix], grown

@@ -231,8 +231,3 @@ def to_table(kind: type[R], rows: list[R]) -> pyarrow.Table:
     return pa.table(
         {n: pa.array([getattr(r, n) for r in rows], wanted.field(n).type) for n in names}, schema=wanted
     )
-
-
-def from_table(kind: type[R], table: pyarrow.Table) -> list[R]:
-    """The rows of an Arrow table whose schema is the kind's."""
-    return [kind(**values) for values in table.to_pylist()]

@@ -1,4 +1,4 @@
-"""Try a recipe on 32 problems, in about a minute, and say what would waste a week; each finding with its
+"""`doctor RECIPE`: try it on 32 problems and say what would waste a week; each finding with its
 cure.
 
 Users of such loops lost weeks to completions cut before their answer, ends never written, and rewards that

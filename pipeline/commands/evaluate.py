@@ -1,4 +1,4 @@
-"""Work beside the loop: a measurement that no gate reads, and a model as an ordinary Hugging Face folder."""
+"""`eval RUN`: a measurement beside the loop, which no gate reads."""
 
 from __future__ import annotations
 

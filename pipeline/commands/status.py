@@ -1,4 +1,4 @@
-"""What `status`, `status --watch` and `ls` say: the numbers of `status.py` as lines for people."""
+"""`status RUN`: how far it is and what it measured, as lines for people; `--watch` follows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The upkeep of runs: `verify`, `verify --repair`, `fork`, `gc`.
+"""`verify RUN`: every hash of a run, and that its gates and metrics follow; --repair makes it again.
 
 Everything that a run holds is hashed or derived, so all of it can be checked, and what is damaged can be made
 again to the same bytes or the run stops with a sentence. Nothing here loads torch until something has to be

@@ -2,7 +2,7 @@
 uniform picks.
 
 A torch.Generator a row costs 7.6 ms a step at 512 rows; a counter-based generator over all rows at once costs
-0.2 (ARCHITECTURE 4). Philox4x32-10 as in Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC11);
+0.2 (docs/design.md). Philox4x32-10 as in Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC11);
 its known answers are in the tests.
 """
 
@@ -42,7 +42,7 @@ _quoted = functools.lru_cache(maxsize=4096)(json.dumps)  #: stages and problems 
 
 
 def seed_of(run_seed: int, round: int, stage: str, problem_id: str, ask: int, sample: int) -> int:
-    """The seed of one row: 64 bits of the SHA-256 of its names (ARCHITECTURE 5)."""
+    """The seed of one row: 64 bits of the SHA-256 of its names (docs/design.md, 4)."""
     return _seed("draw", int(run_seed), int(round), stage, problem_id, int(ask), int(sample))
 
 

@@ -1,5 +1,5 @@
-"""The driver: advances hundreds of searches at once and is the only place that holds engines (ARCHITECTURE
-4).
+"""The driver: advances hundreds of searches at once and is the only place that holds engines (docs/design.md,
+3).
 
 Each search is a generator of asks. Asks of one kind and model are merged: rows to write join the engine's
 running batch every few tokens, in name order; prefixes to score share forwards. A search whose asks are all

@@ -1,6 +1,6 @@
 """The local engine: one model in this process, its running batches by rung, its scores.
 
-A row's bits depend on its own prefix, limits and seed, never on its neighbours (ARCHITECTURE 4): a row's rung
+A row's bits depend on its own prefix, limits and seed, never on its neighbours (docs/design.md): a row's rung
 is the smallest that holds its prefix and its token limit, only rows of one rung (or, where padding is found
 to change no bit, of what is left to read of them) share a forward, padding is on the right and the 4-D mask
 is always passed. `self_test` says whether that holds on this machine. Does not hold: models split over

@@ -1,7 +1,7 @@
 """An engine over OpenAI-compatible servers (`engine: {server: [urls]}`), for models too big for this process.
 
 The servers hold the base model; an adapter is loaded by name, a new name for each version, so a server's
-prefix cache never serves an older one (STACK 3). Prompts go as token ids where the server takes them. Written
+prefix cache never serves an older one. Prompts go as token ids where the server takes them. Written
 for vLLM's `/v1/completions` (`return_token_ids`, `prompt_logprobs`); a plainer server works for writing, its
 text being tokenised here.
 

@@ -3,10 +3,9 @@ intervals.
 
     measure: {evaluate: accuracy, of: policy, split: dev, samples: 8, value: prm, votes: [majority, weighted]}
 
-Beside accuracy it says what users of such loops lost weeks without (METHODS 32, issue threads in
-RELIABILITY 1): length, answers cut by the limit, missing ends, missing answers, the share of right answers
-whose trace holds a wrong step (trace error, arXiv:2211.14275), distinct traces, and the distance to the
-base in nats a token. Metric names: `compare.py`.
+Beside accuracy it says what users of such loops lost weeks without: length, answers cut by the limit, missing
+ends, missing answers, the share of right answers whose trace holds a wrong step (trace error,
+arXiv:2211.14275), distinct traces, and the distance to the base in nats a token. Metric names: `paired.py`.
 
 Not here: whether the model may take over (`gate.py`), drawing (the driver), what is right (the task).
 """
@@ -229,7 +228,7 @@ def metric_names(settings: Settings) -> list[str]:
     return [*names, "kl"] if settings.kl else names
 
 
-#: RELIABILITY 20: a policy whose traces are identical or empty
+#: a policy whose traces are identical or empty
 WARN_DISTINCT, STOP_DISTINCT, ENOUGH_TRACES = 0.20, 0.05, 20
 
 

@@ -1,7 +1,7 @@
 """The gate: may this round's weights take over?
 
 It refuses only what is surely worse: the paired 95 % upper bound of the change lies below -margin
-(ARCHITECTURE 6). It reads metrics, never rows. A model that had no working weights before skips the
+(docs/design.md, 1). It reads metrics, never rows. A model that had no working weights before skips the
 comparison; limits (`at_most`) and a reward model's health check always count.
 
 For a metric of which less is better (trace_error, brier, ...) a margin works the other way round: refused

@@ -1,6 +1,6 @@
 """From the statistics of several models to named metrics: values, intervals, changes, gains.
 
-The names (ARCHITECTURE 9), for the first model of `of` and a metric M: `M`, `M/low`, `M/high`; its
+The names (docs/design.md, 4), for the first model of `of` and a metric M: `M`, `M/low`, `M/high`; its
 incumbent `M@incumbent` and the paired `M/change`, `M/change/low`, `M/change/high`, which the gate reads.
 Another version of the same model, `policy@0`: `M@0`, and for what counts right answers the paired `gain/M`
 with `/low`, `/high` (`gain/greedy` for `accuracy/greedy`). Another model, `partner`: `M@partner`,

@@ -1,6 +1,6 @@
 """One pool of samples of a problem, drawn and scored once: what N of them would have given, for every N.
 
-pass@N and best of N are exact means over all sub-samples (METHODS 14 reports them for every power of two);
+pass@N and best of N are exact means over all sub-samples (search-and-learn reports powers of two);
 votes are means over sub-samples drawn at random, by the rules of `vote/` themselves. All are unbiased, and
 all figures of a problem share the pool, so that they can be paired.
 

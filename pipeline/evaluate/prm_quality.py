@@ -54,7 +54,7 @@ ROC_AT = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)  #: percent of false 
 
 
 class Settings(EvaluateSettings):
-    """Which traces are scored, and what a healthy reward model must reach (RELIABILITY 21)."""
+    """Which traces are scored, and what a healthy reward model must reach."""
 
     needs: ClassVar[tuple[str, ...]] = ()
 

@@ -22,7 +22,7 @@ from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 
 class Settings(SearchSettings):
-    """The authors' GSM8K settings (tsllm README; METHODS 12); for data they search 12 times a question."""
+    """The authors' GSM8K settings (tsllm README); for data they search 12 times a question."""
 
     simulations: int = Field(5, ge=1, description="a move")
     branch: int = Field(10, ge=1, description="next steps asked for at an expansion (max_action)")
@@ -95,7 +95,7 @@ def set_priors(children: list[TreeNode]) -> None:
 
 
 def puct(value: float, prior: float, visits_above: int, visits: int, settings: Settings) -> float:
-    """V + P (ln((N + base + 1) / base) + init) sqrt(N) / (1 + n)  (METHODS 0: N=10, init 1.25 -> factor
+    """V + P (ln((N + base + 1) / base) + init) sqrt(N) / (1 + n)  (by hand: N=10, init 1.25 -> factor
     1.25056).
     """
     factor = math.log((visits_above + settings.base + 1) / settings.base) + settings.init

@@ -28,8 +28,8 @@ from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 
 class Settings(SearchSettings):
-    """The authors' settings for generating data on MATH (METHODS 2.2, middle column); GSM8K has 40
-    iterations.
+    """The authors' settings for generating data on MATH (arXiv:2406.03816, appendix; MCTS/task.py);
+    GSM8K has 40 iterations.
     """
 
     iterations: int = Field(50, ge=1)
@@ -79,7 +79,7 @@ def generate(
 
 
 def ucb(value: float, visits_above: int, visits: int, settings: Settings) -> float:
-    """V + c sqrt(inner ln N / n); a child without visits gets V + INF (METHODS 0: .5, N=4, n=1, c=.5 ->
+    """V + c sqrt(inner ln N / n); a child without visits gets V + INF (by hand: .5, N=4, n=1, c=.5 ->
     1.3326).
     """
     if visits == 0:

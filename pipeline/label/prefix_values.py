@@ -1,5 +1,6 @@
-"""The first PRM's data (ReST-MCTS*, METHODS 2.1): right prefixes get k / K, and one wrong step after each
-comes from the weak policy.
+"""The first PRM's data (ReST-MCTS*, arXiv:2406.03816, section 3.3): right prefixes get k / K.
+
+One wrong step after each comes from the weak policy.
 
 The paper cuts gold solutions; here the cut ones are *verified*: this problem's shortest right traces, whose
 token ids are the policy's own. After each of their prefixes the policy is asked for `wrong` next steps; one
@@ -86,7 +87,7 @@ def label(
 
 def wrong_value(num_right: int, length: int) -> float:
     """The value of a wrong step after k right ones of K: v = k/K falls by (1 - v) / (m + 1), m = K - k
-    (METHODS 0: 1/3, 3 -> 1/9).
+    (by hand: 1/3, 3 -> 1/9).
     """
     before = num_right / length
     return max(0.0, before - (1 - before) / (length - num_right + 1))

@@ -96,6 +96,6 @@ def _merged(model: Any, adapter: Path) -> Any:
     if (adapter / "adapter_config.json").exists():
         from peft import PeftModel
 
-        # Unmerged decoding is 1.45 times slower (ARCHITECTURE 4).
+        # Unmerged decoding is 1.45 times slower (docs/design.md, 3).
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights

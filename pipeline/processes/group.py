@@ -105,8 +105,7 @@ CURE = "write distributed_type: MULTI_GPU and use_cpu: true, as recipes/launch/c
 def join() -> Processes:
     """The world that this process was started in.
 
-    `PartialState(cpu=...)` comes first: without it every rank of a CPU box believes it is the only one (STACK
-    4).
+    `PartialState(cpu=...)` comes first: without it every rank of a CPU box believes it is the only one.
 
     Raises:
         RecipeError: the launcher asked for several processes and started one.

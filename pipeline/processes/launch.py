@@ -31,7 +31,7 @@ def read_launch(path: Path) -> dict[str, Any]:
     """An accelerate config, looked at before anything starts.
 
     Raises:
-        RecipeError: it is not there, asks for two CPU processes in the way that starts one (STACK 4), or for
+        RecipeError: it is not there, asks for two CPU processes in the way that starts one, or for
             several machines.
     """
     if not path.is_file():

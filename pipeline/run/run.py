@@ -1,4 +1,4 @@
-"""One run on disk: its folders, its problems, and which version of each model stands after each round.
+"""One run on disk: its folders, its stages by round, its problems.
 
 Everything here is derived from what is committed (plans, manifests, gates); nothing is remembered on the
 side."""

@@ -1,5 +1,6 @@
-"""How far a run is, and its rows for people. Reads manifests, gates and metrics; writes nothing and loads no
-torch. Not here: how it is said (`telling.py`)."""
+"""How far a run is: reads manifests, gates and metrics; writes nothing and loads no torch.
+
+Not here: how it is said (`commands/status.py`)."""
 
 from __future__ import annotations
 

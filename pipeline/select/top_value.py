@@ -1,6 +1,6 @@
 """Training rows for a policy by value: each problem's best-scored traces.
 
-ReST-MCTS*'s filter (value at least 0.2, at least 50 characters; METHODS 2.3) and rStar-Math's (the two
+ReST-MCTS*'s filter (value at least 0.2, at least 50 characters) and rStar-Math's (the two
 right traces of highest mean Q). A trace cut by a limit is never kept, whatever its score.
 """
 

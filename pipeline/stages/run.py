@@ -1,4 +1,4 @@
-"""`run_stage`: the only unit of work. It plans a stage's chunks, does those that are not done, and commits
+"""`run_stage`, the only unit of work: it plans a stage's chunks, does those that are not done, and commits
 the manifest.
 
 generate, label and evaluate drive searches through the engines; select is plain code over groups; train makes

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import RecipeError
 from pipeline.processes.pulse import beat
 from pipeline.rows import Dropped, Label, Node, Problem, Trace
 from pipeline.stages.inputs import unaccounted
@@ -190,8 +191,11 @@ def share_charge(found: list[Any], tokens: dict[str, int]) -> list[Any]:
 
 
 def account(work: Work, read: Iterable[str], whole: list[Any]) -> None:
-    """Every input row is named by an output row or by exactly one Dropped row; anything else is a bug of a
-    method."""
+    """Every input row is named by an output row or by exactly one Dropped row.
+
+    Raises:
+        RecipeError: the method lost or doubled one; the chunk is not written.
+    """
     named: set[str] = set()
     for row in whole:
         if isinstance(row, Dropped):
@@ -200,6 +204,9 @@ def account(work: Work, read: Iterable[str], whole: list[Any]) -> None:
         if trace := getattr(row, "trace_id", None):
             named.add(trace)
     lost = unaccounted(read, named, [row for row in whole if isinstance(row, Dropped)])
-    assert not lost, (
-        f"{work.stage.room} {work.stage.method} lost {len(lost)} input rows without a reason, first {lost[0]}"
-    )
+    if lost:
+        raise RecipeError(
+            f"{work.stage.section}.{work.stage.name}: {work.stage.room} {work.stage.method} lost or doubled "
+            f"{len(lost)} of its input rows, first {lost[0]}: this is a fault of the method, which must name "
+            "each input row in an output row or in exactly one Dropped row. Nothing of the chunk was written"
+        )

@@ -48,7 +48,7 @@ def starting_point(run: Run, stage: Stage, number: int) -> Weights:
     return run.versions.standing(name, number - 1)
 
 
-def alive(what: str = "") -> None:
+def sign_of_life(what: str = "") -> None:
     """A sign of life from a training, or a word on what may take long."""
     long(what) if what else beat()
 
@@ -106,7 +106,8 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 dtype=spec.dtype,
                 save_every=run.recipe.header.save_every,
                 report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
-                beat=alive,
+                say=run.console.note,
+                beat=sign_of_life,
             ),
             settings,
         )

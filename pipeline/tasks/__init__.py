@@ -133,6 +133,6 @@ def normalise(question: str) -> str:
 
 
 def split_of(question: str) -> str:
-    """train, dev or test by the question's hash (ARCHITECTURE 9)."""
+    """train, dev or test by the question's hash (docs/design.md, 4)."""
     bucket = int.from_bytes(hashlib.sha256(normalise(question).encode()).digest()[:8], "big") % 10
     return {0: "test", 1: "dev"}.get(bucket, "train")

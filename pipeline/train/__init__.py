@@ -75,7 +75,6 @@ class TrainJob:
     save_every: int = 0  #: optimizer steps between checkpoints; 0: none
     report: Callable[[dict[str, float]], None] = field(default=lambda values: None)
     say: Callable[[str], None] = field(default=lambda text: None)  #: hears a sentence now and then
-    prompt_tokens: int = 0
     #: told after each batch (""), and what begins that takes long ("saving"): a supervisor listens
     beat: Callable[[str], None] = field(default=lambda what="": None)
 

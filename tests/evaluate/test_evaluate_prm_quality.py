@@ -74,7 +74,7 @@ def promoted(outcomes, settings=SETTINGS, first=True):
 @pytest.mark.parametrize("oracle", [True, False])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_collapsed_reward_models_are_caught(kind, oracle):
-    """RELIABILITY 21: 20 of 20 seeds. Without an oracle a position is a length."""
+    """20 of 20 seeds. Without an oracle a position is a length."""
     decisions = [promoted(world(KINDS[kind], seed, oracle)) for seed in range(20)]
     assert sum(not decision.promote for decision in decisions) == 20
     assert all("health check" in decision.reasons[-1] for decision in decisions)

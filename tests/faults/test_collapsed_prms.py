@@ -1,4 +1,4 @@
-"""RELIABILITY row 21 with reward models that are really trained: on labels that are constant, shuffled or only lengths the
+"""Collapsed reward models that are really trained: on labels that are constant, shuffled or only lengths the
 gate refuses the new one and the standing one stays, 20 seeds of 20; on right labels it passes 19 of 20.
 
 The world: a small seed policy writes sums on the scratchpad, whose oracle says which steps are right. A first reward

@@ -1,4 +1,4 @@
-"""RELIABILITY row 18: a filter that keeps nothing, one row, or one class stops the run before any training step, with
+"""A filter that keeps nothing, one row, or one class stops the run before any training step, with
 counts by reason that add up to what the filter was given."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RELIABILITY row 14: memory that runs out ends a run with code 8 and a sentence that says what to lower; with room again
+"""Memory that runs out ends a run with code 8 and a sentence that says what to lower; with room again
 it goes on and ends with the bytes of a run that always had room."""
 
 from __future__ import annotations

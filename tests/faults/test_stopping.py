@@ -1,4 +1,4 @@
-"""RELIABILITY row 5: SIGTERM and Ctrl-C, to one process and to a group, end a run cleanly; started again it ends with the
+"""SIGTERM and Ctrl-C, to one process and to a group, end a run cleanly; started again it ends with the
 bytes of a run that nobody stopped. (Groups of ranks: tests/house/test_launch.py.)"""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RELIABILITY rows 7 and 9: flipped bytes, missing, extra and swapped parts, edited and empty documents;
+"""Flipped bytes, missing, extra and swapped parts, edited and empty documents;
 and their repair.
 """
 

@@ -1,4 +1,4 @@
-"""RELIABILITY row 31: the same bytes in another time zone, locale, hash seed, folder, umask, and under a clock that jumps;
+"""The same bytes in another time zone, locale, hash seed, folder, umask, and under a clock that jumps;
 the same rows with more threads, the same weights with more loader workers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RELIABILITY row 24 (lm-eval #4063): nothing that one trained adapter made is ever used for another. Two runs that
+"""Two adapters (lm-eval #4063): nothing that one trained adapter made is ever used for another. Two runs that
 differ in the learning rate alone train two adapters on one base; each is then offered what the other made."""
 
 from __future__ import annotations

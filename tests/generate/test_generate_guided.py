@@ -92,7 +92,7 @@ def test_the_aggregation_is_honoured(table, question):
 def test_pav_ranks_by_effective_reward_and_picks_by_q(table, question):
     one = beams(table)
     one.values["a\n"] = 0.3
-    one.progress["b\n"] = -1.0  # b loses its lead: .7 - .5 = .2; a: .3 + .5 * .2 = .4 (METHODS 0)
+    one.progress["b\n"] = -1.0  # b loses its lead: .7 - .5 = .2; a: .3 + .5 * .2 = .4 (by hand)
     rows = one.drive(beam.generate(question, beam.Settings(n=4, width=4, plus="progress"), None))
     found = {row.step: row.value for row in tree(rows).values()}
     assert found["a\n"] == pytest.approx(0.4)

@@ -1,4 +1,4 @@
-"""MCTS*, node by node against the formulas of METHODS 0 and 2.2."""
+"""MCTS*, node by node against the paper's formulas, by hand."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from pipeline.recipe import read as recipes
 from pipeline.recipe.plan import describe
 from pipeline.report.console import Console
 from pipeline.run.session import session
+from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -140,7 +141,9 @@ def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -
     recipe = recipes.build(changed(stages__measure__evaluate="acuracy"), "r.yaml")
     with (
         pytest.raises(RecipeError, match="did you mean accuracy"),
-        session(recipe, Console(quiet=True), Processes(), tmp_path / "data", tmp_path / "checkpoints"),
+        session(
+            recipe, Console(quiet=True), Processes(), Workspace(tmp_path / "data", tmp_path / "checkpoints")
+        ),
     ):
         pass
     assert list(tmp_path.iterdir()) == []

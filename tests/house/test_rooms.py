@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 METHODS = ("generate", "label", "select", "train", "evaluate")

@@ -131,28 +131,6 @@ def test_counts_reasons_and_counters_add_up(tmp_path):
     assert [sidecar.counts.rows["Label"] for sidecar in folder.sidecars()] == [2, 2]
 
 
-@pytest.mark.parametrize(("read", "named"), [(5, None), (3, None), (4, 1)])
-def test_lost_or_doubled_rows_stop_the_commit(tmp_path, read, named):
-    folder = StageFolder(tmp_path)
-    folder.begin(make_plan("Label"))
-    with folder.writing(0) as part:
-        part.add(
-            [
-                label(0),
-                label(1),
-                Dropped(problem_id="p", what="w", reason="r"),
-                Dropped(problem_id="p", what="v", reason="r"),
-            ]
-        )
-        part.count("read", read)
-        if named is not None:
-            part.count("named", named)
-    with pytest.raises(DamagedData, match="lost or doubled rows"):
-        folder.commit()
-    assert folder.manifest() is None
-    assert folder.commit(check_read=False).counts.rows == {"Label": 2, "Dropped": 2}
-
-
 def test_what_a_crash_left_is_removed_before_the_manifest(tmp_path):
     folder = StageFolder(tmp_path)
     folder.begin(make_plan("Label"))

@@ -1,4 +1,4 @@
-"""RELIABILITY rows 27 and 28: pickles and code are refused before anything is opened; and the identity of a
+"""Pickles and code are refused before anything is opened; and the identity of a
 folder from outside.
 """
 

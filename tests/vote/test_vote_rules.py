@@ -1,4 +1,4 @@
-"""Votes and aggregations: golden values of METHODS 0 and what must always hold."""
+"""Votes and aggregations: golden values worked out by hand and what must always hold."""
 
 from __future__ import annotations
 
