@@ -22,7 +22,7 @@ from pipeline.run.session import open_run, resumed_from, session
 from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
-from pipeline.store.run import run_name_ok
+from pipeline.store.run_folder import run_name_ok
 from pipeline.store.workspace import Workspace
 
 

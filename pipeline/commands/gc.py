@@ -7,7 +7,7 @@ import typer
 from pipeline.commands import HERE, RunName
 from pipeline.run.session import open_run
 from pipeline.store.lock import RunLock
-from pipeline.store.run import gc
+from pipeline.store.run_folder import gc
 from pipeline.store.workspace import Workspace
 
 

@@ -21,7 +21,7 @@ from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run
 from pipeline.store.lock import is_held
-from pipeline.store.run import OUTSIDE, verify_run
+from pipeline.store.run_folder import OUTSIDE, verify_run
 from pipeline.store.workspace import Workspace
 
 #: what stays at home, as huggingface_hub understands it

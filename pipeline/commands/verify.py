@@ -26,7 +26,7 @@ from pipeline.run.session import open_run, session
 from pipeline.stages.run import run_stage
 from pipeline.store.folder import StageFolder
 from pipeline.store.repair import prepare_repair
-from pipeline.store.run import verify_run
+from pipeline.store.run_folder import verify_run
 from pipeline.store.weights import read_weights
 from pipeline.store.workspace import Workspace
 

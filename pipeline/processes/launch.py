@@ -22,7 +22,7 @@ import yaml
 from pipeline.errors import RecipeError, WorkerLost
 from pipeline.processes.group import CURE
 from pipeline.processes.pulse import FOLDER
-from pipeline.processes.supervisor import ERRORS, Watcher, fresh_folder
+from pipeline.processes.supervisor import ERRORS, Observer, fresh_folder
 from pipeline.store.lock import parent_environment
 from pipeline.store.outcome import read_outcome
 
@@ -76,23 +76,23 @@ def run_group(run_dir: Path, console: Any, launch: Path, config: dict[str, Any],
         start_new_session=True,
         preexec_fn=dies_with_us(),  # the launcher; its ranks see to themselves
     )
-    watcher = Watcher(folder, size)
+    observer = Observer(folder, size)
     try:
         while (code := process.poll()) is None:
-            if lost := watcher.look():
-                raise watcher.cause() or lost.error(" ".join(words))
+            if lost := observer.look():
+                raise observer.cause() or lost.error(" ".join(words))
             time.sleep(0.2)
         if code == 0:
             return
         outcome = read_outcome(run_dir)
         if outcome and outcome != before and outcome["error"] in ERRORS:
             raise ERRORS[outcome["error"]](outcome["message"])
-        raise watcher.cause() or WorkerLost(
+        raise observer.cause() or WorkerLost(
             f"{' '.join(words)}: a process of the group ended with code {code} and said nothing; nothing of "
             "the stage's open chunks is committed. Start the run again"
         )
     finally:
-        watcher.kill()
+        observer.kill()
         _end(process)
 
 

@@ -65,7 +65,7 @@ class _Seen:
     gone_at: float | None = None
 
 
-class Watcher:
+class Observer:
     """Looks at the files of a group. One for each observer: it holds them against its own clock only."""
 
     def __init__(self, folder: Path, size: int, limits: Limits = LIMITS) -> None:
@@ -174,7 +174,7 @@ class Supervision:
 
     def __init__(self, rank: int, size: int, run_dir: Path, folder: Path | None, parent: bool) -> None:
         self.rank, self.run_dir = rank, run_dir
-        self.watcher = Watcher(folder, size) if folder else None
+        self.observer = Observer(folder, size) if folder else None
         self.post = Post(folder, rank, None if parent else self.supervise) if folder else None
 
     @classmethod
@@ -193,17 +193,17 @@ class Supervision:
     def cause(self, error: BaseException) -> BaseException:
         """The error itself, or the end of another rank that is behind it: a signal from the launcher, or a
         collective that broke."""
-        if self.watcher is None or isinstance(error, (RatchetError, KeyboardInterrupt, GeneratorExit)):
+        if self.observer is None or isinstance(error, (RatchetError, KeyboardInterrupt, GeneratorExit)):
             return error
-        return self.watcher.cause(within=3.0, apart_from=self.rank) or error
+        return self.observer.cause(within=3.0, apart_from=self.rank) or error
 
     def speaks(self, lost: int = -1) -> bool:
         """Does this rank write the outcome? Rank 0, or the lowest that is left; one that left has spoken."""
-        if self.watcher is None:
+        if self.observer is None:
             return True
         left = {
             rank
-            for rank, state in self.watcher.states().items()
+            for rank, state in self.observer.states().items()
             if state["ended"] is not None or state["host"] != HOST or pid_alive(state["pid"])
         }
         return self.rank == min(left - {lost}, default=self.rank)
@@ -216,11 +216,11 @@ class Supervision:
     def supervise(self) -> None:
         """Under accelerate, where no parent watches: the thread of every rank does. All of them leave with
         exit code 8 when one is lost."""
-        assert self.watcher is not None
-        lost = self.watcher.look()
+        assert self.observer is not None
+        lost = self.observer.look()
         if lost is None:
             return
-        error = self.watcher.cause(apart_from=self.rank) or lost.error()
+        error = self.observer.cause(apart_from=self.rank) or lost.error()
         if self.speaks(lost.rank):
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             with contextlib.suppress(RatchetError):  # a full disk: standard error has it

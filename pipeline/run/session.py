@@ -156,7 +156,7 @@ def session(
         StorageError: its disk is full, or will be.
         WorkerLost: another rank died, hangs or left.
     """
-    from pipeline.store.run import run_name_ok
+    from pipeline.store.run_folder import run_name_ok
 
     run_name_ok(recipe.name, workspace.data)
     require_methods(recipe)

@@ -44,7 +44,7 @@ from pipeline.run.session import session  # noqa: E402
 from pipeline.store.disk import Disk  # noqa: E402
 from pipeline.store.documents import hash_file  # noqa: E402
 from pipeline.store.outcome import exit_code_of  # noqa: E402
-from pipeline.store.run import tree_files  # noqa: E402
+from pipeline.store.run_folder import tree_files  # noqa: E402
 
 NAME = "rest_mcts_countdown"
 RUN, WEIGHTS = Path("data") / NAME, Path("checkpoints") / NAME
@@ -93,10 +93,10 @@ class Enough(Exception):
 
 
 #: told each border the loop comes to; in a child that is to die there or leave
-Watcher = Callable[[int, str], None]
+Observer = Callable[[int, str], None]
 
 
-def run(recipe: Recipe, watch: Watcher = lambda border, name: None) -> None:
+def run(recipe: Recipe, watch: Observer = lambda border, name: None) -> None:
     """The run of this folder, or what is left of it."""
     borders, run_stage = iter(range(10**6)), loop.run_stage
 
@@ -113,7 +113,7 @@ def run(recipe: Recipe, watch: Watcher = lambda border, name: None) -> None:
         loop.run_stage = run_stage
 
 
-def leave_at(border: int | None) -> Watcher:
+def leave_at(border: int | None) -> Observer:
     """Leaves a run when it comes to a border; None: never."""
 
     def watch(number: int, name: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.run.conditions import TELLS
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 

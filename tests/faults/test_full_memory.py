@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 #: A run whose address space may grow by so many bytes from the moment that a stage is planned. Everything is imported by

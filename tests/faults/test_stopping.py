@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-q"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-q"]

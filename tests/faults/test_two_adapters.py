@@ -22,7 +22,7 @@ from pipeline.models.registry import resolve_base
 from pipeline.processes.group import Processes
 from pipeline.report.console import Console
 from pipeline.run.session import find, session
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 from pipeline.store.workspace import Workspace
 
 pytestmark = pytest.mark.faults

@@ -20,7 +20,7 @@ from pipeline.__main__ import main
 from pipeline.rows import Dropped, Example, Problem
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import verify_run
+from pipeline.store.run_folder import verify_run
 from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ import yaml
 from pipeline.errors import RecipeError
 from pipeline.processes.launch import read_launch
 from pipeline.processes.pulse import Limits
-from pipeline.processes.supervisor import Watcher
-from pipeline.store.run import tree_files, tree_hash
+from pipeline.processes.supervisor import Observer
+from pipeline.store.run_folder import tree_files, tree_hash
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "recipes" / "launch"
@@ -81,9 +81,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen[bytes]
 
 def watched(folder: Path, size: int, seconds: float) -> tuple[int, str] | None:
     """(rank, why) of the one that is lost within so many seconds."""
-    watcher, until = Watcher(folder, size, LIMITS), time.monotonic() + seconds
+    observer, until = Observer(folder, size, LIMITS), time.monotonic() + seconds
     while time.monotonic() < until:
-        if lost := watcher.look():
+        if lost := observer.look():
             return lost.rank, lost.why
         time.sleep(0.02)
     return None
@@ -123,7 +123,7 @@ def test_ranks_that_all_wait_for_one_another_are_seen(tmp_path: Path, start: Cal
 def test_a_rank_that_left_with_an_error_is_seen(tmp_path: Path, start: Callable[..., Any]) -> None:
     start("works", "fails")
     assert watched(tmp_path / "ranks", 2, 30) == (1, "ended with ValueError: a bug")
-    cause = Watcher(tmp_path / "ranks", 2, LIMITS).cause()
+    cause = Observer(tmp_path / "ranks", 2, LIMITS).cause()
     assert cause is not None
     assert cause.exit_code == 8
 

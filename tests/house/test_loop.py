@@ -28,7 +28,7 @@ from pipeline.run.run import Run
 from pipeline.run.session import announce, find, session
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")

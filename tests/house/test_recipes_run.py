@@ -23,7 +23,7 @@ from pipeline.rows import Dropped, Example, Label, Node, Problem, StepExample, T
 from pipeline.run.session import session
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import tree_hash, verify_run
+from pipeline.store.run_folder import tree_hash, verify_run
 from pipeline.store.workspace import Workspace
 from pipeline.tasks import split_of
 from pipeline.tasks.prepare import render

@@ -22,7 +22,7 @@ from pipeline.report.console import Console
 from pipeline.report.summary import closing_words
 from pipeline.run.session import find, open_run, session
 from pipeline.store.lock import RunLock
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")

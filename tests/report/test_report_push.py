@@ -15,7 +15,7 @@ from pipeline.loop import write_metrics
 from pipeline.report.card import run_card
 from pipeline.run.record import metrics_rows
 from pipeline.store.lock import RunLock
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 
 
 @pytest.fixture(scope="module")
