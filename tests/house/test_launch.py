@@ -406,6 +406,24 @@ def test_a_rank_that_dies_or_hangs_ends_the_others(
     assert [*whole()] == expected
 
 
+@pytest.mark.full
+def test_a_lost_worker_starts_again_by_itself(place: Path, straight: Path) -> None:
+    """`--max-restarts`: a killed rank costs a restart and no byte; a second one is one too many."""
+    shutil.copytree(straight, place, dirs_exist_ok=True)
+    words = ["run", "r.yaml", "--processes", "2", "--max-restarts", "1"]
+    process, pids = begin_and_wait(words, "scratch/round-001/learn/checkpoint-4/complete.json")
+    os.kill(pids[1], signal.SIGKILL)
+    assert process.wait(TIMEOUT) == 0, Path("said.txt").read_text()[-4000:]
+    assert "restarts left: 0" in Path("said.txt").read_text()
+    assert [*whole()] == (place / "expected").read_text().split()
+    assert outcome()["ok"]
+
+
+def test_a_launch_file_and_a_number_of_processes_are_one_too_many(place: Path) -> None:
+    said = ratchet("run", "r.yaml", "--processes", "2", "--launch", str(LAUNCH / "cpu2.yaml"), ok=False)
+    assert "give one of the two" in said
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     """A project folder with a run that is ready to train for a while, and the hashes it ends with when nobody kills it."""
