@@ -140,6 +140,12 @@ def actors(settings: BaseModel) -> Iterator[Actor]:
                 yield Actor(key, name, act.does, standing)
 
 
+def asked_of(kind: type[BaseModel]) -> dict[str, str]:
+    """Key -> what its model is asked to do, for each key of a settings class that names one."""
+    marks = {key: [*f.metadata, *_marks(f.annotation)] for key, f in kind.model_fields.items()}
+    return {key: one.does for key, found in marks.items() for one in found if isinstance(one, Act)}
+
+
 def models_named(settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(key, model name) for each model that a settings object names."""
     yield from ((one.key, one.name) for one in actors(settings))
