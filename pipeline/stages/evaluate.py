@@ -40,6 +40,8 @@ def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weigh
     The other models that act (a reward model that scores, a policy that writes) must be the same too.
     """
     found: dict[str, str] = {}
+    if stage.sources:
+        return found  # what it measures is this round's rows
     others = {n: w.hash for n, w in models.items() if n.removesuffix(INCUMBENT) not in measured(stage)}
     for name in (n for n in models if n.endswith(INCUMBENT)):
         base = name.removesuffix(INCUMBENT)
