@@ -54,8 +54,10 @@ STEP = WHOLE / 2
         # the root and three children can be expanded, each into three steps and a roll-out of one
         ({"generate": "mcts_star", "iterations": 50}, 4 * 4 * STEP, 4 * 4 * STEP),
         ({"generate": "mcts_star", "iterations": 2}, 2 * 4 * STEP, 2 * 4 * STEP),
-        # four trees: two moves of five simulations are ten, but only 1 + 6 nodes can be expanded
-        ({"generate": "alphazero", "branch": 6, "searches": 4}, 4 * 7 * 6 * STEP, 4 * 7 * 6 * STEP),
+        # four trees of two moves, whose five simulations visit five of six children once: 408 tokens, 406 measured
+        ({"generate": "alphazero", "branch": 6, "searches": 4}, 4 * 2 * 6 * STEP, 4 * 2 * 6 * STEP),
+        # two moves of five expansions are ten, but only 1 + 6 nodes can be expanded
+        ({"generate": "alphazero", "branch": 6, "deferred": False}, 7 * 6 * STEP, 7 * 6 * STEP),
         ({"generate": "alphazero", "branch": 6, "budget_tokens": 100}, 100, 100),
         ({"label": "outcome", "from": "credit"}, 0, 0),
         ({"label": "prefix_values", "from": "credit", "wrong": 3, "traces": 2}, 2 * 3 * WHOLE, 0),
