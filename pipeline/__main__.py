@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": "verify",
     "fork": "fork",
     "gc": "gc",
+    "new": "new",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

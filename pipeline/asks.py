@@ -89,6 +89,38 @@ def to_trace(question: Question, prefix: Prefix, number: int, **more: Any) -> Tr
     )
 
 
+def prefix_of(trace: Trace, num_steps: int | None = None, prompt: str | None = None) -> Prefix:
+    """A trace, or its first steps, as a prefix that can be continued, scored or read.
+
+    The ids are the trace's own, never re-tokenised. A whole trace comes back closed as it ended; its first
+    steps are open. prompt: the prompt that was used, where it is not what training shows (a hint, worked
+    examples).
+    """
+    used = trace.prompt if prompt is None else prompt
+    if num_steps is None:
+        return Prefix(
+            prompt=used,
+            token_ids=tuple(trace.token_ids),
+            step_ends=tuple(trace.step_ends),
+            steps=tuple(trace.steps),
+            text=trace.text,
+            logprobs=tuple(trace.logprobs),
+            finish=trace.finish,
+            answer=trace.answer,
+            prompt_hash=trace.prompt_hash,
+            model=trace.model,
+        )
+    end = trace.step_ends[num_steps - 1] if num_steps else 0
+    return Prefix(
+        prompt=used,
+        token_ids=tuple(trace.token_ids[:end]),
+        step_ends=tuple(trace.step_ends[:num_steps]),
+        steps=tuple(trace.steps[:num_steps]),
+        text="".join(trace.steps[:num_steps]),
+        logprobs=tuple(trace.logprobs[:end]),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Continue:
     """Write on from each prefix, `n` times. Reply: list[Prefix], grown, P * n, prefix-major.
@@ -114,12 +146,12 @@ class Continue:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Step values of each prefix by a PRM. Reply: list[list[float]], per prefix one score for each of its
-    finished steps.
+    """Step values of each prefix by whatever answers (a PRM). Reply: list[list[float]], per prefix one score
+    for each of its finished steps.
 
-    A model with `head: value` gives its raw scalar output clipped to nothing (a value, trained by MSE) or a
-    probability (BCE targets); `head: token` gives the probability of '+'. A prefix with no step gives the
-    empty list.
+    A score is a number from 0 to 1 whatever the head: a value (trained on numbers) clamped, a probability as
+    it is, log-odds through the logistic. Only a model trained on advantages gives signed numbers. A prefix
+    with no step gives the empty list.
     """
 
     prefixes: Prefix | Sequence[Prefix]

@@ -27,10 +27,15 @@ refuses a change with a diff.
 """
 
 
+#: what a key that names a model takes, by its mark
+ACTS = {"any": "model", "writes": "policy", "scores": "reward model", "chooses": "judge"}
+
+
 def _type(annotation: Any) -> str:
     text = re.sub(r"\b(typing|pipeline\.\w+|collections\.abc)(\.\w+)*\.", "", str(annotation))
     text = re.sub(r"<class '([\w.]+)'>", lambda m: m[1].rsplit(".", 1)[-1], text)
-    text = re.sub(r"Annotated\[str, <[^>]*>\]", "model", text)
+    for does, said in ACTS.items():
+        text = re.sub(rf"Annotated\[str, Act\(does='{does}'\)(, <[^>]*>)?\]", said, text)
     return text.replace("NoneType", "none").replace("None", "none").replace("|", "or")
 
 

@@ -12,13 +12,14 @@ import typer
 
 from pipeline.commands import HERE, Overrides
 from pipeline.errors import RecipeError, nearest
+from pipeline.models.heads import can
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.read import parse_yaml
 from pipeline.recipe.shape import split_name
 from pipeline.recipe.validate import validate
 from pipeline.rows import Node, Problem, Trace
 from pipeline.run.session import open_run
-from pipeline.settings import models_named
+from pipeline.settings import asked_of, models_named
 from pipeline.store.workspace import Workspace
 
 
@@ -65,11 +66,11 @@ def _settings(models: dict[str, Any], search: str, overrides: list[str]) -> Any:
         ) from None
     given: dict[str, Any] = {}
     policies = [name for name, model in models.items() if model.head is None]
-    judges = [name for name, model in models.items() if model.head is not None]
-    if "by" in kind.model_fields:
-        given["by"] = policies[0]
-    if "value" in kind.model_fields and judges:
-        given["value"] = judges[0]
+    judges = [name for name, model in models.items() if model.head and can(model.head, "scores")]
+    for key, does in asked_of(kind).items():
+        fitting = policies if does == "writes" else judges if does == "scores" else []
+        if fitting and kind.model_fields[key].get_default() is not None:
+            given[key] = fitting[0]
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:

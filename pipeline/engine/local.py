@@ -37,8 +37,9 @@ from pipeline.engine.prefix_cache import (
     remember,
     sizes,
 )
-from pipeline.engine.text import Text, trained_as_probability
+from pipeline.engine.text import Text
 from pipeline.errors import Diverged
+from pipeline.models.heads import score_kind
 from pipeline.models.load import device_of, dtype_of, hash_weights, load
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
@@ -87,7 +88,8 @@ class Engine(Text):
             cpu_linear.use(self.model)
         generation = getattr(self.model, "generation_config", None)
         super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
-        self.probability = trained_as_probability(self.adapter, self.folder)
+        labels = self.model.config.num_labels if head == "value" else 1
+        self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
         config = self.model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
         self._kinds = set(getattr(config, "layer_types", None) or [])
@@ -340,7 +342,7 @@ class Engine(Text):
             return logits[..., list(self._signs)].softmax(-1)[..., 0]
         if logits.shape[-1] > 1:
             return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
-        return logits[..., 0].sigmoid() if self.probability else logits[..., 0]
+        return logits[..., 0].sigmoid() if self.score_kind == "probability" else logits[..., 0]
 
     @torch.inference_mode()
     def logprobs(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:

@@ -18,6 +18,7 @@ from pipeline.asks import Ask, Choose, Continue, Logprob, MonteCarlo, Prefix, Sc
 from pipeline.engine.draws import monte_carlo_seed, seed_of
 from pipeline.engine.endings import Rule
 from pipeline.engine.growth import ENDS_ON, Request, begun, ended, fitted, grown
+from pipeline.vote import weight
 
 Enqueue = Callable[[], None]
 Engines = Callable[[str], Any]
@@ -303,7 +304,9 @@ def _choose(engine: Any, items: Sequence[tuple[tuple[int, ...], Any]]) -> list[l
 
 
 _READ: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
-    "Score": lambda engine, items, memories: engine.score(items, memories),
+    "Score": lambda engine, items, memories: [
+        [weight(score, engine.score_kind) for score in row] for row in engine.score(items, memories)
+    ],
     "Logprob": lambda engine, items, _: engine.logprobs(items),
     "Choose": lambda engine, items, _: _choose(engine, items),
 }

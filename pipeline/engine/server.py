@@ -26,6 +26,7 @@ from pipeline.engine.endings import EOS, LENGTH, STEP, STOP, sign_tokens
 from pipeline.engine.growth import Request
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged, RecipeError, WorkerLost
+from pipeline.models.heads import score_kind
 
 TRIES = 4
 SECONDS = 600.0  #: one answer
@@ -71,6 +72,7 @@ class ServerEngine(Text):
                 f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
             )
         self.head, self.weights_hash, self._pause = head, weights_hash, pause
+        self.score_kind = score_kind(head, adapter, Path(folder))
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._servers = [url.rstrip("/").removesuffix("/v1") for url in servers]
         self._turn = itertools.cycle(self._servers)

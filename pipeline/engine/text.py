@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pipeline.engine.endings import Endings, Rule, token_bytes, tokenizer_hash
 from pipeline.engine.tokens import encode_prompt
 from pipeline.errors import RecipeError
+from pipeline.vote import Kind
 
 
 class Text:
@@ -20,8 +20,7 @@ class Text:
         name: what messages call the model.
         context: tokens that prompt and completion may have together.
         eos_ids: ids that end a completion; ids that only pad are not among them.
-        probability: the scores are probabilities: a head trained by BCE (`prm.json` beside the weights says
-        so).
+        score_kind: what the scores are (`models/heads.py`).
     """
 
     def __init__(self, folder: Path, config: Any, generation: Any, name: str) -> None:
@@ -42,7 +41,7 @@ class Text:
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else self.eos_ids[0] if self.eos_ids else 0
         self.num_tokens = max(len(self.tokenizer), int(text_config.vocab_size))
-        self.probability = False
+        self.score_kind: Kind = "probability"
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
 
@@ -111,11 +110,3 @@ class Text:
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """Chat turns in the model's own template, ending where its answer begins."""
         return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-
-
-def trained_as_probability(*folders: Path | None) -> bool:
-    """Does `prm.json` beside the weights say that a score is the sigmoid of the head's output?"""
-    for folder in folders:
-        if folder is not None and (folder / "prm.json").exists():
-            return json.loads((folder / "prm.json").read_text()).get("activation") == "sigmoid"
-    return False

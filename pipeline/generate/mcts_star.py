@@ -23,8 +23,9 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.asks import Asks
-from pipeline.generate.tree import SearchSettings, Tree, TreeNode
+from pipeline.generate.tree import SearchSettings, Tree, TreeNode, places
 from pipeline.rows import Dropped, Group, Node, Question, Trace
+from pipeline.settings import Cost, Length
 
 
 class Settings(SearchSettings):
@@ -46,6 +47,12 @@ class Settings(SearchSettings):
     keep_rollouts: bool = Field(False, description="roll-out steps join the tree (not in the paper)")
     mode: Literal["answer", "full"] = "full"
     temperature: float = Field(0.7, ge=0, le=10)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """An expansion and a roll-out an iteration, until the tree has no open node left."""
+        expansions = min(self.iterations, places(task, self.branch))
+        steps = expansions * (self.branch + self.roll_forward * self.roll_branch)
+        return self.searching(task, steps, max(1.0, expansions * (self.branch - 1)))
 
 
 def generate(

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import nearest
+from pipeline.evaluate import Metric
+from pipeline.models.heads import DOES, can, fitting
 from pipeline.models.registry import brings_head
-from pipeline.recipe.methods import NotBuilt, method
-from pipeline.recipe.shape import Recipe, Stage, search_settings, split_name
+from pipeline.recipe.methods import NotBuilt, hook, method
+from pipeline.recipe.shape import Recipe, Stage, split_name
 from pipeline.recipe.validate import validate
-from pipeline.settings import FileSource
+from pipeline.settings import Actor, FileSource
 
 
 def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
@@ -43,7 +45,7 @@ def makes(stage: Stage) -> tuple[str, ...]:
             if stage.room == "generate"
             else ("Label", "Trace", "Dropped")
         )
-    return stage.settings.makes
+    return stage.settings.kinds_made
 
 
 def problems_of(recipe: Recipe) -> Iterator[str]:
@@ -78,63 +80,73 @@ def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -
     if not stage.built:
         return
     there = kinds_from(recipe, stage)
-    for kind in stage.settings.needs:
+    for kind in stage.settings.kinds_needed:
         if kind not in there:
-            yield f"{here}: needs {kind} rows; its input has {', '.join(sorted(there)) or 'none'}"
-    if getattr(stage.settings, "where", "all") == "unsolved" and "Label" not in there:
-        yield f"{here}: where: unsolved needs labelled traces in `from`, for example from: check"
+            always = kind in stage.settings.needs
+            why = "needs" if always else "under these settings (where: ...) needs"
+            cure = "" if always else "; name the stage that makes them in `from`"
+            yield f"{here}: {why} {kind} rows; its input has {', '.join(sorted(there)) or 'none'}{cure}"
 
 
 def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
-    for key, name in stage.models.items():
-        base, at = split_name(name)
+    known = {one.key for one in stage.actors}
+    others = [Actor(key, name) for key, name in stage.models.items() if not stage.built and key not in known]
+    for one in (*stage.actors, *others):
+        base, at = split_name(one.name)
         if not stage.built and base not in recipe.models:
             continue  # an unknown method's text key may be no model at all
         if base not in recipe.models:
-            yield f"{here}.{key}: no model {base!r}{nearest(base, recipe.models)}"
+            yield f"{here}.{one.key}: no model {base!r}{nearest(base, recipe.models)}"
             continue
         head = recipe.models[base].head
-        if key.split(".")[-1] in ("value", "plus") and not head:
-            yield f"{here}.{key}: {base} has no head, so it scores nothing; give models.{base}.head: value"
-        if key == "by" and head == "value" and stage.room == "generate":
-            yield f"{here}.by: {base} is a reward model (head: value) and writes nothing"
+        if stage.built and not can(head, one.does):
+            what = f"has head: {head}, which" if head else "has no head, so it"
+            yield (
+                f"{here}.{one.key}: {base} {what} {DOES[one.does]}; name a model that does "
+                f"(head: {fitting(one.does)})"
+            )
         if at and (not at.isdigit() or stage.room != "evaluate"):
-            yield f"{here}.{key}: {name}: only an evaluate stage may name a model as it was, as in policy@0"
+            only = "only an evaluate stage may name a model as it was, as in policy@0"
+            yield f"{here}.{one.key}: {one.name}: {only}"
     if stage.room == "train" and stage.built:
-        model = recipe.models.get(stage.settings.model)
-        if model and stage.method == "prm" and not model.head:
-            yield f"{here}: trains a reward model, but models.{stage.settings.model} has no head"
-        if model and stage.method == "sft" and model.head == "value":
-            yield f"{here}: trains a policy, but models.{stage.settings.model} has a value head"
-    if getattr(stage.settings, "split", "train") == "test" and stage.section != "finally":
+        yield from _trainable(recipe, stage, here)
+    if stage.settings.on_split == "test" and stage.section != "finally":
         yield f"{here}: split: test is read once, in finally; use dev here"
-    if (
-        stage.room == "generate"
-        and getattr(stage.settings, "split", "train") == "dev"
-        and stage.section == "stages"
-    ):
+    if stage.room == "generate" and stage.settings.on_split == "dev" and stage.section == "stages":
         yield f"{here}: split: dev feeds the gate and is never learned from; use train here"
 
 
+def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """A trainer says which heads it trains."""
+    model = recipe.models.get(stage.settings.model)
+    if model is None or (model.head or "policy") in stage.settings.heads:
+        return
+    has = f"head: {model.head}" if model.head else "no head"
+    trained = " or ".join(
+        "a policy (no head)" if h == "policy" else f"head: {h}" for h in stage.settings.heads
+    )
+    yield f"{here}: models.{stage.settings.model} has {has}; train: {stage.method} trains {trained}"
+
+
 def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
-    """A stage that scores with a reward model which nothing has trained by then."""
-    for key, named in stage.models.items():
-        name = split_name(named)[0]
+    """A stage that asks a reward model which nothing has trained by then."""
+    for one in stage.actors if stage.built else ():
+        name = split_name(one.name)[0]
         model = recipe.models.get(name)
-        if key.split(".")[-1] not in ("value", "plus") or model is None or not model.head:
+        if one.does not in ("scores", "chooses") or model is None or not model.head:
             continue
         before = [other for other in recipe.stages if trains(other, name)]
         if not _bare(model.base) or any(taught(recipe, stage, other) for other in before):
             continue
         yield (
-            f"{here}.{key}: {name} has no trained head by then: train it in before "
-            f"(train: prm, model: {name}), or give models.{name}.base a trained reward model"
+            f"{here}.{one.key}: {name} has no trained head by then: train it in before "
+            f"(model: {name}), or give models.{name}.base a trained reward model"
         )
 
 
 def trains(stage: Stage, model: str) -> bool:
     """Does this stage train that model?"""
-    return stage.room == "train" and getattr(stage.settings, "model", None) == model
+    return stage.room == "train" and stage.settings.model == model
 
 
 def taught(recipe: Recipe, stage: Stage, training: Stage) -> bool:
@@ -160,19 +172,19 @@ def _bare(base: str) -> bool:
 
 def _searches(stage: Stage, here: str) -> Iterator[str]:
     """An evaluation that acts by a generate method: is the method there, and does it know these keys?"""
-    search = getattr(stage.settings, "search", None)
-    if stage.room != "evaluate" or search is None:
+    if stage.room != "evaluate" or stage.settings.search is None:
         return
-    name = search.get("generate")
+    given = dict(stage.settings.search)
+    name = given.pop("generate", None)
     if not isinstance(name, str):
         yield f"{here}.search: say by which method: {{generate: beam, ...}}"
         return
     try:
-        method("generate", name)
+        kind = method("generate", name).Settings
     except NotBuilt:
         return  # reported among what is not built
     problems: list[str] = []
-    validate(method("generate", name).Settings, search_settings(stage), "", f"{here}.search", problems)
+    validate(kind, given, "", f"{here}.search", problems)
     yield from (problem.removeprefix(": ") for problem in problems)
 
 
@@ -180,10 +192,25 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     """What an evaluate stage measures, where `metric` is none of it; empty where it is or none can tell."""
     if not stage.built:
         return []
-    tell = getattr(method("evaluate", stage.method), "metric_names", None)
-    names: list[str] = tell(stage.settings) if tell else []
+    names = [one.name for one in declared(stage)]
     known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
     return [] if known else names
+
+
+def declared(stage: Stage) -> list[Metric]:
+    """The metrics that an evaluate stage declares; none of another room."""
+    if stage.room != "evaluate" or not stage.built:
+        return []
+    return hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings)
+
+
+def metric_of(recipe: Recipe, name: str) -> Metric | None:
+    """What is declared of a metric, its stage in front and its model behind: measure/accuracy/greedy@0."""
+    read, _, metric = name.partition("/")
+    stage = next((one for one in recipe.stages if one.name == read), None)
+    plain = metric.removesuffix("@incumbent")
+    known = {one.name: one for one in (declared(stage) if stage else ())}
+    return known.get(plain) or known.get(plain.rpartition("@")[0])
 
 
 def _gates(recipe: Recipe) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 SEED_WRITES = 10_000.0  #: tokens a second of a seed policy on one core (docs/benchmarks.md)
+SEED_READS = 30_000.0  #: tokens a second that its body reads with a reward model's head
 SEED_LEARNS = 12_000.0  #: tokens a second that its training takes in
 
 

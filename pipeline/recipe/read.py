@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import RecipeError, nearest
+from pipeline.models.heads import head_of
 from pipeline.recipe.methods import NAME, ROOMS, NotBuilt, is_method, method, methods, room_settings, unbuilt
 from pipeline.recipe.shape import (
     RUN_NAME,
@@ -31,7 +32,6 @@ from pipeline.recipe.shape import (
     data_settings,
     dump,
     fingerprint,
-    search_settings,
 )
 from pipeline.recipe.validate import validate
 from pipeline.settings import Settings
@@ -57,7 +57,6 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
     "nearest",
     "parse_yaml",
     "room_settings",
-    "search_settings",
     "validate",
 ]
 
@@ -154,13 +153,15 @@ def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
         )
     tasks = _tasks(raw_tasks, where, problems)
     models: dict[str, ModelSettings] = {}
+    not_built: list[str] = []
     for name, raw in _map_of(raw_models, where, "models", problems).items():
         if not NAME.fullmatch(str(name)):
             problems.append(f"{where}: models.{name}: a model's name is lower-case letters, digits and _")
         if model := validate(ModelSettings, raw, where, f"models.{name}", problems):
             models[str(name)] = model
+            if not head_of(model.head).built:
+                not_built.append(f"models.{name}: head: {model.head} is not built yet")
     stages: list[Stage] = []
-    not_built: list[str] = []
     for section in SECTIONS:
         for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
             if stage := _stage(str(name), section, raw, where, problems, not_built):
@@ -201,6 +202,9 @@ def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
                 f"{where}: {path}.use: no task {one['use']!r}{nearest(one['use'], methods('tasks'))}"
             )
             continue
+        except RecipeError as breach:
+            problems += [f"{where}: {path}: {line}" for line in breach.problems]
+            continue
         if task := validate(settings, one, where, path, problems):
             found.append(task)
     return found
@@ -231,6 +235,9 @@ def _stage(
     except NotBuilt:
         built, settings = False, unbuilt(room)
         not_built.append(f"{path}: {room}: {chosen} is not built yet{nearest(str(chosen), methods(room))}")
+    except RecipeError as breach:  # the method does not keep its room's contract, or cannot be imported
+        problems += [f"{where}: {path}: {line}" for line in breach.problems]
+        return None
     search = rest.get("search")
     if (
         room == "evaluate"

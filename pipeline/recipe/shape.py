@@ -5,28 +5,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from pipeline.errors import RecipeError
-from pipeline.recipe.methods import method
-from pipeline.settings import FileSource
-
-if TYPE_CHECKING:
-    pass
-
-
 import hashlib
+import json
 import re
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from pipeline.errors import nearest
-from pipeline.recipe.methods import NotBuilt
-from pipeline.settings import GateRule, Settings, change_kind, models_named, operational
+from pipeline.errors import RecipeError, nearest
+from pipeline.settings import (
+    Actor,
+    FileSource,
+    GateRule,
+    Settings,
+    actors,
+    change_kind,
+    in_fingerprint,
+    operational,
+)
 
 SECTIONS = ("before", "stages", "finally")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -46,8 +43,8 @@ class ModelSettings(Settings):
     """One named model of the recipe."""
 
     base: str = Field(description="seed://NAME, run://RUN@ROUND/MODEL, a folder, or a Hub id")
-    head: Literal["value", "token"] | None = Field(
-        None, description="a process reward model's head; none: a policy"
+    head: Literal["value", "token", "implicit", "probe", "pair"] | None = Field(
+        None, description="a reward model's head; none: a policy"
     )
     restart_from: Literal["base", "previous"] = Field("base", description="what each training starts from")
     lora: dict[str, Any] | Literal["none"] = Field(
@@ -116,29 +113,31 @@ class Stage:
         return self.settings.from_
 
     @property
+    def actors(self) -> list[Actor]:
+        """Every model that the stage names, and what it is asked to do; those of an evaluation's `search`
+        too, apart from the one it measures."""
+        found = list(actors(self.settings))
+        if not self.built:
+            return [one for one in found if one.key in self.settings.model_fields_set]
+        if self.room == "evaluate":
+            try:
+                acting = self.settings.acting()
+            except ValidationError:
+                return found  # said elsewhere
+            inner = actors(acting) if acting is not None else ()
+            found += [replace(one, key=f"search.{one.key}") for one in inner if one.key != "by"]
+        return found
+
+    @property
     def models(self) -> dict[str, str]:
         """Key -> the model named under it, `@0` and such kept."""
         if self.built:
             named: dict[str, str] = {}
-            for key, name in (*models_named(self.settings), *self._search_models()):
-                named[key if key not in named else f"{key}.{name}"] = name
+            for one in self.actors:
+                named[one.key if one.key not in named else f"{one.key}.{one.name}"] = one.name
             return named
-        known = {
-            key: name for key, name in models_named(self.settings) if key in self.settings.model_fields_set
-        }
+        known = {one.key: one.name for one in self.actors}
         return known | {k: v for k, v in (self.settings.model_extra or {}).items() if isinstance(v, str)}
-
-    def _search_models(self) -> Iterator[tuple[str, str]]:
-        """The models that an evaluation's `search` names, apart from the one it measures."""
-        search = getattr(self.settings, "search", None)
-        if self.room != "evaluate" or not isinstance(search, dict):
-            return
-        try:
-            settings = method("generate", str(search.get("generate"))).Settings
-            found = settings.model_validate(search_settings(self))
-        except (NotBuilt, ValidationError):
-            return  # said elsewhere
-        yield from ((f"search.{key}", name) for key, name in models_named(found) if key != "by")
 
     def runs_in(self, round_number: int) -> bool:
         """Does this stage run in a round? (`every`, `rounds: [first, last]`); always in before and
@@ -155,11 +154,6 @@ class Stage:
         return " ".join(
             p for p in (self.room, self.method, f"from {sources}" if sources else "", actors) if p
         )
-
-
-def search_settings(stage: Stage) -> dict[str, Any]:
-    """The keys of an evaluation's `search`, without the method's name."""
-    return {key: value for key, value in stage.settings.search.items() if key != "generate"}
 
 
 @dataclass(frozen=True)
@@ -235,7 +229,7 @@ def data_settings(settings: BaseModel) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     plain = dump(settings)
     for key, described in type(settings).model_fields.items():
-        if change_kind(type(settings), key) != "data":
+        if not in_fingerprint(settings, key):
             continue
         value = getattr(settings, key)
         name = described.alias or key
@@ -288,15 +282,11 @@ def first_part(name: str) -> str:
     return split_name(name)[0]
 
 
-def by_of(stage: Stage) -> list[str]:
-    """The models that only write for an evaluation (its `by`): they act as promoted, not as this round's
-    candidates."""
-    of = getattr(stage.settings, "of", [])
-    by = getattr(stage.settings, "by", None)
-    return [by] if by and by not in ([of] if isinstance(of, str) else of) else []
-
-
 def measured(stage: Stage) -> list[str]:
     """The models that an evaluate stage measures."""
-    of = stage.settings.of
-    return [of] if isinstance(of, str) else list(of)
+    return stage.settings.measured
+
+
+def standing_in(stage: Stage) -> set[str]:
+    """The models that act in an evaluation as they stood before the round, not as its candidates."""
+    return {one.name for one in stage.actors if one.standing} - set(measured(stage))

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 from pipeline.errors import Diverged
+from pipeline.evaluate import Health
 from pipeline.evaluate import gate as gates
+from pipeline.recipe.check import metric_of
 from pipeline.recipe.shape import measured
 from pipeline.run.record import round_metrics
 from pipeline.run.run import Run
@@ -39,7 +41,9 @@ def decide(run: Run, number: int) -> dict[str, Any]:
         ran = {stage.name for stage in run.stages_in(number)}
         unmeasured = bool(stages - ran) and not first
         rules = [rule for rule in spec.gate if rule.metric.split("/")[0] in ran]
-        decision = gates.decide(() if unmeasured else rules, metrics, first, health_of(run, name, number))
+        less = {rule.metric for rule in rules if (one := metric_of(run.recipe, rule.metric)) and one.less}
+        health = health_of(run, name, number)
+        decision = gates.decide(() if unmeasured else rules, metrics, first, health, less)
         if first and not decision.promote:
             raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
         decisions[name] = decision.as_dict() | {
@@ -57,7 +61,7 @@ def decide(run: Run, number: int) -> dict[str, Any]:
     return {"round": number, "decisions": decisions, "standing": standing}
 
 
-def health_of(run: Run, name: str, number: int) -> gates.Health:
+def health_of(run: Run, name: str, number: int) -> Health:
     """What the round's evaluations found wrong with a model.
 
     Raises:
@@ -69,4 +73,4 @@ def health_of(run: Run, name: str, number: int) -> gates.Health:
             failures += run.stage_folder(stage, number).require().extra["failures"]
     if failures and run.recipe.models[name].head is None:
         raise Diverged(f"round {number}: {'; '.join(failures)}")
-    return gates.Health(failures=failures)
+    return Health(failures=failures)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import RecipeError
 from pipeline.models.registry import Weights, resolve_base, trained_at
 from pipeline.processes.pulse import long
-from pipeline.recipe.shape import Stage, by_of, split_name
+from pipeline.recipe.shape import Stage, split_name, standing_in
 
 if TYPE_CHECKING:
     from pipeline.run.run import Run
@@ -111,7 +111,7 @@ class Versions:
             return self.standing(base, round_number)
         if round_number == 0:
             return self.trained(base, 0, before=stage) or self.base_weights(base)
-        if stage.room == "evaluate" and name not in by_of(stage):
+        if stage.room == "evaluate" and name not in standing_in(stage):
             return self.trained(base, round_number) or self.standing(base, round_number - 1)
         return self.standing(base, round_number - 1)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.models.registry import Weights
-from pipeline.recipe.methods import method
+from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage, measured
 from pipeline.rows import Dropped, Label, Trace
 from pipeline.run.run import Run
@@ -40,6 +40,8 @@ def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weigh
     The other models that act (a reward model that scores, a policy that writes) must be the same too.
     """
     found: dict[str, str] = {}
+    if stage.sources:
+        return found  # what it measures is this round's rows
     others = {n: w.hash for n, w in models.items() if n.removesuffix(INCUMBENT) not in measured(stage)}
     for name in (n for n in models if n.endswith(INCUMBENT)):
         base = name.removesuffix(INCUMBENT)
@@ -60,6 +62,7 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
     """Answer every problem with each model; measure when all chunks are there."""
     run, stage, settings = work.run, work.stage, work.stage.settings
     module = method("evaluate", stage.method)
+    grade, health_of = hook("evaluate", module, "grade"), hook("evaluate", module, "health")
     names = measured(stage)
     reused = measured_before(run, stage, work.round, work.models)
     fresh = [n for n in work.models if n in names or (n.endswith(INCUMBENT) and n not in reused)]
@@ -68,18 +71,19 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
         from pipeline.stages.work import make_search, question_of, template_of
 
         templates = {name: template_of(run, work.models[name]) for name in fresh}
+        groups = work.reader.groups(chunk) if stage.sources else {}
         for problem_id in chunk.ids:
             problem = work.problem(problem_id)
             task = run.task_of(problem)
             for name in fresh:
                 question = question_of(task, problem, templates[name])
                 search = searcher(stage, name) if settings.search else None
-                asks = module.answer(question, settings, name, search)
+                asks = module.answer(question, settings, name, search, groups.get(problem_id))
                 yield make_search(task, settings, problem_id, asks)
 
     def finish(problem_id: str, rows: list[Any]) -> list[Any]:
         problem = work.problem(problem_id)
-        labels = module.grade(problem, rows, run.task_of(problem))
+        labels = grade(problem, rows, run.task_of(problem))
         whole = [*rows, *labels]
         return sorted(whole, key=lambda row: _place(problem_id, fresh, row))
 
@@ -88,7 +92,7 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
 
     def extra() -> dict[str, Any]:
         metrics = measure(work, module, fresh, reused)
-        health = module.health(metrics, settings)
+        health = health_of(metrics, settings)
         return {
             "metrics": metrics,
             "reused": {name: path.removeprefix(f"{run.name}/") for name, path in reused.items()},
@@ -152,7 +156,6 @@ def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[
 
 def searcher(stage: Stage, model: str) -> Callable[[Any], Any]:
     """The generate method that an evaluation acts by, with the measured model in its `by`."""
-    spec = dict(stage.settings.search)
-    module = method("generate", spec.pop("generate"))
-    settings = module.Settings.model_validate({**spec, "by": model})
+    module = method("generate", stage.settings.search["generate"])
+    settings = stage.settings.acting(model)
     return lambda question: module.generate(question, settings, None)

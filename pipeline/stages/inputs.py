@@ -42,6 +42,12 @@ def slices(ids: list[str], chunk: int) -> list[ChunkPlan]:
     return [ChunkPlan(ids=ids[i : i + chunk], reads={}) for i in range(0, len(ids), chunk)]
 
 
+def within(chunks: list[ChunkPlan], ids: set[str]) -> list[ChunkPlan]:
+    """The chunks with these problems alone."""
+    kept = [ChunkPlan(ids=[i for i in chunk.ids if i in ids], reads=chunk.reads) for chunk in chunks]
+    return [chunk for chunk in kept if chunk.ids]
+
+
 def chunks_from(sources: list[Source]) -> list[ChunkPlan]:
     """The chunks of a stage that reads these folders."""
     if len(sources) == 1:
@@ -93,10 +99,16 @@ class ChunkReader:
             if source.plan.room == "label":
                 for deeper, inner in source.plan.chunks[number].reads.items():
                     self._fill(deeper, inner, found, seen)
+            labels = list(source.folder.read_chunk(Label, number))
+            named = {label.trace_id for label in labels}
             for kind in (Trace, Node, Label, Example, StepExample, Pair):
-                for row in source.folder.read_chunk(kind, number):
+                for row in labels if kind is Label else source.folder.read_chunk(kind, number):
                     group = found.get(row.problem_id)
-                    if group is not None:
+                    if group is None:
+                        continue
+                    if source.plan.room == "label" and isinstance(row, Trace) and row.id not in named:
+                        group.rollouts.append(row)
+                    else:
                         _add(group, row)
 
 
@@ -156,7 +168,7 @@ def inputs_of(run: Run, stage: Stage, round_number: int) -> list[Source]:
     every round so far."""
     reader = ChunkReader(run.workspace.data)
     found: list[Source] = []
-    every = getattr(stage.settings, "mix", "this_round") == "all_rounds" and stage.section == "stages"
+    every = stage.settings.pools_rounds and stage.section == "stages"
     for source in stage.sources:
         if isinstance(source, FileSource) or source == "train":
             continue

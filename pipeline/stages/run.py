@@ -8,6 +8,7 @@ alone."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,12 +18,13 @@ from pipeline.engine.tokens import encoder
 from pipeline.errors import DamagedData, NothingKept, RecipeError, WorkerLost
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
+from pipeline.recipe.check import declared
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Stage, data_settings, first_part
-from pipeline.rows import SCHEMA_VERSION, Dropped
+from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
-from pipeline.stages.inputs import DEFAULT_CHUNK, ChunkReader, chunks_from, inputs_of, slices
+from pipeline.stages.inputs import DEFAULT_CHUNK, ChunkReader, chunks_from, inputs_of, slices, within
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, make_search, question_of, template_of
@@ -47,11 +49,12 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
             name: run.versions.acting(stage, number, name) for name in dict.fromkeys(stage.models.values())
         }
     if stage.room == "evaluate":
-        chunks = slices(run.ids(stage.settings.split)[: stage.settings.problems], size)
+        ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
+        chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
-        split = getattr(stage.settings, "split", "train")
+        split = stage.settings.on_split
         ids = run.round_ids(number) if split == "train" else run.ids(split)
         chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
     plan = Plan.make(
@@ -60,7 +63,7 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         stage=stage.name,
         room=stage.room,
         method=stage.method,
-        main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.makes), ""),
+        main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
         settings=data_settings(stage.settings) | model_settings(run, stage),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
@@ -170,12 +173,9 @@ def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
     if stage.room == "train":
         return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
     if stage.room == "evaluate":
-        heads = [
-            key
-            for key in metrics
-            if key.startswith(("accuracy/", "gain/", "auc", "brier")) and key.count("/") <= 1
-        ]
-        return {key: metrics[key] for key in heads[:5]}
+        shown = [one.name for one in declared(stage) if one.headline]
+        gains = [f"gain/{name.removeprefix('accuracy/')}" for name in shown]
+        return {key: metrics[key] for key in [key for key in (*shown, *gains) if key in metrics][:5]}
     said: dict[str, Any] = {
         f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
     }
@@ -215,6 +215,7 @@ def _generate(work: Work) -> Finish:
 
 def _label(work: Work) -> Finish:
     module = method("label", work.stage.method)
+    settings = work.stage.settings
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
@@ -223,8 +224,9 @@ def _label(work: Work) -> Finish:
         for problem_id, group in groups.items():
             problem = work.problem(problem_id)
             task = work.run.task_of(problem)
-            asks = module.label(problem, group, work.stage.settings, task)
-            yield make_search(task, work.stage.settings, problem_id, asks)
+            shown = problem if settings.sees_gold else without_gold(problem)
+            asks = module.label(shown, group, settings, task)
+            yield make_search(task, settings, problem_id, asks)
 
     Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
     return dict
@@ -235,15 +237,55 @@ def _select(work: Work) -> Finish:
     run, settings = work.run, work.stage.settings
     policy = next((name for name, model in run.recipe.models.items() if model.head is None), None)
     encode = encoder(run.versions.base(policy or next(iter(run.recipe.models))))
+    more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
+
+    def selected(problem_id: str, group: Group) -> Any:
+        task = run.task_of(work.problem(problem_id))
+        return module.select(group, settings, task, encode, **more)
+
+    if inspect.isgeneratorfunction(module.select):
+        _select_by_asks(work, selected)
+    else:
+        _select_by_code(work, selected)
+    return lambda: _check_kept(work)
+
+
+def surveyed(work: Work, module: Any) -> Any:
+    """What a selector says of the whole set: its inputs are read once for it, chunk by chunk."""
+
+    def surveys() -> Iterator[Any]:
+        for chunk in work.plan.chunks:
+            for group in work.reader.groups(chunk).values():
+                yield module.survey(group, work.stage.settings)
+                beat()
+
+    long(f"{work.stage.name} looks at the whole set")
+    return module.reduce(surveys(), work.stage.settings)
+
+
+def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
+    """A selector that asks models: its problems are searches."""
+    given: dict[str, list[str]] = {}
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        groups = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
+        for problem_id, group in groups.items():
+            task = work.run.task_of(work.problem(problem_id))
+            yield make_search(task, work.stage.settings, problem_id, selected(problem_id, group))
+
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+
+
+def _select_by_code(work: Work, selected: Callable[[str, Group], Any]) -> None:
     done = sum(len(work.plan.chunks[number].ids) for number in work.folder.done())
     num_read = num_dropped = 0
-    with run.console.progress(work.stage.name, sum(len(c.ids) for c in work.plan.chunks)) as bar:
+    with work.run.console.progress(work.stage.name, sum(len(c.ids) for c in work.plan.chunks)) as bar:
         for number in work.todo():
             groups = work.reader.groups(work.plan.chunks[number])
             whole: list[Any] = []
             for problem_id, group in groups.items():
-                task = run.task_of(work.problem(problem_id))
-                whole += [work.stamp(row) for row in module.select(group, settings, task, encode)]
+                whole += [work.stamp(row) for row in selected(problem_id, group)]
                 beat()
             read = [trace.id for group in groups.values() for trace in group.traces]
             account(work, read, whole)
@@ -255,7 +297,6 @@ def _select(work: Work) -> Finish:
             num_dropped += sum(isinstance(row, Dropped) for row in whole)
             kept: dict[str, Any] = {"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}
             bar(done, **kept)
-    return lambda: _check_kept(work)
 
 
 def _check_kept(work: Work) -> dict[str, Any]:

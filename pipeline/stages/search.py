@@ -67,7 +67,7 @@ class Drive:
             run_seed=work.run.recipe.seed,
             round=self.draw[0],
             stage=self.draw[1],
-            is_right=self._is_right,
+            is_right=self._is_right if work.stage.settings.sees_gold else None,
         )
         size = max((len(chunk.ids) for chunk in plan.chunks), default=1) * self.per_problem
         with work.run.console.progress(work.stage.name, sum(len(c.ids) for c in plan.chunks)) as bar:

@@ -19,7 +19,7 @@ from pipeline.engine.draws import seed_of
 from pipeline.errors import NothingKept, RecipeError, StorageError
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
-from pipeline.recipe.methods import method
+from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage
 from pipeline.rows import KINDS
 from pipeline.run.run import Run
@@ -155,7 +155,7 @@ def require_variety(work: Any, rows: Iterator[Any], kind: type, sources: list[So
         NothingKept: with what its inputs kept and dropped, by reason.
     """
     stage = work.stage
-    target_of = getattr(method("train", stage.method), "target_of", lambda label, settings: label)
+    target_of = hook("train", method("train", stage.method), "target_of")
     number, targets = 0, Counter[float]()
     for row in rows:
         number += 1

@@ -87,7 +87,7 @@ def make_search(task: Any, settings: Any, problem_id: str, asks: Any) -> Any:
     """One problem's search, with the tokens that a completion may have."""
     from pipeline.engine.driver import Search
 
-    most = getattr(settings, "max_tokens", 0) or task.settings.max_tokens
+    most = settings.completion_limit or task.settings.max_tokens
     return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most)
 
 

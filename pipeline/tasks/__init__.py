@@ -1,4 +1,4 @@
-"""Questions in. One file a task: a `Settings(TaskSettings)` and a `Task(BaseTask)`.
+"""Questions in. One file a task, with the two classes of `TaskMethod`: `Settings` and `Task`.
 
 A task gives problems, prompts, hints, step boundaries, extraction, comparison, difficulty and, where it can,
 a step oracle. Nothing here loads torch. The split of a question is its SHA-256 modulo 10 (0 test, 1 dev, the
@@ -11,7 +11,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -35,6 +36,23 @@ class TaskSettings(Settings):
     system: str = Field("", description="system prompt, with `chat`")
     cache: str = operational("", description="where downloaded data sets are kept")
 
+    @property
+    def typical_tokens(self) -> float:
+        """Tokens of a typical completion, for `plan`: half of what one may have, where the task knows no
+        better.
+        """
+        return 0.5 * self.max_tokens
+
+    @property
+    def typical_steps(self) -> float:
+        """Steps of a typical completion, for `plan`."""
+        return 6.0
+
+    @property
+    def countable(self) -> bool:
+        """May `plan` count the problems by reading them, quickly and without a network?"""
+        return False
+
 
 class BaseTask:
     """One task, made from its settings. Subclasses override what differs."""
@@ -42,6 +60,7 @@ class BaseTask:
     step_separator: str = "\n"  #: a step ends with this
     stop: tuple[str, ...] = ()  #: texts that end a completion, beside the end token
     example_separator: str = "\n\n"  #: stands between worked examples in a plain prompt
+    REQUIRED: ClassVar[tuple[str, ...]] = ("problems", "extract", "correct")  #: what a task must bring
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -124,6 +143,18 @@ class BaseTask:
     def difficulty(self, problem: Problem) -> str:
         """A short bin name for tables, in an order that sorts."""
         return problem.difficulty
+
+
+class TaskMethod(Protocol):
+    """What a file in tasks/ has."""
+
+    Settings: type[TaskSettings]
+    Task: type[BaseTask]
+
+
+def contract(module: ModuleType) -> type:
+    """The Protocol that a module has to keep."""
+    return TaskMethod
 
 
 def normalise(question: str) -> str:

@@ -42,6 +42,10 @@ class FileSettings(TaskSettings):
     few_shot_file: str = Field("", description="worked examples: question, completion (and answer) a line")
     instruction: str = Field("", description="said after the question, with `chat`; none: the task's own")
 
+    @property
+    def countable(self) -> bool:
+        return bool(self.path) and Path(self.path).expanduser().exists()
+
 
 class FileTask(BaseTask):
     """Reads its source row by row; a subclass says what a row is, and where the Hub has it."""

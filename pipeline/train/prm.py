@@ -42,6 +42,7 @@ class Settings(TrainSettings):
     """What the score means and what every trainer takes."""
 
     needs: ClassVar[tuple[str, ...]] = ("StepExample",)
+    heads: ClassVar[tuple[str, ...]] = ("value", "token")
 
     model: ModelName = Field("prm", description="the reward model that learns")
     target: Literal["value", "soft", "hard", "advantage"] = Field(

@@ -71,7 +71,7 @@ def test_limits():
 def test_less_is_better_turns_the_margin_round(low, high, promoted):
     name = "measure/trace_error"
     found = {name: 0.2, f"{name}/change": 0.03, f"{name}/change/low": low, f"{name}/change/high": high}
-    assert decide(GateRule(metric=name, margin=0.01), found, first=False).promote is promoted
+    assert decide(GateRule(metric=name, margin=0.01), found, first=False, less={name}).promote is promoted
 
 
 def test_missing_metric_names_the_nearest():

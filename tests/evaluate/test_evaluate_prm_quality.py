@@ -122,7 +122,7 @@ def test_auc_and_brier_are_scikit_learns():
     assert metrics["auc/low"] < metrics["auc"] < metrics["auc/high"]
     shares = [value for name, value in metrics.items() if name.endswith("/share")]
     assert sum(shares) == pytest.approx(1, abs=1e-6)
-    assert set(prm_quality.metric_names(SETTINGS)) <= set(metrics)
+    assert {each.name for each in prm_quality.metrics(SETTINGS)} <= set(metrics)
 
 
 @pytest.mark.parametrize("decimals", [1, 6])

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluate.gate import less_is_better
+from pipeline.evaluate import Metric
+from pipeline.recipe.check import metric_of
 from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
@@ -144,13 +145,13 @@ def _why(found: RunData, number: int, model: str, decision: Mapping[str, Any]) -
     told = [
         text
         for rule in found.run.recipe.models[model].gate
-        if (text := _rule(rule, found.metrics.get(number, {})))
+        if (text := _rule(rule, found.metrics.get(number, {}), metric_of(found.run.recipe, rule.metric)))
     ]
     told += [reason for reason in decision["reasons"] if reason.startswith("health check")]
     return " ".join(told) or " ".join(str(reason) for reason in decision["reasons"])
 
 
-def _rule(rule: Any, metrics: Mapping[str, float]) -> str:
+def _rule(rule: Any, metrics: Mapping[str, float], declared: Metric | None) -> str:
     """One rule of the gate as a sentence; empty where its numbers are not there."""
     name = rule.metric
     value = metrics.get(name)
@@ -172,7 +173,7 @@ def _rule(rule: Any, metrics: Mapping[str, float]) -> str:
         f"{short} went from {form(value - change)} to {form(value)}: {scale * change:+.{digits}f}{unit}, "
         f"95 % interval {scale * low:+.{digits}f} to {scale * high:+.{digits}f}."
     )
-    down = less_is_better(name)
+    down = declared is not None and declared.less
     surely = low > rule.margin if down else high < -rule.margin
     ways = "rise" if down else "loss"
     if surely:
