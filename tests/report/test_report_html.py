@@ -27,13 +27,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def page(world: World) -> str:
     """Its report."""
-    path = build.build_report([world.run.name], world.data, world.data.parent / "checkpoints", None)
+    path = build.build_report([world.run.name], world.workspace, None)
     assert path == world.data / world.run.name / "report.html"
     return path.read_text(encoding="utf-8")
 
 
 def load(world: World) -> data.RunData:
-    return data.load_run(world.run.name, world.data, world.data.parent / "checkpoints")
+    return data.load_run(world.run.name, world.workspace)
 
 
 def packed(page: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_the_reward_model_and_the_costs_are_the_metrics(page: str, world: World)
         if 0 < row["false"] < 1:
             assert row["true"] == found.metrics[row["round"]][f"quality/roc/{round(100 * row['false']):02}"]
     tokens = drawn(specs(page)["tokens-0"])
-    rows = metrics_rows(open_run(world.run.name, world.data, world.data))
+    rows = metrics_rows(open_run(world.run.name, world.workspace))
     charged = sum(v for row in rows for k, v in row["metrics"].items() if "/charged/" in k)
     assert sum(row["tokens"] for row in tokens) == charged > 0
     assert sum(row["seconds"] for row in data_panels.times(found)) == pytest.approx(
@@ -200,7 +200,7 @@ def test_many_rounds_are_thinned_evenly():
 
 def test_an_unfinished_run_shows_what_is_committed(tmp_path: Path):
     world = World(tmp_path / "data", name="half", rounds=2, num=16, seed=1).write(until=(1, "search"))
-    path = build.build_report(["half"], world.data, tmp_path / "checkpoints", tmp_path / "out.html")
+    path = build.build_report(["half"], world.workspace, tmp_path / "out.html")
     page = path.read_text()
     assert path == tmp_path / "out.html"
     assert "Too early to say" in page
@@ -229,6 +229,6 @@ def test_two_runs_side_by_side(world: World, tmp_path: Path):
 
 def test_a_wrong_name_names_the_nearest(world: World):
     with pytest.raises(RecipeError, match="did you mean world"):
-        build.build_report(["wrld"], world.data, world.data, None)
+        build.build_report(["wrld"], world.workspace, None)
     with pytest.raises(RecipeError, match="name at least one run"):
-        build.build_report([], world.data, world.data, None)
+        build.build_report([], world.workspace, None)
