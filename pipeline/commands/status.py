@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.commands import HERE
-from pipeline.errors import RatchetError
 from pipeline.report import summary, wording
-from pipeline.run.session import run_names
+from pipeline.run.overview import overview
 from pipeline.run.status import run_status, state_of
 from pipeline.store.workspace import Workspace
 
@@ -121,12 +120,12 @@ def follow(
     echo(to_text(found))
 
 
-def last_result(status: dict[str, Any]) -> str:
-    """`greedy 32.6 % [29.8, 35.6] (final)`: the newest accuracy that a run measured; empty where none."""
-    final = status["final"]
-    places = [(final["metrics"], "test, final")] if final["metrics"] else []
-    places += [(entry["metrics"], f"round {entry['round']}") for entry in reversed(status["rounds"])]
-    for metrics, where in places:
+def last_result(measured: Iterable[tuple[Mapping[str, float], str]]) -> str:
+    """`greedy 32.6 % [29.8, 35.6] (test, final)`: the newest accuracy that a run measured; empty where none.
+
+    measured: (metrics, where they were measured), the newest first.
+    """
+    for metrics, where in measured:
         if head := wording.find(metrics, *summary.HEADS):
             kind = head.partition("accuracy/")[2]
             return f"{kind} {wording.within(metrics, head)} ({where})"
@@ -135,27 +134,7 @@ def last_result(status: dict[str, Any]) -> str:
 
 def all_runs(workspace: Workspace) -> list[dict[str, Any]]:
     """Every run, a short line each; one that cannot be read says why."""
-    found = []
-    for name in run_names(workspace.data):
-        try:
-            one = run_status(name, workspace)
-        except RatchetError as problem:
-            found.append({"run": name, "state": "unreadable", "result": str(problem).split("\n")[0]})
-            continue
-        done = sum(entry["done"] for entry in one["rounds"])
-        found.append(
-            {
-                "run": name,
-                "state": state_of(one),
-                "complete": one["complete"],
-                "running": one["running"],
-                "rounds_done": f"{max(done - 1, 0)} of {len(one['rounds']) - 1}",
-                "result": last_result(one),
-                "seconds": one["seconds"],
-                "disk_bytes": one["disk_bytes"] + one["weights_bytes"],
-            }
-        )
-    return found
+    return overview(workspace, last_result)
 
 
 def command(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.recipe.shape import Stage
-from pipeline.run.record import metrics_rows
+from pipeline.run.record import known_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run
 from pipeline.run.status import run_status, seconds_by_stage
@@ -90,7 +90,7 @@ def load_run(name: str, workspace: Workspace) -> RunData:
         DamagedData: a manifest or a gate cannot be believed.
     """
     run = open_run(name, workspace)
-    rows = metrics_rows(run)
+    rows = known_rows(run)
     gates: dict[int, dict[str, Any]] = {}
     for number in range(run.recipe.rounds + 1):
         if (gate := run.gate(number)) is not None:
