@@ -17,7 +17,10 @@ from pipeline.store.weights import read_weights
 
 RESERVED = ("tasks", "seed")  #: folders of data/ and checkpoints/ that are no runs
 #: At the top of a run, outside the promise and the hashed tree.
-OUTSIDE = ("timing.jsonl", "report.html", "logs", "LOCK", "LOCK-ranks", "outcome.json", "wandb", "scratch")
+OUTSIDE = (
+    "timing.jsonl", "report.html", "logs", "LOCK", "LOCK-ranks", "outcome.json", "scratch",
+    "wandb", "tensorboard",
+)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.wandb.child import LAST
-from pipeline.report.wandb.mirror import Mirror, best_round, environment_wins, records, run_id, sync
+from pipeline.report.monitor.follow import LAST
+from pipeline.report.monitor.mirror import Mirror, best_round, environment_wins, records, run_id, sync
 from pipeline.run import record
 
 LIMIT = 50.0  #: ten times the exit delay that is promised
@@ -210,7 +210,7 @@ def test_a_killed_run_leaves_no_mirror_behind(tmp_path):
     """The run dies by SIGKILL; its mirror sees the closed pipe, finishes the record and leaves."""
     record.write(tmp_path / "metrics.jsonl", ROUNDS)
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.report.wandb.mirror import Mirror;"
+        "import os, signal, sys; from pathlib import Path; from pipeline.report.monitor.mirror import Mirror;"
         "m = Mirror(Path(sys.argv[1])).start(); print(m.child.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
