@@ -16,6 +16,7 @@ from pipeline.run.overview import overview
 from pipeline.run.status import run_status, state_of
 from pipeline.store.workspace import Workspace
 
+MOST_ROUNDS = 40  #: lines of the table of rounds
 EVERY, PLAIN_EVERY = 2.0, 30.0  #: seconds between looks: on a terminal, and where lines stay
 
 
@@ -59,7 +60,7 @@ def to_text(found: dict[str, Any]) -> str:
 def _rounds(rounds: list[dict[str, Any]]) -> list[str]:
     """The table of what was measured, as the console has it."""
     told = []
-    for entry in rounds:
+    for entry in spread(rounds):
         seconds = sum(one["seconds"] for one in entry["stages"].values())
         line = summary.round_line({"round": entry["round"], "metrics": entry["metrics"]}, seconds or None)
         told.append(line | ({} if entry["done"] else {"gate": "open"}))
@@ -69,6 +70,17 @@ def _rounds(rounds: list[dict[str, Any]]) -> list[str]:
     table = ["  ".join(f"{row[column]:>{widths[column]}}" for column in columns) for row in rows]
     caption = summary.caption(rounds)
     return [*([caption] if caption else []), *table]
+
+
+def spread(rounds: list[dict[str, Any]], most: int = MOST_ROUNDS) -> list[dict[str, Any]]:
+    """The rounds that a table shows: all of a few; of many those that have not begun are left out, the last
+    ten that have are there, and the others are spread evenly."""
+    if len(rounds) <= most:
+        return rounds
+    begun = [e for e in rounds if any(one["state"] != "waiting" for one in e["stages"].values())]
+    early, late = begun[:-10], begun[-10:]
+    step = -(-len(early) // (most - 10)) if early else 1
+    return [*early[::step], *late]
 
 
 def now_line(found: dict[str, Any]) -> str:

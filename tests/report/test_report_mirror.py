@@ -2,6 +2,7 @@
 waits for it.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -122,6 +123,42 @@ def test_curves_count_their_steps_over_the_rounds():
     found = records([*whole(0, 0.1), *whole(1, 0.2, curve), *whole(2, 0.3, curve)])
     assert [r["curve/learn/step"] for r in found if "curve/learn/step" in r] == [1, 5, 6, 10]
     assert found[2] == {"round": 1, "curve/learn/step": 5, "curve/learn/loss": 1.0}
+
+
+def test_what_is_read_off_another_panel_is_hidden(tmp_path):
+    """An interval's ends stay in the record, and do not become a panel each; read with wandb's own reader."""
+    folder = tmp_path / "quickstart"
+    values = {"m/auc": 0.8, "m/auc/low": 0.7, "m/auc/high": 0.9, "m/auc@incumbent": 0.7, "m/roc/05": 0.2}
+    gate = {"round": 0, "stage": "gate", "metrics": {}}
+    record.write(folder / "metrics.jsonl", [{"round": 0, "stage": "m", "metrics": values}, gate])
+    assert sync(folder)[0]
+    defined = read_back(folder, "metric")
+    hidden = {one["name"] for one in defined if one.get("options", {}).get("hidden")}
+    assert hidden == set(values) - {"m/auc"}
+    assert [plain(item) for item in read_back(folder)] == [{"round": 0, **values}]
+
+
+def test_tensorboard_holds_what_the_record_says(tmp_path):
+    """Read back with TensorBoard's own reader, after two launches."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    record.write(tmp_path / "metrics.jsonl", [*ROUNDS, FINAL])
+    for _ in range(2):
+        done, said = sync(tmp_path, monitor="tensorboard")
+        assert done, said
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    told = [(event.step, pytest.approx(event.value)) for event in found.Scalars("measure/accuracy/greedy")]
+    assert told == [(number, number / 10) for number in range(4)]
+
+
+def test_a_monitor_that_is_not_installed_is_a_sentence(tmp_path):
+    if importlib.util.find_spec("tensorboard"):
+        pytest.skip("tensorboard is installed here")
+    record.write(tmp_path / "metrics.jsonl", ROUNDS)
+    done, said = sync(tmp_path, monitor="tensorboard")
+    assert not done
+    assert "pip install tensorboard, or set monitor: none" in said
+    assert sync(tmp_path, monitor="none")[0] is False
 
 
 def test_best_round():

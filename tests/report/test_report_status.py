@@ -162,6 +162,21 @@ def test_what_ls_says_is_what_status_says(world: World):
         assert one["rounds_done"] == f"{max(done - 1, 0)} of 2"
 
 
+def test_two_hundred_rounds_are_forty_lines(world: World):
+    found = status(world, "done")
+    last = found["rounds"][-1]
+    waiting = {"stages": {"search": {"state": "waiting", "seconds": 0.0}}, "metrics": {}, "done": False}
+    rounds = [
+        last | {"round": number} if number <= 150 else waiting | {"round": number} for number in range(201)
+    ]
+    text = to_text(found | {"rounds": rounds})
+    numbers = [int(line.split()[0]) for line in text.splitlines() if line.split()[0].isdigit()]
+    assert 30 <= len(numbers) <= 40
+    assert numbers[0] == 0
+    assert numbers[-10:] == list(range(141, 151))
+    assert len({after - before for before, after in zip(numbers[:-11], numbers[1:-10], strict=True)}) == 1
+
+
 def test_follow_ends_when_nobody_works_on_it(world: World):
     said: list[str] = []
     lock = RunLock(world.data / "half")

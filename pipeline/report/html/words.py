@@ -372,8 +372,9 @@ def _calibrated(found: RunData, number: int, stage: str) -> str:
         )
     promised, true = (sum(row["share"] * row[key] for row in used) / share for key in ("score", "true"))
     far = sum(row["share"] * abs(row["score"] - row["true"]) for row in used) / share
+    least = (int(10 * sound) + 1) / 10
     told = (
-        f"of its scores above {(int(10 * sound) + 1) / 10:.1f} ({wording.percent(share)} of all, the ones that choose) "
+        f"of its scores above {least:.1f} ({wording.percent(share)} of all, the ones that choose) "
         f"{wording.percent(true)} were sound, where {wording.percent(promised)} are promised"
     )
     if far > 0.15:
