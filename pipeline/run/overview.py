@@ -23,7 +23,7 @@ from pipeline.run.session import open_run, run_names
 from pipeline.run.status import seconds_by_stage
 from pipeline.store.lock import is_held
 from pipeline.store.outcome import read_outcome
-from pipeline.store.run import size_of
+from pipeline.store.run_folder import size_of
 from pipeline.store.workspace import Workspace
 
 WATCHED = ("recipe.yaml", "metrics.jsonl", "timing.jsonl", "outcome.json", "")  #: "": the folder itself

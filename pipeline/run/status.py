@@ -14,7 +14,7 @@ from pipeline.run.run import Run
 from pipeline.run.session import open_run
 from pipeline.store.lock import is_held
 from pipeline.store.outcome import read_outcome
-from pipeline.store.run import size_of
+from pipeline.store.run_folder import size_of
 from pipeline.store.workspace import Workspace
 
 

@@ -19,7 +19,7 @@ from pipeline.rows import Example, Label, Trace
 from pipeline.run.record import read
 from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 from pipeline.store.workspace import Workspace
 
 ROLL = """

@@ -299,9 +299,9 @@ def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
     """An evaluation of somebody else's, in a file of its own, with figures of four kinds."""
     figure = dataclasses.make_dataclass("Panel", ["section", "title", "kind", "metrics", "note", "share"])
     mine = [
-        figure("Does it think?", "Brier score", "curve", {"brier": "Brier"}, "less is better", False),
+        figure("Does it think?", "Brier score", "curve", {"points": "steps"}, "of the scored", False),
         figure("Does it think?", "In numbers", "table", {"points": "steps"}, "", False),
-        figure("Does it think?", "Errors", "bars", {"brier": "Brier", "ece": "ECE"}, "", False),
+        figure("Does it think?", "Errors", "bars", {"points": "steps", "true_share": "sound"}, "", False),
         figure("Can I trust it?", "AUC", "curve", {"auc": "all steps"}, "", False),
     ]
     monkeypatch.setattr("pipeline.evaluate.prm_quality.panels", lambda settings: mine, raising=False)
@@ -313,8 +313,8 @@ def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
         "more-quality-2-0",
     }
     for row in drawn(charted["more-quality-0-0"]):
-        assert row["value"] == found.metrics[row["round"]]["quality/brier"]
-    assert [row["metric"] for row in drawn(charted["more-quality-2-0"])] == ["brier", "ece"]
+        assert row["value"] == found.metrics[row["round"]]["quality/points"]
+    assert [row["metric"] for row in drawn(charted["more-quality-2-0"])] == ["points", "true_share"]
     assert "Does it think?" not in charted
     assert f'<td class="n">{found.metrics[3]["quality/points"]:.4g}</td>' in text
 

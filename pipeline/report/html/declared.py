@@ -13,14 +13,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Stage
-from pipeline.report.html import charts, data, page
+from pipeline.report.html import charts, data, data_panels, page
 from pipeline.report.html.data import RunData
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: how the names begin that the page's own panels draw
-OWN = ("accuracy/", "pass@", "maj@", "auc", "calibration/", "roc/", *data.SIGNS)
+OWN = (
+    "accuracy/",
+    "pass@",
+    "maj@",
+    "calibration/",
+    "roc/",
+    "score/",
+    "unusable",
+    *data.SIGNS,
+    *data_panels.PRM_NUMBERS,
+)
 
 
 class Panel(Protocol):
