@@ -16,8 +16,8 @@ from pipeline.loop import close_round, write_metrics
 from pipeline.processes.group import Processes
 from pipeline.processes.launch import read_launch, run_group
 from pipeline.recipe.shape import Recipe, Stage
+from pipeline.report.monitor.mirror import mirrored
 from pipeline.report.summary import closing_words
-from pipeline.report.wandb.mirror import mirrored
 from pipeline.run.run import Run
 from pipeline.run.session import announce, session
 

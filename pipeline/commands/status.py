@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.commands import HERE
-from pipeline.errors import RatchetError
 from pipeline.report import summary, wording
-from pipeline.run.session import run_names
+from pipeline.run.overview import overview
 from pipeline.run.status import run_status, state_of
 from pipeline.store.workspace import Workspace
 
+MOST_ROUNDS = 40  #: lines of the table of rounds
 EVERY, PLAIN_EVERY = 2.0, 30.0  #: seconds between looks: on a terminal, and where lines stay
 
 
@@ -60,7 +60,7 @@ def to_text(found: dict[str, Any]) -> str:
 def _rounds(rounds: list[dict[str, Any]]) -> list[str]:
     """The table of what was measured, as the console has it."""
     told = []
-    for entry in rounds:
+    for entry in spread(rounds):
         seconds = sum(one["seconds"] for one in entry["stages"].values())
         line = summary.round_line({"round": entry["round"], "metrics": entry["metrics"]}, seconds or None)
         told.append(line | ({} if entry["done"] else {"gate": "open"}))
@@ -70,6 +70,17 @@ def _rounds(rounds: list[dict[str, Any]]) -> list[str]:
     table = ["  ".join(f"{row[column]:>{widths[column]}}" for column in columns) for row in rows]
     caption = summary.caption(rounds)
     return [*([caption] if caption else []), *table]
+
+
+def spread(rounds: list[dict[str, Any]], most: int = MOST_ROUNDS) -> list[dict[str, Any]]:
+    """The rounds that a table shows: all of a few; of many those that have not begun are left out, the last
+    ten that have are there, and the others are spread evenly."""
+    if len(rounds) <= most:
+        return rounds
+    begun = [e for e in rounds if any(one["state"] != "waiting" for one in e["stages"].values())]
+    early, late = begun[:-10], begun[-10:]
+    step = -(-len(early) // (most - 10)) if early else 1
+    return [*early[::step], *late]
 
 
 def now_line(found: dict[str, Any]) -> str:
@@ -121,12 +132,12 @@ def follow(
     echo(to_text(found))
 
 
-def last_result(status: dict[str, Any]) -> str:
-    """`greedy 32.6 % [29.8, 35.6] (final)`: the newest accuracy that a run measured; empty where none."""
-    final = status["final"]
-    places = [(final["metrics"], "test, final")] if final["metrics"] else []
-    places += [(entry["metrics"], f"round {entry['round']}") for entry in reversed(status["rounds"])]
-    for metrics, where in places:
+def last_result(measured: Iterable[tuple[Mapping[str, float], str]]) -> str:
+    """`greedy 32.6 % [29.8, 35.6] (test, final)`: the newest accuracy that a run measured; empty where none.
+
+    measured: (metrics, where they were measured), the newest first.
+    """
+    for metrics, where in measured:
         if head := wording.find(metrics, *summary.HEADS):
             kind = head.partition("accuracy/")[2]
             return f"{kind} {wording.within(metrics, head)} ({where})"
@@ -135,27 +146,7 @@ def last_result(status: dict[str, Any]) -> str:
 
 def all_runs(workspace: Workspace) -> list[dict[str, Any]]:
     """Every run, a short line each; one that cannot be read says why."""
-    found = []
-    for name in run_names(workspace.data):
-        try:
-            one = run_status(name, workspace)
-        except RatchetError as problem:
-            found.append({"run": name, "state": "unreadable", "result": str(problem).split("\n")[0]})
-            continue
-        done = sum(entry["done"] for entry in one["rounds"])
-        found.append(
-            {
-                "run": name,
-                "state": state_of(one),
-                "complete": one["complete"],
-                "running": one["running"],
-                "rounds_done": f"{max(done - 1, 0)} of {len(one['rounds']) - 1}",
-                "result": last_result(one),
-                "seconds": one["seconds"],
-                "disk_bytes": one["disk_bytes"] + one["weights_bytes"],
-            }
-        )
-    return found
+    return overview(workspace, last_result)
 
 
 def command(

@@ -1,4 +1,4 @@
-"""`sync RUN`: rebuild a run's wandb mirror from its metrics.jsonl."""
+"""`sync RUN`: rebuild what a run's monitor shows from its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pipeline.commands import HERE, RunName
 
 
 def command(name: RunName) -> None:
-    """Rebuild a run's wandb mirror from its metrics.jsonl, and upload it where wandb is online.
+    """Rebuild what a run's monitor (wandb, TensorBoard) shows from its metrics.jsonl, and upload it where
+    wandb is online.
 
     `ratchet sync quickstart`
     """
-    from pipeline.report.wandb.mirror import sync as rebuild
+    from pipeline.report.monitor.mirror import sync as rebuild
     from pipeline.run.session import open_run
 
     looked = open_run(name, HERE)
-    done, said = rebuild(looked.folder, looked.recipe.header.wandb, checkpoints=HERE.checkpoints)
+    header = looked.recipe.header
+    done, said = rebuild(looked.folder, header.wandb, checkpoints=HERE.checkpoints, monitor=header.monitor)
     typer.echo(said)
     raise typer.Exit(0 if done else 1)

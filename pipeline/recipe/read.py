@@ -9,6 +9,7 @@ torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -65,7 +66,11 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+class _Fast(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, where it is there: ten times as fast, but its errors say less."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
@@ -77,7 +82,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return seen
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+for _each in (_Loader, _Fast):
+    _each.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -86,8 +92,10 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         RecipeError: it is not YAML, or a key stands twice.
     """
+    with contextlib.suppress(yaml.YAMLError):
+        return yaml.load(text, Loader=_Fast)  # both are SafeLoaders: no tags that build objects
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: no tags that build objects
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

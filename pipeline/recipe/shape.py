@@ -94,6 +94,9 @@ class Header(Settings):
     strict: bool = operational(
         False, description="refuse a resume under other package versions, threads or code"
     )
+    monitor: Literal["wandb", "tensorboard", "none"] = operational(
+        "wandb", description="what mirrors the numbers; the HTML report needs none"
+    )
     wandb: WandbSettings = operational(WandbSettings())
 
 

@@ -8,6 +8,7 @@ how the numbers come about (`evaluate/`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -119,20 +120,39 @@ def metrics_rows(run: Run) -> list[dict[str, Any]]:
     """One row a stage of a round, one for each round's gate, and one a stage of each `finally` that was
     done."""
     rows: list[dict[str, Any]] = []
-    number = 0
-    while (run.folder / f"round-{number:03d}").is_dir():
-        for stage in run.stages_in(number):
-            rows += _rows_of(run, stage, number)
-        gate = run.gate(number)
-        if gate is not None:
-            decided = {f"gate/{n}/promoted": float(d["promote"]) for n, d in gate["decisions"].items()}
-            rows.append({"round": number, "stage": "gate", "metrics": decided})
+    number, closed = 0, run.kept.metrics
+    while number in closed or (run.folder / f"round-{number:03d}").is_dir():
+        rows += closed.get(number) or _round_rows(run, number)
         number += 1
     for folder in sorted(run.folder.glob("final-*")):
         ended = int(folder.name.split("-")[1])
         for stage in run.recipe.section("finally"):
             rows += [row | {"final": True} for row in _rows_of(run, stage, ended)]
     return rows
+
+
+def _round_rows(run: Run, number: int) -> list[dict[str, Any]]:
+    """The rows of one round; once its gate has decided they are kept."""
+    rows = [row for stage in run.stages_in(number) for row in _rows_of(run, stage, number)]
+    gate = run.gate(number)
+    if gate is not None:
+        decided = {f"gate/{n}/promoted": float(d["promote"]) for n, d in gate["decisions"].items()}
+        rows.append({"round": number, "stage": "gate", "metrics": decided})
+        run.kept.metrics[number] = rows
+    return rows
+
+
+def known_rows(run: Run) -> list[MetricsRow]:
+    """What `metrics_rows` gives, for those who look: rounds that metrics.jsonl holds up to their gate are
+    taken from there, so that a look at a long run costs what is new. A damaged file is passed over."""
+    with contextlib.suppress(DamagedData):
+        found: dict[int, list[MetricsRow]] = {}
+        for row in read(run.folder / "metrics.jsonl"):
+            if not row.get("final"):
+                found.setdefault(row["round"], []).append(row)
+        closed = {n: rows for n, rows in found.items() if rows[-1].get("stage") == "gate"}
+        run.kept.metrics.update(closed)
+    return metrics_rows(run)
 
 
 def _rows_of(run: Run, stage: Stage, number: int) -> list[dict[str, Any]]:

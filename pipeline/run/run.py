@@ -19,6 +19,7 @@ from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Recipe, Stage, fingerprint, first_part
 from pipeline.rows import Problem
 from pipeline.run.conditions import conditions
+from pipeline.run.kept import Kept
 from pipeline.run.reporter import Reporter
 from pipeline.run.versions import Versions
 from pipeline.store.disk import DISK, Disk
@@ -40,6 +41,7 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     disk: Disk = DISK
     engines: dict[str, Any] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
     taken: list[str] = field(default_factory=list)  #: settings that changed since the last launch, and may
 
     @property

@@ -1,25 +1,28 @@
-"""How far a run is: reads manifests, gates and metrics; writes nothing and loads no torch.
-
-Not here: how it is said (`commands/status.py`)."""
+"""How far a run is, and its rows for people. Reads gates, metrics.jsonl and what of the disk it does not
+hold yet; writes nothing and loads no torch. Not here: every run in a line (`overview.py`), how it is said
+(`commands/status.py`)."""
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.recipe.shape import Stage
 from pipeline.run import activity
-from pipeline.run.record import metrics_rows
+from pipeline.run.record import known_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run
 from pipeline.store.lock import is_held
 from pipeline.store.outcome import read_outcome
+from pipeline.store.run_folder import size_of
 from pipeline.store.workspace import Workspace
 
 
-def _state(run: Run, stage: Stage, number: int) -> str:
+def _state(run: Run, stage: Stage, number: int, closed: bool = False) -> str:
+    """Of a round whose gate has decided, the manifest's being there is enough: a look costs what is new."""
     folder = run.stage_folder(stage, number)
+    if closed and (folder.path / "manifest.json").exists():
+        return "done"
     if folder.manifest() is not None:
         return "done"
     plan = folder.plan()
@@ -33,7 +36,11 @@ def run_status(name: str, workspace: Workspace) -> dict[str, Any]:
     """One run, as `status --json` gives it; round 0 is the seed policy."""
     run = open_run(name, workspace)
     timings = seconds_by_stage(run)
-    rows = metrics_rows(run)
+    rows = known_rows(run)
+    by_round: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if not row.get("final"):
+            by_round.setdefault(row["round"], []).append(row)
     rounds = []
     for number in range(run.recipe.rounds + 1):
         gate = run.gate(number)
@@ -43,12 +50,12 @@ def run_status(name: str, workspace: Workspace) -> dict[str, Any]:
                 "done": gate is not None,
                 "stages": {
                     stage.name: {
-                        "state": _state(run, stage, number),
+                        "state": _state(run, stage, number, gate is not None),
                         "seconds": timings.get((number, stage.name), 0.0),
                     }
                     for stage in run.stages_in(number)
                 },
-                "metrics": _merged(row for row in rows if row["round"] == number and not row.get("final")),
+                "metrics": _merged(by_round.get(number, [])),
                 "promoted": {n: d["promote"] for n, d in gate["decisions"].items()} if gate else {},
             }
         )
@@ -74,15 +81,6 @@ def run_status(name: str, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder; what goes away meanwhile does not count."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
-
-
 def seconds_left(rounds: list[dict[str, Any]]) -> float | None:
     """A guess: each round left takes as long as the last whole one; `finally` is not counted. None where
     no round is whole yet."""
@@ -98,7 +96,7 @@ def seconds_left(rounds: list[dict[str, Any]]) -> float | None:
     return sum(max(last - spent(entry), 0.0) for entry in left)
 
 
-def _merged(rows: Any) -> dict[str, float]:
+def _merged(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in rows:
         found.update(row["metrics"])

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.shape import Stage
 from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, Problem, StepExample, Trace
+from pipeline.run.kept import Kept
 from pipeline.run.run import Run
 from pipeline.settings import FileSource
 from pipeline.store.folder import StageFolder
+from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan, Plan
 
 DEFAULT_CHUNK = 128
@@ -69,11 +73,12 @@ def chunks_from(sources: list[Source]) -> list[ChunkPlan]:
 
 
 class ChunkReader:
-    """Reads chunks of groups; each folder's plan and manifest are read and checked once."""
+    """Reads chunks of groups; each folder's plan and manifest are read and checked once. With `keep` the rows
+    stay for whoever reads them again: a stage that pools the rounds."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self._sources: dict[str, Source] = {}
+    def __init__(self, data: Path, keep: Kept | None = None) -> None:
+        self.data, self.keep = data, keep
+        self._sources: dict[str, Source] = {} if keep is None else keep.sources
 
     def source(self, path: str) -> Source:
         """A committed stage folder, by its path relative to data/."""
@@ -99,10 +104,10 @@ class ChunkReader:
             if source.plan.room == "label":
                 for deeper, inner in source.plan.chunks[number].reads.items():
                     self._fill(deeper, inner, found, seen)
-            labels = list(source.folder.read_chunk(Label, number))
+            labels = list(self._rows(source, Label, number))
             named = {label.trace_id for label in labels}
             for kind in (Trace, Node, Label, Example, StepExample, Pair):
-                for row in labels if kind is Label else source.folder.read_chunk(kind, number):
+                for row in labels if kind is Label else self._rows(source, kind, number):
                     group = found.get(row.problem_id)
                     if group is None:
                         continue
@@ -110,6 +115,15 @@ class ChunkReader:
                         group.rollouts.append(row)
                     else:
                         _add(group, row)
+
+    def _rows(self, source: Source, kind: type, number: int) -> Iterator[Any]:
+        """A chunk's rows of a kind."""
+        folder = source.folder
+        if self.keep is None:
+            yield from folder.read(kind, [number])
+            return
+        for part in folder.parts(kind, number):
+            yield from self.keep.rows(source.path, part, partial(read_part, folder.path, part))
 
 
 def _add(group: Group, row: Trace | Node | Label | Example | StepExample | Pair) -> None:
@@ -163,12 +177,21 @@ def unaccounted(given: Iterable[str], named: Iterable[str], dropped: Iterable[Dr
     return sorted((set(given) - set(seen) - set(reasons)) | twice)
 
 
+def pools(stage: Stage) -> bool:
+    """Does a stage read every round so far (`mix: all_rounds`)?"""
+    return stage.settings.pools_rounds and stage.section == "stages"
+
+
+def reader_of(run: Run, stage: Stage) -> ChunkReader:
+    """What reads a stage's chunks; of a stage that pools the rounds, what it reads is kept for the next."""
+    return ChunkReader(run.workspace.data, run.kept if pools(stage) else None)
+
+
 def inputs_of(run: Run, stage: Stage, round_number: int) -> list[Source]:
     """The committed folders that a stage reads, in the order of `from`; with `mix: all_rounds` those of
     every round so far."""
-    reader = ChunkReader(run.workspace.data)
+    reader = reader_of(run, stage)
     found: list[Source] = []
-    every = stage.settings.pools_rounds and stage.section == "stages"
     for source in stage.sources:
         if isinstance(source, FileSource) or source == "train":
             continue
@@ -178,14 +201,15 @@ def inputs_of(run: Run, stage: Stage, round_number: int) -> list[Source]:
         elif earlier.section == "stages" and stage.section == "finally":
             rounds = [round_number]
         else:
-            rounds = list(range(1, round_number + 1)) if every else [round_number]
+            rounds = list(range(1, round_number + 1)) if pools(stage) else [round_number]
         for number in rounds:
             if earlier.section == stage.section == "stages" and not earlier.runs_in(number):
                 continue  # a phase that is over, or has not begun: its readers do without it
-            if run.stage_folder(earlier, number).manifest() is None:
+            path = run.path(earlier, number)
+            if path not in run.kept.sources and run.stage_folder(earlier, number).manifest() is None:
                 raise RecipeError(
                     f"run {run.name}: round {number}: {stage.name} reads {source}, not finished yet; "
                     f"run it first: ratchet stage {run.name} --round {number} {source}"
                 )
-            found.append(reader.source(run.path(earlier, number)))
+            found.append(reader.source(path))
     return found

@@ -24,7 +24,15 @@ from pipeline.recipe.shape import Stage, data_settings, first_part
 from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
-from pipeline.stages.inputs import DEFAULT_CHUNK, ChunkReader, chunks_from, inputs_of, slices, within
+from pipeline.stages.inputs import (
+    DEFAULT_CHUNK,
+    ChunkReader,
+    chunks_from,
+    inputs_of,
+    reader_of,
+    slices,
+    within,
+)
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, make_search, question_of, template_of
@@ -101,7 +109,7 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
     plan, models = plan_stage(run, stage, number)
     together(run, lambda: folder.begin(plan))
     if not together(run, lambda: _is_done(run, folder)):
-        work = Work(run, stage, number, folder, plan, models, ChunkReader(run.workspace.data))
+        work = Work(run, stage, number, folder, plan, models, reader_of(run, stage))
         run.console.stage_started(number, stage.name, stage.sentence())
         long(f"beginning {stage.name}")
         with full_memory_told(stage, number):

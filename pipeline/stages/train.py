@@ -232,7 +232,10 @@ class Afforded:
         self.paid: dict[int, set[str]] | None = None
         self.dropped: set[tuple[str, str]] = set()
         if run.recipe.header.tokens_per_round is not None:
-            self.paid = {n: self._chunks(run, n) for n in range(1, number + 1)}
+            over = run.kept.afforded  # rounds that are over; more may be written yet in this one
+            for n in range(1, number):
+                over[n] = over[n] if n in over else self._chunks(run, n)
+            self.paid = {n: over[n] for n in range(1, number)} | {number: self._chunks(run, number)}
 
     @staticmethod
     def _chunks(run: Run, number: int) -> set[str]:

@@ -264,11 +264,14 @@ class StageFolder:
             DamagedData: the stage is not committed, or a part is missing or changed (both hashes are named).
         """
         manifest = self.require()
-        name = kind_name(kind)
         for chunk in range(len(manifest.chunks)) if chunks is None else chunks:
-            for entry in manifest.chunks[chunk]["parts"]:
-                if entry["kind"] == name:
-                    yield from read_part(self.path, entry)
+            for entry in self.parts(kind, chunk):
+                yield from read_part(self.path, entry)
+
+    def parts(self, kind: type | str, chunk: int) -> list[dict[str, Any]]:
+        """The committed parts of a kind in one chunk: {file, kind, rows, bytes, sha256}."""
+        name = kind_name(kind)
+        return [entry for entry in self.require().chunks[chunk]["parts"] if entry["kind"] == name]
 
     def read_chunk(self, kind: type | str, chunk: int) -> list[Any]:
         """The rows of a kind in one chunk."""

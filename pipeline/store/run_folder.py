@@ -17,7 +17,10 @@ from pipeline.store.weights import read_weights
 
 RESERVED = ("tasks", "seed")  #: folders of data/ and checkpoints/ that are no runs
 #: At the top of a run, outside the promise and the hashed tree.
-OUTSIDE = ("timing.jsonl", "report.html", "logs", "LOCK", "LOCK-ranks", "outcome.json", "wandb", "scratch")
+OUTSIDE = (
+    "timing.jsonl", "report.html", "logs", "LOCK", "LOCK-ranks", "outcome.json", "scratch",
+    "wandb", "tensorboard",
+)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 
@@ -129,17 +132,21 @@ def gc(run_dir: Path, *others: Path, disk: Disk = DISK) -> int:
 
     The caller holds the run's lock. others: more folders to clear of temporary files (checkpoints/<run>/).
     """
-    before = sum(_bytes(folder) for folder in (run_dir, *others))
+    before = sum(size_of(folder) for folder in (run_dir, *others))
     disk.remove(run_dir / "scratch")
     for folder in (run_dir, *others):
         sweep_temporaries(folder, everything=True, disk=disk)
-    return before - sum(_bytes(folder) for folder in (run_dir, *others))
+    return before - sum(size_of(folder) for folder in (run_dir, *others))
 
 
-def _bytes(folder: Path) -> int:
+def size_of(folder: Path | str) -> int:
+    """Bytes of the files below a folder; what goes away meanwhile does not count."""
     total = 0
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += Path(parent, name).lstat().st_size
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:  # a run has thousands of small files, so no Path is made for each
+            if entry.is_dir(follow_symlinks=False):
+                total += size_of(entry.path)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
     return total

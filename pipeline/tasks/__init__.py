@@ -120,6 +120,11 @@ class BaseTask:
         """The final answer of a completion, or None."""
         raise NotImplementedError
 
+    def why_no_answer(self, text: str) -> str:
+        """Why `extract` finds no answer in a completion that ended by itself, in a few words for the report;
+        "" where there is no more to say than that."""
+        return ""
+
     def correct(self, answer: str | None, problem: Problem) -> bool:
         """Is the answer right? May ask the answer jail; never evaluates text here."""
         raise NotImplementedError

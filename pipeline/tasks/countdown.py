@@ -239,6 +239,10 @@ class Task(BaseTask):
             found.append(f"{a} {sign} {b} = {result}")
         return ", ".join(found)
 
+    def why_no_answer(self, text: str) -> str:
+        lines = [LINE.fullmatch(line.strip()) for line in text.strip().split("\n")]
+        return "invalid arithmetic" if all(lines) else ""
+
     def correct(self, answer: str | None, problem: Problem) -> bool:
         if answer is None:
             return False

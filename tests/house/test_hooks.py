@@ -20,6 +20,10 @@ from pipeline.rows import Example, Label, Trace
 from pipeline.run.record import read
 from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
+<<<<<<< HEAD
+=======
+from pipeline.store.run_folder import tree_hash
+>>>>>>> report
 from pipeline.store.workspace import Workspace
 
 ROLL = """

@@ -24,6 +24,7 @@ from pipeline.select import correct, step_values
 from pipeline.stages.inputs import ChunkReader, inputs_of, slices
 from pipeline.store.disk import Disk
 from pipeline.store.plan import Plan
+from pipeline.store.workspace import Workspace
 from pipeline.tasks import countdown, prepare
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=2><!--"
@@ -87,7 +88,8 @@ class World:
         path.write_text(yaml.safe_dump(recipe_data(name, rounds, num), sort_keys=False))
         self.recipe: Recipe = recipes.load(path)
         path.write_text(yaml.safe_dump(self.recipe.resolved(), sort_keys=False))
-        self.run = Run(self.recipe, Console(quiet=True), data, data.parent / "checkpoints", disk=HastyDisk())
+        self.workspace = Workspace(data, data.parent / "checkpoints")
+        self.run = Run(self.recipe, Console(quiet=True), self.workspace, disk=HastyDisk())
         self.task = countdown.Task(self.recipe.tasks[0])
         self.num, self.seed, self.data = num, seed, data
         self.until: tuple[int, str] | None = None

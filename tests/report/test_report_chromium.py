@@ -21,7 +21,7 @@ pytestmark = [
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run's report, with a comment in it that a browser would choke on."""
     world = World(tmp_path_factory.mktemp("seen") / "data", num=24).write()
-    return build.build_report(["world"], world.data, world.data.parent / "checkpoints", None)
+    return build.build_report(["world"], world.workspace, None)
 
 
 @pytest.fixture(scope="module")

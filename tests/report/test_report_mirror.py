@@ -2,6 +2,7 @@
 waits for it.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.wandb.child import LAST
-from pipeline.report.wandb.mirror import Mirror, best_round, environment_wins, records, run_id, sync
+from pipeline.report.monitor.follow import LAST
+from pipeline.report.monitor.mirror import Mirror, best_round, environment_wins, records, run_id, sync
 from pipeline.run import record
 
 LIMIT = 50.0  #: ten times the exit delay that is promised
@@ -124,6 +125,42 @@ def test_curves_count_their_steps_over_the_rounds():
     assert found[2] == {"round": 1, "curve/learn/step": 5, "curve/learn/loss": 1.0}
 
 
+def test_what_is_read_off_another_panel_is_hidden(tmp_path):
+    """An interval's ends stay in the record, and do not become a panel each; read with wandb's own reader."""
+    folder = tmp_path / "quickstart"
+    values = {"m/auc": 0.8, "m/auc/low": 0.7, "m/auc/high": 0.9, "m/auc@incumbent": 0.7, "m/roc/05": 0.2}
+    gate = {"round": 0, "stage": "gate", "metrics": {}}
+    record.write(folder / "metrics.jsonl", [{"round": 0, "stage": "m", "metrics": values}, gate])
+    assert sync(folder)[0]
+    defined = read_back(folder, "metric")
+    hidden = {one["name"] for one in defined if one.get("options", {}).get("hidden")}
+    assert hidden == set(values) - {"m/auc"}
+    assert [plain(item) for item in read_back(folder)] == [{"round": 0, **values}]
+
+
+def test_tensorboard_holds_what_the_record_says(tmp_path):
+    """Read back with TensorBoard's own reader, after two launches."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    record.write(tmp_path / "metrics.jsonl", [*ROUNDS, FINAL])
+    for _ in range(2):
+        done, said = sync(tmp_path, monitor="tensorboard")
+        assert done, said
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    told = [(event.step, pytest.approx(event.value)) for event in found.Scalars("measure/accuracy/greedy")]
+    assert told == [(number, number / 10) for number in range(4)]
+
+
+def test_a_monitor_that_is_not_installed_is_a_sentence(tmp_path):
+    if importlib.util.find_spec("tensorboard"):
+        pytest.skip("tensorboard is installed here")
+    record.write(tmp_path / "metrics.jsonl", ROUNDS)
+    done, said = sync(tmp_path, monitor="tensorboard")
+    assert not done
+    assert "pip install tensorboard, or set monitor: none" in said
+    assert sync(tmp_path, monitor="none")[0] is False
+
+
 def test_best_round():
     rows = [*whole(0, 0.1), *whole(1, 0.4), *whole(2, 0.4), FINAL]
     assert best_round(rows) == {"best/round": 1, "best/measure/accuracy/greedy": 0.4}
@@ -210,7 +247,7 @@ def test_a_killed_run_leaves_no_mirror_behind(tmp_path):
     """The run dies by SIGKILL; its mirror sees the closed pipe, finishes the record and leaves."""
     record.write(tmp_path / "metrics.jsonl", ROUNDS)
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.report.wandb.mirror import Mirror;"
+        "import os, signal, sys; from pathlib import Path; from pipeline.report.monitor.mirror import Mirror;"
         "m = Mirror(Path(sys.argv[1])).start(); print(m.child.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -14,8 +14,8 @@ from report_world import HOSTILE, World
 
 from pipeline.loop import write_metrics
 from pipeline.report.html.data import RunData, load_run
-from pipeline.report.wandb import artifacts, media, plots, tables
-from pipeline.report.wandb.mirror import best_round, records, sync
+from pipeline.report.monitor import artifacts, media, plots, tables
+from pipeline.report.monitor.mirror import best_round, records, sync
 from pipeline.run.record import metrics_rows
 from pipeline.store.workspace import Workspace
 

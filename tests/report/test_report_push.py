@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def say(world: World, to: str = "me/world", **more: bool) -> list[str]:
     options = {"dry_run": True, "weights": False, "private": False} | more
-    return list(push("world", to, **options, data=world.data, checkpoints=world.run.workspace.checkpoints))
+    return list(push("world", to, **options, workspace=world.workspace))
 
 
 def head(card: str) -> dict:

@@ -14,7 +14,7 @@ from report_world import World
 from pipeline.commands.status import all_runs, follow, now_line, run_lines, to_text
 from pipeline.report import wording
 from pipeline.report.console import Console
-from pipeline.run import activity
+from pipeline.run import activity, record
 from pipeline.run.status import run_status
 from pipeline.store.lock import RunLock
 from pipeline.store.workspace import Workspace
@@ -122,6 +122,59 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(world: World):
     finally:
         (broken / "recipe.yaml").unlink()
         broken.rmdir()
+
+
+def test_a_line_is_read_back_while_nothing_changed(world: World):
+    """The second look needs no recipe, no manifest and no row: they are gone meanwhile, the stamps stand."""
+    where = world.workspace
+    record.write(world.data / "done" / "metrics.jsonl", record.metrics_rows(world.run))
+    first = {one["run"]: one for one in all_runs(where)}["done"]
+    kept = world.data / "done" / "logs" / "overview.json"
+    moved = list((world.data / "done").glob("round-*/*/manifest.json"))
+    assert len(moved) > 10
+    for path in moved:
+        path.rename(path.with_suffix(".away"))
+    try:
+        assert {one["run"]: one for one in all_runs(where)}["done"] == first
+        assert first["complete"]
+        assert first["seconds"] == status(world, "done")["seconds"]
+    finally:
+        for path in moved:
+            path.with_suffix(".away").rename(path)
+    with (world.data / "done" / "timing.jsonl").open("a") as file:
+        file.write(json.dumps({"round": 2, "stage": "measure", "seconds": 7.5, "spent": {}}) + "\n")
+    later = {one["run"]: one for one in all_runs(where)}["done"]
+    assert later["seconds"] == pytest.approx(first["seconds"] + 7.5)
+    kept.write_text("{")  # half a line of a look that was killed
+    again = {one["run"]: one for one in all_runs(where)}["done"]
+    assert again | {"disk_bytes": 0} == later | {"disk_bytes": 0}
+    with RunLock(world.data / "done"):
+        assert {one["run"]: one["state"] for one in all_runs(where)}["done"] == "running"
+
+
+def test_what_ls_says_is_what_status_says(world: World):
+    for name in ("done", "half"):
+        one = {one["run"]: one for one in all_runs(world.workspace)}[name]
+        whole = status(world, name)
+        assert one["complete"] == whole["complete"]
+        assert one["state"] == ("complete" if whole["complete"] else "stopped")
+        done = sum(entry["done"] for entry in whole["rounds"])
+        assert one["rounds_done"] == f"{max(done - 1, 0)} of 2"
+
+
+def test_two_hundred_rounds_are_forty_lines(world: World):
+    found = status(world, "done")
+    last = found["rounds"][-1]
+    waiting = {"stages": {"search": {"state": "waiting", "seconds": 0.0}}, "metrics": {}, "done": False}
+    rounds = [
+        last | {"round": number} if number <= 150 else waiting | {"round": number} for number in range(201)
+    ]
+    text = to_text(found | {"rounds": rounds})
+    numbers = [int(line.split()[0]) for line in text.splitlines() if line.split()[0].isdigit()]
+    assert 30 <= len(numbers) <= 40
+    assert numbers[0] == 0
+    assert numbers[-10:] == list(range(141, 151))
+    assert len({after - before for before, after in zip(numbers[:-11], numbers[1:-10], strict=True)}) == 1
 
 
 def test_follow_ends_when_nobody_works_on_it(world: World):

@@ -16,18 +16,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
-from html import escape
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.errors import RecipeError
 from pipeline.report.console import Console
-from pipeline.report.html import data_columns, data_traces, data_trees, page, panels
+from pipeline.report.html import data_columns, data_traces, data_trees, declared, page, panels
 from pipeline.report.html.data import RunData, load_run
 from pipeline.store.disk import DISK
 from pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "traces.js", "tree.js")
@@ -38,6 +39,7 @@ PANELS = {
     "learned": "Problems",
     "filter": "Filter",
     "prm": "PRM",
+    "more": "More",
     "traces": "Traces",
     "trees": "Trees",
     "gate": "Gate",
@@ -79,32 +81,56 @@ def render(
         for one, mine in zip(found, traces, strict=True)
     ]
     columns, packed = fit(found, traces, trees)
-    whole = page.Page()
-    learned = columns["learned"]
-    shown = [
-        page.learning(whole, found),
-        page.stall(whole, found),
-        page.learned(whole, found, learned),
-        panels.filtering(whole, found),
-        panels.reward(whole, found),
-    ]
-    closing = [panels.gate(found), panels.costs(whole, found), panels.recipe(found)]
+    whole, before, after = sections(found, columns["learned"], traces)
+    has_traces, has_trees = bool(columns["columns"]["id"]), any(trees)
+    present = {name for name, body in (*before.items(), *after.items()) if body}
+    present |= ({"traces"} if has_traces else set()) | ({"trees"} if has_trees else set())
     vega, script = scripts()
     names = ", ".join(one.name for one in found)
-    return Template(asset("page.html")).substitute(
-        policy=policy(vega, script),
-        title=escape(f"{names}: Ratchet report"),
-        css=asset("page.css"),
-        header=page.header(found, learned, [len(each) for each in trees]),
-        links="\n".join(f'<li><a href="#{name}">{text}</a></li>' for name, text in PANELS.items()),
-        panels="\n".join(shown),
-        closing="\n".join(closing),
-        footer=f"Made by Ratchet {__version__} from committed shards and metrics of {escape(names)}.",
-        charts=inline_json(whole.specs),
-        packed=packed,
-        vega=vega,
-        script=script,
+    return (
+        page.environment()
+        .get_template("page.html")
+        .render(
+            policy=trusted(policy(vega, script)),
+            title=f"{names}: Ratchet report",
+            css=trusted(asset("page.css")),
+            header=page.header(found, columns["learned"], [len(each) for each in trees], present),
+            links=[(name, text) for name, text in PANELS.items() if name in present],
+            panels=list(before.values()),
+            traces=has_traces,
+            trees=has_trees,
+            closing=list(after.values()),
+            footer=f"Made by Ratchet {__version__} from committed shards and metrics of {names}.",
+            charts=trusted(inline_json(whole.specs)),
+            packed=packed,
+            vega=trusted(vega),
+            script=trusted(script),
+        )
     )
+
+
+def sections(
+    found: Sequence[RunData], learned: Sequence[page.Rows], traces: Sequence[data_traces.Traces]
+) -> tuple[page.Page, dict[str, Markup], dict[str, Markup]]:
+    """The panels before and after the traces; one without content is empty, and leaves."""
+    whole = page.Page()
+    before = {
+        "learning": page.learning(whole, found),
+        "stall": page.stall(whole, found, traces),
+        "learned": page.learned(whole, found, learned),
+        "filter": panels.filtering(whole, found, traces),
+        "prm": panels.reward(whole, found),
+        "more": declared.more(whole, found),
+    }
+    after = {"gate": panels.gate(found), "cost": panels.costs(whole, found), "recipe": panels.recipe(found)}
+    return whole, before, after
+
+
+def trusted(text: str) -> Markup:
+    """Text of our own that must stand as it is: styles, scripts, JSON without any `<`."""
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
 def asset(name: str) -> str:

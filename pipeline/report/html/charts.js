@@ -18,7 +18,7 @@ function chartConfig(style, width) {
   const text = { labelColor: at("soft"), titleColor: at("soft"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   return {
     background: null, font, view: { stroke: null },
-    axis: { ...text, gridColor: at("line"), domainColor: at("muted"), tickColor: at("muted"), labelLimit: width < 500 ? 90 : 180 },
+    axis: { ...text, gridColor: at("line"), domainColor: at("muted"), tickColor: at("muted"), labelLimit: width < 500 ? 110 : 200, labelFlush: false },
     legend: { ...text, labelColor: at("ink"), columns: Math.max(1, Math.floor(width / 105)), symbolType: "circle", rowPadding: 2, labelLimit: 170 },
     point: { size: 60 }, text: { font },
   };

@@ -15,6 +15,8 @@ import altair as alt
 Rows = list[dict[str, Any]]
 SERIES = [f"$c{number}" for number in range(1, 13)]
 HEIGHT = 240
+MANY = 40  #: rounds above which a line is the running mean, and each round a small dot
+MOST_BARS = 40  #: rounds that a chart of bars shows; more are thinned
 COUNT = "datum.value == 0 ? '0' : format(datum.value, '~s')"  # Vega writes 0k beside 20k
 COUNTS = alt.Axis(labelExpr=COUNT, tickCount=5, tickMinStep=1)
 
@@ -54,9 +56,28 @@ def _rounds(rows: Rows, key: str = "round") -> alt.X:
     return alt.X(
         f"{key}:Q",
         title=key,
-        scale=alt.Scale(nice=False),
-        axis=alt.Axis(format="d", values=ticks, grid=False),
+        scale=alt.Scale(nice=False, padding=10),
+        axis=alt.Axis(format="d", values=ticks, grid=False, tickMinStep=1),
     )
+
+
+def _round_bands(rows: Rows) -> alt.X:
+    """Rounds side by side, as many labels as there is room for."""
+    every = -(-len({row["round"] for row in rows}) // 24)
+    axis = alt.Axis(labelAngle=0, labelExpr=f"datum.value % {every} == 0 ? datum.label : ''", tickWidth=0)
+    return alt.X("round:O", axis=axis)
+
+
+def running(rows: Rows, series: str) -> Rows:
+    """Each line with the mean of the nine rounds around each of its points, for runs of many rounds."""
+    found = []
+    for name in dict.fromkeys(row[series] for row in rows):
+        line = [row for row in rows if row[series] == name]
+        for at, row in enumerate(line):
+            near = line[max(at - 4, 0) : at + 5]
+            means = {key: sum(each[key] for each in near) / len(near) for key in ("value", "low", "high")}
+            found.append(row | {"mean": means["value"], "mean_low": means["low"], "mean_high": means["high"]})
+    return found
 
 
 def lines(
@@ -79,6 +100,8 @@ def lines(
     where = x or _rounds(rows)
     colour = _series(rows, series)
     axis = alt.Axis(format=".2~%" if share else ".3~g" if top < 1000 else "~s", tickCount=5)
+    many = x is None and len({row["round"] for row in rows}) > MANY
+    rows = running(rows, series) if many else rows
     base = alt.Chart(_values(rows)).encode(x=where, color=colour)
     tooltip = [
         *(alt.Tooltip(f"{name}:N") for name in (series, *tips)),
@@ -88,10 +111,18 @@ def lines(
         alt.Tooltip("high:Q", format=form, title="to"),
     ]
     band = base.mark_area(opacity=0.16, aria=False).encode(
-        y=alt.Y("low:Q", title=y, axis=axis, scale=alt.Scale(zero=zero, domainMax=least)), y2="high:Q"
+        y=alt.Y(
+            "mean_low:Q" if many else "low:Q",
+            title=y,
+            axis=axis,
+            scale=alt.Scale(zero=zero, domainMax=least),
+        ),
+        y2="mean_high:Q" if many else "high:Q",
     )
-    line = base.mark_line(strokeWidth=2.5, aria=False).encode(y=alt.Y("value:Q", title=y))
-    dots = base.mark_point(filled=True, size=64, opacity=1).encode(
+    line = base.mark_line(strokeWidth=2.5, aria=False).encode(
+        y=alt.Y("mean:Q" if many else "value:Q", title=y)
+    )
+    dots = base.mark_point(filled=True, size=12 if many else 64, opacity=0.45 if many else 1).encode(
         y=alt.Y("value:Q", title=y), tooltip=tooltip
     )
     return _spec(alt.layer(band, line, dots), description, height)
@@ -101,7 +132,9 @@ def pass_curves(rows: Rows, description: str) -> dict[str, Any]:
     """pass@k over k, a line a round."""
     shown = [row | {"series": f"round {row['round']}"} for row in thinned(rows)]
     ks = sorted({row["k"] for row in shown})
-    x = alt.X("k:Q", title="k (samples a problem)", scale=alt.Scale(type="log", base=2, nice=False))
+    x = alt.X(
+        "k:Q", title="k (samples a problem)", scale=alt.Scale(type="log", base=2, nice=False, padding=10)
+    )
     x = x.axis(values=ks, format="d", grid=False)
     return lines(shown, y="share of problems", series="series", x=x, description=description)
 
@@ -115,15 +148,19 @@ def change_bars(rows: Rows, description: str) -> dict[str, Any]:
         ),
         legend=alt.Legend(title=None, orient="top"),
     )
-    base = alt.Chart(_values(rows)).encode(x=alt.X("round:O", axis=alt.Axis(labelAngle=0)), color=colour)
+    rows = thinned(rows, 2 * MOST_BARS)
+    base = alt.Chart(_values(rows)).encode(x=_round_bands(rows), color=colour)
     axis = alt.Axis(labelExpr="format(100 * datum.value, '+.3~f')", tickCount=5)
     y = alt.Y("low:Q", title="change in points", axis=axis, scale=alt.Scale(padding=12))
-    rule = base.mark_rule(strokeWidth=3, aria=False).encode(y=y, y2="high:Q")
+    few = len({row["round"] for row in rows}) <= MOST_BARS
+    rule = base.mark_rule(strokeWidth=3 if few else 1.5, aria=False).encode(y=y, y2="high:Q")
     tooltip = [
         alt.Tooltip("round:O"),
         *(alt.Tooltip(f"{n}:Q", format="+.1%") for n in ("value", "low", "high")),
     ]
-    dots = base.mark_point(filled=True, size=110, opacity=1).encode(y="value:Q", tooltip=tooltip)
+    dots = base.mark_point(filled=True, size=110 if few else 30, opacity=1).encode(
+        y="value:Q", tooltip=tooltip
+    )
     zero = (
         alt.Chart(_values([{"y": 0}])).mark_rule(color="$ink", strokeDash=[3, 3], aria=False).encode(y="y:Q")
     )
@@ -131,23 +168,36 @@ def change_bars(rows: Rows, description: str) -> dict[str, Any]:
 
 
 def heat(rows: Rows, description: str) -> dict[str, Any]:
-    """Accuracy by difficulty (down) and round (across), the number in each cell."""
-    order = list(dict.fromkeys(row["bin"] for row in rows))
+    """Accuracy by difficulty (down) and round (across), the number in each cell, and how many that are."""
+    rows = [row | {"label": _counted(row)} for row in thinned(rows, MOST_BARS)]
+    order = list(dict.fromkeys(row["label"] for row in rows))
     most = max((row["value"] for row in rows), default=1.0) or 1.0
     base = alt.Chart(_values(rows)).encode(
-        x=alt.X("round:O", axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
-        y=alt.Y("bin:N", sort=order, title="difficulty", axis=alt.Axis(domain=False, ticks=False)),
+        x=_round_bands(rows),
+        y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8)),
     )
     tooltip = [alt.Tooltip("bin:N", title="difficulty"), alt.Tooltip("round:O")]
     tooltip += [alt.Tooltip(f"{name}:Q", format=".1%") for name in ("value", "low", "high")]
+    counted = all("right" in row for row in rows)
+    tooltip += [alt.Tooltip(f"{name}:Q") for name in ("right", "problems") if counted]
     cells = base.mark_rect(cornerRadius=3, stroke="$surface", strokeWidth=2).encode(
         color=alt.Color("value:Q", scale=alt.Scale(domain=[0, most], range=["$cold", "$hot"]), legend=None),
         tooltip=tooltip,
     )
     dark = alt.condition(f"datum.value > {0.55 * most:.6f}", alt.value("$onhot"), alt.value("$ink"))
-    words = base.mark_text(fontSize=12, aria=False).encode(text=alt.Text("value:Q", format=".0%"), color=dark)
-    crowded = len({row["round"] for row in rows}) > 16
-    return _spec(cells if crowded else alt.layer(cells, words), description, 44 * max(len(order), 1) + 10)
+    num = len({row["round"] for row in rows})
+    above = base.mark_text(fontSize=12, dy=-7 if counted else 0, aria=False)
+    words = [above.encode(text=alt.Text("value:Q", format=".0%"), color=dark)]
+    if counted:
+        text = base.transform_calculate(
+            count="datum.right" if num > 6 else "datum.right + ' of ' + datum.problems"
+        )
+        words += [text.mark_text(fontSize=10, dy=9, aria=False).encode(text="count:N", color=dark)]
+    return _spec(cells if num > 12 else alt.layer(cells, *words), description, 48 * max(len(order), 1) + 10)
+
+
+def _counted(row: dict[str, Any]) -> str:
+    return f"{row['bin']} (of {row['problems']:,})" if "problems" in row else str(row["bin"])
 
 
 def funnel(rows: Rows, description: str) -> dict[str, Any]:
@@ -156,11 +206,12 @@ def funnel(rows: Rows, description: str) -> dict[str, Any]:
     kept = [name for name in dict.fromkeys(row["step"] for row in rows) if name not in colours]
     colours |= {name: ("$good", "$c4", "$c5", "$c6")[place % 4] for place, name in enumerate(kept)}
     steps = [name for name in colours if any(row["step"] == name for row in rows)]
+    rows = thinned(rows, 20)
     chart = (
         alt.Chart(_values(rows))
         .mark_bar(cornerRadiusEnd=2)
         .encode(
-            x=alt.X("round:O", axis=alt.Axis(labelAngle=0)),
+            x=_round_bands(rows),
             xOffset=alt.XOffset("step:N", sort=steps),
             y=alt.Y("sum(count):Q", title="rows", axis=COUNTS),
             color=alt.Color(
@@ -185,6 +236,7 @@ def stacked(
     order: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Bars across, one a round, stacked by a series, in the given order; `first` has the good colour."""
+    rows = thinned(rows, MOST_BARS)
     names = list(dict.fromkeys(str(row[series]) for row in rows))
     known = {name: place for place, name in enumerate(order)}
     names.sort(key=lambda name: (name != first, known.get(name, len(known))))
@@ -209,13 +261,13 @@ def stacked(
     placed = [row | {"place": names.index(str(row[series]))} for row in rows]
     chart = chart.properties(data=_values(placed))
     num = len({row["round"] for row in rows})
-    return _spec(chart, description, min(34 * num, 600) + 20)
+    return _spec(chart, description, min(34, max(12, 640 // num)) * num + 20)
 
 
 def reliability(rows: Rows, description: str) -> dict[str, Any]:
     """Calibration: the share that was true over the mean score, a line a round, the diagonal dashed."""
     shown = [row | {"what": f"round {row['round']}"} for row in thinned(rows)]
-    unit = alt.Scale(domain=[0, 1])
+    unit = alt.Scale(domain=[-0.02, 1.02], nice=False)
     base = alt.Chart(_values(shown)).encode(
         x=alt.X("score:Q", scale=unit, title="score that the PRM gave", axis=alt.Axis(tickCount=5)),
         y=alt.Y("true:Q", scale=unit, title="share that was true", axis=alt.Axis(tickCount=5, format=".0%")),
@@ -241,7 +293,7 @@ def reliability(rows: Rows, description: str) -> dict[str, Any]:
 def roc(rows: Rows, description: str) -> dict[str, Any]:
     """ROC: true points found over false ones let through, a line a round, chance dashed."""
     shown = [row | {"what": f"round {row['round']}"} for row in thinned(rows)]
-    unit, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5, format=".0%")
+    unit, axis = alt.Scale(domain=[-0.02, 1.02], nice=False), alt.Axis(tickCount=5, format=".0%")
     base = alt.Chart(_values(shown)).encode(
         x=alt.X("false:Q", scale=unit, axis=axis, title="unsound steps that pass"),
         y=alt.Y("true:Q", scale=unit, axis=axis, title="sound steps found"),
@@ -266,7 +318,12 @@ def losses(rows: Rows, description: str) -> dict[str, Any]:
         alt.Chart(_values(shown))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=24))
         .encode(
-            x=alt.X("step:Q", title="optimizer step", axis=alt.Axis(format="~s", grid=False)),
+            x=alt.X(
+                "step:Q",
+                title="optimizer step",
+                scale=alt.Scale(nice=False, padding=8),
+                axis=alt.Axis(format="~s", grid=False),
+            ),
             y=alt.Y("loss:Q", scale=alt.Scale(zero=False), title=None, axis=alt.Axis(tickCount=5)),
             color=_series(shown),
             tooltip=["what:N", "step:Q", alt.Tooltip("loss:Q", format=".4~g")],
@@ -279,14 +336,14 @@ def flips(rows: Rows, description: str) -> dict[str, Any]:
     """Problems newly solved (up) and newly lost (down) by round."""
     shown = [
         {"round": row["round"], "what": what, "count": sign * row[key], "problems": row[key]}
-        for row in rows
+        for row in thinned(rows, 2 * MOST_BARS)
         for key, what, sign in (("num_solved", "newly solved", 1), ("num_lost", "newly lost", -1))
     ]
     chart = (
         alt.Chart(_values(shown))
-        .mark_bar(cornerRadiusEnd=2, size=26)
+        .mark_bar(cornerRadiusEnd=2, width={"band": 0.5})
         .encode(
-            x=alt.X("round:O", axis=alt.Axis(labelAngle=0)),
+            x=_round_bands(shown),
             y=alt.Y("count:Q", title="problems", axis=COUNTS),
             color=alt.Color(
                 "what:N",
@@ -297,3 +354,18 @@ def flips(rows: Rows, description: str) -> dict[str, Any]:
         )
     )
     return _spec(chart, description)
+
+
+def bars(rows: Rows, *, share: bool, description: str) -> dict[str, Any]:
+    """Metrics of one round side by side, with their 95 % intervals."""
+    order = [row["what"] for row in rows]
+    y = alt.Y("what:N", sort=order, title=None)
+    axis = alt.Axis(format=".2~%" if share else ".3~g", tickCount=5)
+    base = alt.Chart(_values(rows)).encode(y=y)
+    form = ".1%" if share else ".4~g"
+    tooltip = ["what:N", *(alt.Tooltip(f"{name}:Q", format=form) for name in ("value", "low", "high"))]
+    bar = base.mark_bar(color="$c1", cornerRadiusEnd=2).encode(
+        x=alt.X("value:Q", title=None, axis=axis), tooltip=tooltip
+    )
+    rule = base.mark_rule(color="$ink", aria=False).encode(x="low:Q", x2="high:Q")
+    return _spec(alt.layer(bar, rule), description, 28 * len(rows) + 10)

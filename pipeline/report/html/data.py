@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.recipe.shape import Stage
-from pipeline.run.record import metrics_rows
+from pipeline.run.record import known_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run
 from pipeline.run.status import run_status, seconds_by_stage
@@ -90,7 +90,7 @@ def load_run(name: str, workspace: Workspace) -> RunData:
         DamagedData: a manifest or a gate cannot be believed.
     """
     run = open_run(name, workspace)
-    rows = metrics_rows(run)
+    rows = known_rows(run)
     gates: dict[int, dict[str, Any]] = {}
     for number in range(run.recipe.rounds + 1):
         if (gate := run.gate(number)) is not None:
@@ -168,15 +168,18 @@ def _sure(values: Numbers, name: str) -> str:
     return "surely better" if low > 0 else "surely worse" if high < 0 else "not sure"
 
 
-def heat(found: RunData) -> list[dict[str, Any]]:
-    """Accuracy by difficulty and round."""
+def heat(found: RunData, sizes: Mapping[tuple[str, str], int] | None = None) -> list[dict[str, Any]]:
+    """Accuracy by difficulty and round. sizes: problems by stage and difficulty, for the counts."""
     rows = []
     for stage, head in heads(found):
         for number, name, value, values in each_metric(found.metrics):
             bin_name = name.removeprefix(f"{stage}/{head}/")
             plain = "@" not in name and bin_name.split("/")[0] not in PARTS and bin_name.split("/")[-1]
             if bin_name != name and plain and plain not in PARTS:
-                rows.append(ranged(values, name, value) | {"round": number, "stage": stage, "bin": bin_name})
+                size = (sizes or {}).get((stage, bin_name))
+                counts = {} if size is None else {"problems": size, "right": round(value * size)}
+                row = {"round": number, "stage": stage, "bin": bin_name}
+                rows.append(ranged(values, name, value) | row | counts)
     return sorted(rows, key=lambda row: (row["stage"], natural(row["bin"]), row["round"]))
 
 
@@ -184,6 +187,25 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """A key that puts `10 ways` after `2 ways`."""
     parts = re.findall(r"\d+|\D+", text)
     return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts]
+
+
+def best_round(found: RunData) -> dict[str, Any] | None:
+    """The measured round with the highest first accuracy among those whose policy took over, and the last
+    one: {best, last, value, last_value, stage, head}; None before two rounds."""
+    for stage, head in heads(found)[:1]:
+        name = f"{stage}/{head}"
+        points = {n: values[name] for n, values in found.metrics.items() if name in values}
+        refused = {
+            number
+            for number, gate in found.gates.items()
+            for model, decision in gate["decisions"].items()
+            if not decision["promote"] and not found.run.recipe.models[model].head
+        }
+        kept = {number: value for number, value in points.items() if number not in refused}
+        if len(kept) > 1:
+            best, last = max(kept, key=lambda number: (kept[number], number)), max(points)
+            return {"best": best, "last": last, "value": kept[best], "last_value": points[last], "name": name}
+    return None
 
 
 def signs(found: RunData) -> list[dict[str, Any]]:

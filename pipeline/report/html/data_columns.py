@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.report.html.data import RunData
-from pipeline.report.html.data_traces import LONGEST, Place, Traces, flips, learned
+from pipeline.report.html.data_traces import LONGEST, Place, Traces, flips, learned, why_none
 from pipeline.report.show import safe
 from pipeline.rows import Problem, Trace
 
@@ -26,7 +26,22 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
     """
     table: dict[str, list[Any]] = {
         key: []
-        for key in ("g", "p", "id", "steps", "a", "ok", "fate", "sc", "end", "n", "score", "model", "flag")
+        for key in (
+            "g",
+            "p",
+            "id",
+            "steps",
+            "a",
+            "ok",
+            "fate",
+            "sc",
+            "end",
+            "n",
+            "score",
+            "model",
+            "flag",
+            "why",
+        )
     }
     groups: list[dict[str, Any]] = []
     problems: dict[str, int] = {}
@@ -45,8 +60,10 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
         for place in sorted(mine.places, key=lambda place: (place.final, -place.round)):  # newest first
             solved, lost = (set(ids) for ids in flips(one, mine.places, place))
             for trace in place.traces.values():
-                flag = 1 if trace.problem_id in solved else 2 if trace.problem_id in lost else 0
-                row = _row(place, trace, flag)
+                row = _row(place, trace)
+                row["why"] = "" if trace.answer is not None else why_none(one, trace)
+                changed = 1 if trace.problem_id in solved else 2 if trace.problem_id in lost else 0
+                row["flag"] += changed if row["ok"] == (changed == 1) else 0  # a wrong trace solved nothing
                 table["p"].append(problem(trace.problem_id, mine.problems))
                 table["g"].append(len(groups))
                 for key, value in row.items():
@@ -71,12 +88,15 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
 def _listed(
     found: RunData, traces: Traces, problem: Callable[[str, dict[str, Problem]], int]
 ) -> list[dict[str, Any]]:
-    """Newly solved and lost problems by their place in the list of problems; the first 200 of each."""
+    """Newly solved and lost problems by their place in the list of problems; the first 200 of each and round
+    where there are many rounds."""
+    rows = learned(found, traces)
+    most = None if len(rows) <= 20 else 200
     return [
         row
-        | {key: [problem(i, traces.problems) for i in row[key][:200]] for key in ("solved", "lost")}
+        | {key: [problem(i, traces.problems) for i in row[key][:most]] for key in ("solved", "lost")}
         | {f"num_{key}": len(row[key]) for key in ("solved", "lost")}
-        for row in learned(found, traces)
+        for row in rows
     ]
 
 
@@ -93,9 +113,9 @@ def _group(run: int, place: Place) -> dict[str, Any]:
     }
 
 
-def _row(place: Place, trace: Trace, flag: int) -> dict[str, Any]:
-    """One trace. ok: 1 right, 0 wrong, -1 nobody knows. flag: 1 newly solved, 2 newly lost, +4 chosen,
-    +8 hinted, +16 greedy."""
+def _row(place: Place, trace: Trace) -> dict[str, Any]:
+    """One trace. ok: 1 right, 0 wrong, -1 nobody knows. flag: 4 chosen, +8 hinted, +16 greedy; the caller
+    adds 1 for newly solved, 2 for newly lost."""
     verdict = -1
     scores: dict[str, list[float | None]] = {}
     for label in place.labels.get(trace.id, []):
@@ -116,7 +136,7 @@ def _row(place: Place, trace: Trace, flag: int) -> dict[str, Any]:
         "n": len(trace.token_ids),
         "score": None if trace.score is None else round(trace.score, 4),
         "model": shown(trace.model),
-        "flag": flag + 4 * trace.chosen + 8 * trace.hinted + 16 * greedy,
+        "flag": 4 * trace.chosen + 8 * trace.hinted + 16 * greedy,
     }
 
 

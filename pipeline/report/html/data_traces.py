@@ -1,14 +1,16 @@
-"""The traces that go into the report: at most 20,000 over all runs, sampled evenly by problem, with labels,
-fate and change.
+"""The traces that go into the report: about 20,000 over all runs, sampled evenly by problem, dev and test
+first, with labels, fate and change.
 
 A problem is in or out as a whole, by the SHA-256 of its id, the same problems in every round and stage, so
 that what changed between rounds can be seen. Which problems an evaluation newly solved or lost is counted
-over all of its rows, sampled or not. Committed chunks of an unfinished stage count too.
+over all of its rows, and of each the answers before and now are there, sampled or not. Committed chunks of an
+unfinished stage count too.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,7 @@ from pipeline.store.parts import read_part
 MOST_TRACES = 20_000  #: over all runs of a report
 MOST_TEXT = 16_000_000  #: characters of steps, over all runs; keeps the file at a few MB
 LONGEST = 6_000  #: characters shown of one trace
+SHARES = {"dev": 0.5, "test": 0.15}  #: of the traces that a split may take before the others have theirs
 GOLD = "gold"
 KEPT = "kept"
 
@@ -42,6 +45,10 @@ class Place:
     fate: dict[str, str] = field(default_factory=dict)  #: trace id -> kept, or why not
     solved: dict[str, bool] = field(default_factory=dict)  #: by problem; an evaluation's main answer
     main: dict[str, str] = field(default_factory=dict)  #: by problem: that answer's trace
+    answers: dict[str, Trace] = field(default_factory=dict)  #: by problem: the same as a row
+    verdicts: dict[str, list[Label]] = field(default_factory=dict)  #: by problem: what was said of it
+    unanswered: Counter[str] = field(default_factory=Counter)  #: why traces have no answer
+    listed: set[str] = field(default_factory=set)  #: problems newly solved or lost here, or next
 
 
 @dataclass
@@ -57,11 +64,25 @@ class Traces:
     def shown(self) -> int:
         return sum(len(place.traces) for place in self.places)
 
+    def list_changes(self, found: RunData) -> None:
+        """Every problem that an evaluation newly solved or lost gets its answers before and now."""
+        for place in self.places:
+            if place.stage.room == "evaluate" and (old := before(found, self.places, place)) is not None:
+                changed = {problem_id for ids in flips(found, self.places, place) for problem_id in ids}
+                for each in (old, place):
+                    each.listed |= changed
+        for place in self.places:
+            for problem_id in sorted(place.listed):
+                trace = place.answers[problem_id]
+                if trace.id not in place.traces:
+                    place.traces[trace.id] = trace
+                    place.labels[trace.id] = place.verdicts[problem_id]
+
     def keep(self, most: int, most_text: int) -> None:
         """Problems are dropped from the end until no more than this many traces and characters are left."""
         counts: dict[str, list[int]] = {problem_id: [0, 0] for problem_id in self.order}
-        for place in self.places:
-            for trace in place.traces.values():
+        for trace in (trace for place in self.places for trace in place.traces.values()):
+            if trace.problem_id in counts:
                 counts[trace.problem_id][0] += 1
                 counts[trace.problem_id][1] += len(trace.text)
         num, text, kept = 0, 0, 0
@@ -73,7 +94,8 @@ class Traces:
         self.order = self.order[:kept]
         wanted = set(self.order)
         for place in self.places:
-            place.traces = {key: t for key, t in place.traces.items() if t.problem_id in wanted}
+            mains = {place.main[problem_id] for problem_id in place.listed}
+            place.traces = {k: t for k, t in place.traces.items() if t.problem_id in wanted or k in mains}
 
 
 def read_rows(folder: StageFolder, kinds: tuple[str, ...], chunks: set[int] | None = None) -> Iterator[Any]:
@@ -121,25 +143,34 @@ def _rank(problem_id: str) -> str:
 
 
 def choose(places: list[Place], most: int) -> list[str]:
-    """The problems to show: as many, in hash order, as should fill the budget. Reads no rows."""
-    expected: dict[str, float] = {}
+    """The problems to show: as many, in hash order, as should fill the budget; dev's first, then test's, each
+    with its share, then the others'. Reads no rows."""
+    expected: dict[str, dict[str, float]] = {split: {} for split in SHARES}
     for place in places:
         plan = place.folder.plan()
         assert plan is not None
+        kind = expected.setdefault(place.split if place.split in SHARES else "", {})
         for sidecar in place.folder.sidecars():
             ids = plan.chunks[sidecar.chunk].ids
             place.total += sidecar.counts.rows.get("Trace", 0)
             for problem_id in ids:
                 rate = sidecar.counts.rows.get("Trace", 0) / len(ids)
-                expected[problem_id] = expected.get(problem_id, 0.0) + rate
-    chosen: list[str] = []
-    budget = float(most)
-    for problem_id in sorted(expected, key=_rank):
-        budget -= expected[problem_id]
-        if budget < 0 and chosen:
-            break
-        chosen.append(problem_id)
-    return chosen
+                kind[problem_id] = kind.get(problem_id, 0.0) + rate
+    chosen: dict[str, None] = {}
+    left = float(most)
+    wanted = {split: sum(kind.values()) for split, kind in expected.items()}
+    order = list(expected)
+    for place_of, split in enumerate(order):
+        kind, later = expected[split], sum(wanted[other] for other in order[place_of + 1 :])
+        share = max(SHARES[split] * most, left - later) if split in SHARES else left
+        budget = min(left, share)
+        for problem_id in sorted(kind, key=_rank):
+            budget -= kind[problem_id]
+            if budget < 0 and chosen:
+                break
+            chosen[problem_id] = None
+            left -= kind[problem_id]
+    return list(chosen)
 
 
 def read_traces(
@@ -157,6 +188,7 @@ def read_traces(
         tick(number, len(places))
     traces = Traces(places, known_problems(found, places, wanted), sum(p.total for p in places), chosen)
     traces.keep(most, most_text)
+    traces.list_changes(found)
     return traces
 
 
@@ -164,38 +196,50 @@ def read_place(found: RunData, place: Place, wanted: set[str], chunks: set[int] 
     """The wanted problems' traces of a place, with what was said of them. chunks: of an evaluation, where not
     all of it shall be read to know what it solved."""
     if place.stage.room == "evaluate":
-        _read_evaluation(place, wanted, chunks)
+        _read_evaluation(found, place, wanted, chunks)
     else:
         _read_generation(found, place, wanted)
 
 
-def _read_evaluation(place: Place, wanted: set[str], chunks: set[int] | None) -> None:
+def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set[int] | None) -> None:
     """An evaluation holds its labels beside its traces. Its candidates only: an incumbent's rows stand in the
     round that made it.
     """
-    mains: dict[str, dict[str, str]] = {}  # problem -> "greedy" | "chosen" | "first" -> trace id
+    mains: dict[str, dict[str, Trace]] = {}  # problem -> "greedy" | "chosen" | "first" -> its trace
     right: dict[str, bool] = {}
+    said: dict[str, list[Label]] = {}
     first = measured(place.stage)[0]
     for row in read_rows(place.folder, ("Trace", "Label"), chunks):
         if isinstance(row, Label):
             if row.labeller == GOLD and row.correct is not None:
                 right[row.trace_id] = row.correct
-            if row.problem_id in wanted:
-                place.labels.setdefault(row.trace_id, []).append(row)
+            said.setdefault(row.trace_id, []).append(row)
             continue
         if row.model.endswith(INCUMBENT):
             place.total -= 1
             continue
         if row.model in (first, "") or place.stage.method != "accuracy":
             kind = "chosen" if row.chosen else "greedy" if row.temperature == 0 else "first"
-            mains.setdefault(row.problem_id, {}).setdefault(kind, row.id)
+            mains.setdefault(row.problem_id, {}).setdefault(kind, row)
+            if row.answer is None:
+                place.unanswered[why_none(found, row)] += 1
         if row.problem_id in wanted:
             place.traces[row.id] = row
+    place.labels = {trace_id: said[trace_id] for trace_id in place.traces if trace_id in said}
     if place.stage.method == "accuracy":
         for problem_id, kinds in mains.items():
             main = kinds.get("chosen") or kinds.get("greedy") or kinds["first"]
-            if main in right:
-                place.solved[problem_id], place.main[problem_id] = right[main], main
+            if main.id in right:
+                place.solved[problem_id], place.main[problem_id] = right[main.id], main.id
+                place.answers[problem_id], place.verdicts[problem_id] = main, said[main.id]
+
+
+def why_none(found: RunData, trace: Trace) -> str:
+    """Why a trace has no answer: `cut` by a limit, what the task says of its text, or just `no answer`."""
+    if trace.finish in ("length", "budget"):
+        return "cut"
+    tasks = list(found.run.tasks.values())
+    return next((said for task in tasks if (said := task.why_no_answer(trace.text))), "no answer")
 
 
 def _read_generation(found: RunData, place: Place, wanted: set[str]) -> None:
@@ -241,6 +285,34 @@ def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dic
         if place.stage.room == "generate" and "Problem" in getattr(place.stage.settings, "makes", ()):
             known.update({row.id: row for row in read_rows(place.folder, ("Problem",)) if row.id in asked})
     return known
+
+
+def bin_sizes(traces: Traces) -> dict[tuple[str, str], int]:
+    """(stage, difficulty) -> how many problems an evaluation measured there."""
+    sizes: dict[tuple[str, str], int] = {}
+    newest = {place.stage.name: place for place in traces.places if place.solved and not place.final}
+    for stage, place in newest.items():
+        found = [traces.problems[i] for i in place.solved if i in traces.problems]
+        several = len({problem.source for problem in found}) > 1
+        for problem in found:
+            names = (
+                [problem.source, f"{problem.source}/{problem.difficulty}"]
+                if several
+                else [problem.difficulty]
+            )
+            for name in names:
+                sizes[stage, name] = sizes.get((stage, name), 0) + 1
+    return sizes
+
+
+def unanswered(traces: Traces) -> list[dict[str, Any]]:
+    """Why traces of an evaluation have no answer: `cut`, `invalid arithmetic`, `no answer`, by round."""
+    return [
+        {"round": place.round, "stage": place.stage.name, "why": why, "count": count}
+        for place in traces.places
+        if place.stage.room == "evaluate" and not place.final
+        for why, count in sorted(place.unanswered.items())
+    ]
 
 
 # --- what changed

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import TYPE_CHECKING
 
 from pipeline.report import wording
 from pipeline.report.html import charts, data_panels, words
 from pipeline.report.html.data import RunData
-from pipeline.report.html.page import RANGE, SHARE, Page, by_run, nothing, section, table
+from pipeline.report.html.data_traces import Traces
+from pipeline.report.html.page import (
+    RANGE,
+    SHARE,
+    Page,
+    by_run,
+    joined,
+    nothing,
+    pair,
+    part,
+    section,
+    table,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
-def filtering(page: Page, found: Sequence[RunData]) -> str:
+MOST_DECISIONS = 30  #: of the gate that are listed; the others are behind a click
+
+
+def filtering(page: Page, found: Sequence[RunData], traces: Sequence[Traces] = ()) -> Markup:
     """The flow of traces: generated, labelled, kept, by reason."""
     lead = (
         "Traces that were written, labelled, found right, and kept as training rows; then, for each "
         "filter, what became of everything that it read. Every row is kept or dropped for one reason."
     )
     return section(
-        "filter", "What did it train on?", lead, by_run(found, lambda number, one: _flow(page, number, one))
+        "filter",
+        "What did it train on?",
+        lead,
+        by_run(found, lambda n, one: _flow(page, n, one, traces[n] if traces else None)),
     )
 
 
-def _flow(page: Page, number: int, found: RunData) -> str:
+def _flow(page: Page, number: int, found: RunData, traces: Traces | None) -> Markup:
     rows, why = data_panels.flow(found), data_panels.reasons(found)
     if not rows:
-        return nothing("No training traces were written yet.")
+        return joined([])
     shown = table(rows, {"round": "round", "stage": "stage", "step": "step", "count": "rows"})
     spec = charts.funnel(rows, "Rows generated, labelled, right and kept in each round.")
     parts = [page.figure(f"flow-{number}", spec, "From traces to training rows", "", shown)]
@@ -38,14 +59,15 @@ def _flow(page: Page, number: int, found: RunData) -> str:
         )  # fmt: skip
         note = "of the rounds so far" if _pools(found, stage) else ""
         parts.append(page.figure(f"why-{stage}-{number}", spec, f"{mine[0]['room']} {stage}", note, counts))
-    return f'<div class="pair">{"".join(parts)}</div>'
+    told = nothing(said) if traces and (said := words.why_unanswered(found, traces)) else joined([])
+    return joined([pair(parts), told])
 
 
 def _pools(found: RunData, stage: str) -> bool:
     return getattr(found.run.recipe.stage(stage).settings, "mix", "") == "all_rounds"
 
 
-def reward(page: Page, found: Sequence[RunData]) -> str:
+def reward(page: Page, found: Sequence[RunData]) -> Markup:
     """Calibration and AUC of the process reward model, where there is one."""
     lead = (
         "A process reward model scores steps. AUC: how often a sound step scores above an unsound one "
@@ -56,19 +78,15 @@ def reward(page: Page, found: Sequence[RunData]) -> str:
     )
 
 
-def _reward(page: Page, number: int, found: RunData) -> str:
+def _reward(page: Page, number: int, found: RunData) -> Markup:
     rows = data_panels.prm_curves(found)
     if not rows:
-        return nothing(
-            "This run has no measured process reward model."
-            if any(model.head for model in found.run.recipe.models.values())
-            else "This recipe has no process reward model."
-        )
+        return joined([])
     shown = table(rows, {"stage": "stage", "round": "round", "what": "over", **RANGE})
     spec = charts.lines(
         rows, y="AUC", share=False, zero=False, description="AUC of the reward model by round."
     )
-    parts = [page.figure(f"auc-{number}", spec, "AUC by round", "0.5 is chance", shown)]
+    parts = [page.figure(f"auc-{number}", spec, "AUC by round", "0.5 is chance", shown, wide=True)]
     points = data_panels.calibration(found)
     if points:
         columns = {
@@ -89,10 +107,10 @@ def _reward(page: Page, number: int, found: RunData) -> str:
         spec = charts.roc(curve, "ROC curve of the reward model, a line a round; chance is dashed.")
         parts.append(page.figure(f"roc-{number}", spec, "ROC", "by threshold on a step's score", counts))
     numbers = table(data_panels.prm_table(found), {"round": "round", **data_panels.PRM_NUMBERS})
-    return f'<div class="pair">{"".join(parts)}</div><div class="scroll">{numbers}</div>'
+    return joined([pair(parts), part("scroll", numbers)])
 
 
-def costs(page: Page, found: Sequence[RunData]) -> str:
+def costs(page: Page, found: Sequence[RunData]) -> Markup:
     """Time and tokens by stage."""
     lead = (
         "Wall time of each stage over all launches, and the tokens that each stage had models write or read "
@@ -103,7 +121,7 @@ def costs(page: Page, found: Sequence[RunData]) -> str:
     )
 
 
-def _costs(page: Page, number: int, found: RunData) -> str:
+def _costs(page: Page, number: int, found: RunData) -> Markup:
     times, tokens = data_panels.times(found), data_panels.tokens(found)
     parts = []
     if times:
@@ -133,20 +151,20 @@ def _costs(page: Page, number: int, found: RunData) -> str:
         )
         all_tokens = f"{wording.count(sum(row['tokens'] for row in tokens))} in all"
         parts.append(page.figure(f"tokens-{number}", spec, "Tokens by stage and model", all_tokens, shown))
-    return f'<div class="pair">{"".join(parts)}</div>' if parts else nothing("No stage has finished yet.")
+    return pair(parts)
 
 
 def _total(seconds: float) -> str:
     return f"{wording.duration(seconds)} in all"
 
 
-def gate(found: Sequence[RunData]) -> str:
+def gate(found: Sequence[RunData]) -> Markup:
     """Every decision of the gate, in words."""
 
-    def body(number: int, one: RunData) -> str:
+    def body(number: int, one: RunData) -> Markup:
         rows = words.gate_lines(one)
         if not rows:
-            return nothing("No round has trained a model and closed yet.")
+            return joined([])
         items = []
         for row in rows:
             word, look, colour = (
@@ -154,11 +172,14 @@ def gate(found: Sequence[RunData]) -> str:
             )
             if row["trial"]:
                 word, look, colour = "on trial", "trial", ""
-            items.append(
-                f'<li class="{look}"><b>Round {row["round"]}: {escape(row["model"])}</b> '
-                f'<span class="tag {colour}">{word}</span><br>{escape(row["why"])}</li>'
-            )
-        return f'<ul class="decisions">{"".join(items)}</ul>'
+            items.append(row | {"word": word, "look": look, "colour": colour})
+        if len(items) <= MOST_DECISIONS:
+            return part("decisions", items)
+        refused = [item for item in items if item["look"]]
+        shown = [*refused[-MOST_DECISIONS:], *items[-2:]]
+        rest = part("more", f"All {len(items):,} decisions", part("decisions", items))
+        told = nothing(f"{len(items) - len(refused):,} promoted, {len(refused):,} refused or on trial:")
+        return joined([told, part("decisions", shown), rest])
 
     lead = (
         "After each round the gate decides whether the new weights take over. It refuses only what is surely "
@@ -168,7 +189,7 @@ def gate(found: Sequence[RunData]) -> str:
     return section("gate", "The gate's decisions", lead, by_run(found, body))
 
 
-def recipe(found: Sequence[RunData]) -> str:
+def recipe(found: Sequence[RunData]) -> Markup:
     """The recipe as resolved and the exact commands."""
     parts = []
     if len(found) > 1:
@@ -178,27 +199,21 @@ def recipe(found: Sequence[RunData]) -> str:
         ]
         heads = {"key": "setting", **{str(n): one.name for n, one in enumerate(found)}}
         same = nothing("The recipes agree in every setting.")
-        parts.append("<h3>Where the recipes differ</h3>")
-        parts.append(f'<div class="scroll">{table(rows, heads)}</div>' if rows else same)
+        parts.append(part("box", "Where the recipes differ", "", table(rows, heads)) if rows else same)
     parts.append(by_run(found, lambda number, one: _recipe(one)))
     lead = "The recipe with every default filled in, and commands to go on, look deeper, or make it again."
-    return section("recipe", "Recipe and commands", lead, "".join(parts))
+    return section("recipe", "Recipe and commands", lead, joined(parts))
 
 
-def _recipe(found: RunData) -> str:
+def _recipe(found: RunData) -> Markup:
     versions = ", ".join(f"{name} {version}" for name, version in data_panels.versions(found).items())
-    return (
-        f'<h3>Commands</h3><pre tabindex="0" aria-label="Commands">{escape(commands(found))}</pre>'
-        f"<details><summary>The whole recipe</summary>"
-        f'<pre tabindex="0" aria-label="Recipe">{escape(found.recipe_text())}</pre></details>'
-        f'<p class="note">Made with {escape(versions or "versions that no stage has recorded yet")}.</p>'
-    )
+    versions = versions or "versions that no stage has recorded yet"
+    return part("recipe", commands(found), found.recipe_text(), versions)
 
 
 def commands(found: RunData) -> str:
     """What a reader may type, with this run's own names."""
     name, rounds = found.name, found.run.recipe.rounds
-    policy = next((n for n, model in found.run.recipe.models.items() if model.head is None), "policy")
     looked = next((s.name for s in found.run.recipe.section("stages") if s.room == "label"), None)
     last = max(found.last_round, 0)
     lines = [
@@ -213,6 +228,6 @@ def commands(found: RunData) -> str:
     ]
     if looked and last:
         lines.insert(3, ("rows of a stage", f"ratchet show {name} {last} {looked}"))
-    if last:
-        lines.append(("the model as an ordinary folder", f"ratchet export {name} {last} --model {policy}"))
+    if command := words.export_command(found):
+        lines.append(("the model as an ordinary folder", command))
     return "\n".join(f"# {what}\n{command}" for what, command in lines)

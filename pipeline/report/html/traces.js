@@ -4,6 +4,7 @@ const browser = { shown: [], page: 0, data: null, texts: [], problem: -1, text: 
 
 function startTraces(data) {
   browser.data = data;
+  if (!byId("traces")) { ready.traces = true; return; }
   const rows = data.columns, total = rows.id.length;
   const sampled = total < data.total
     ? `${count(total)} of ${count(data.total)} traces, sampled evenly by problem: the same problems in every round, all their traces.`
@@ -121,7 +122,7 @@ function traceItem(i) {
   if (question) card.append(make("p", "question", question));
   card.append(stepList(rows.steps[i], rows.sc[i]));
   const facts = card.appendChild(make("p", "facts"));
-  facts.append("answer ", make("b", "", rows.a[i] ?? "none"));
+  facts.append("answer ", make("b", "", rows.a[i] ?? (rows.why[i] === "no answer" ? "none" : `none: ${rows.why[i]}`)));
   if (answer) facts.append(", gold ", make("b", "", answer));
   const more = [`${rows.n[i]} tokens`, `ended by ${rows.end[i]}`, models[rows.model[i]], difficulty];
   const rater = raterOf(rows.sc[i]);
@@ -155,7 +156,6 @@ function stepList(steps, scores) {
 }
 
 function startLearned(data) {
-  const sampled = new Set(data.columns.p);
   document.querySelectorAll("[data-learned]").forEach((place) => {
     for (const row of data.learned[+place.dataset.learned]) {
       for (const [key, words] of [["solved", "newly solved"], ["lost", "newly lost"]]) {
@@ -167,8 +167,7 @@ function startLearned(data) {
         row[key].forEach((p) => {
           const button = list.appendChild(make("li")).appendChild(make("button", "", data.problems[p][1] || data.problems[p][0]));
           button.type = "button";
-          button.disabled = !sampled.has(p);
-          button.title = sampled.has(p) ? "Show its traces" : "Its traces are not in the sample";
+          button.title = "Show its traces";
           button.addEventListener("click", () => showProblem(p, row.stage));
         });
       }

@@ -4,6 +4,7 @@ const wood = { trees: [], nodes: [], top: [], focus: 0, x: 20, y: 20, zoom: 1, c
 
 function startTrees(trees) {
   wood.trees = trees;
+  if (!byId("trees")) { ready.trees = true; return; }
   byId("trees-lead").textContent = trees.length
     ? `${count(trees.length)} trees, of problems sampled evenly: the same problems in every round.`
     : "This run has no search trees.";

@@ -17,6 +17,7 @@ from pipeline.recipe.check import metric_of
 from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
+from pipeline.report.html.data_traces import Traces, why_none
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,38 @@ def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: i
         ("What did the search do?", _search(found, num_trees), "trees" if num_trees else ""),
         ("Can I trust the PRM?", _trust(found), "prm" if data_panels.prm_table(found) else ""),
     ]
-    return [{"question": q, "answer": a, "panel": p} for q, a, p in rows]
+    heads = any(model.head for model in found.run.recipe.models.values())
+    searches = any("Node" in getattr(stage.settings, "makes", ()) for stage in found.run.recipe.stages)
+    asked = {
+        "Can I trust the PRM?": heads,
+        "What did the search do?": searches,
+    }  # where there is none, nobody asks
+    return [{"question": q, "answer": a, "panel": p} for q, a, p in rows if asked.get(q, True)]
+
+
+def which_round(found: RunData) -> str:
+    """Which round's model to use, where that is not simply the last one's; else empty."""
+    best = data.best_round(found)
+    if best is None or best["best"] == best["last"]:
+        return ""
+    number, last = best["best"], best["last"]
+    values = found.metrics[last]
+    said = (
+        f"Use round {number}: with {wording.percent(best['value'])} it measured best on dev; "
+        f"round {last} has {wording.percent(best['last_value'])}."
+    )
+    low, high = (values.get(f"{best['name']}/{end}") for end in ("low", "high"))
+    if low is not None and high is not None and low <= best["value"] <= high:
+        said += f" That is within the interval of round {last}, so either will do."
+    return said
+
+
+def export_command(found: RunData) -> str:
+    """How to get the best round's model, or the last one's; empty before there is one."""
+    best = data.best_round(found)
+    number = best["best"] if best else found.last_round
+    policy = next((name for name, model in found.run.recipe.models.items() if model.head is None), "policy")
+    return f"ratchet export {found.name} {number} --model {policy}" if number > 0 else ""
 
 
 def _stall(found: RunData) -> str:
@@ -246,6 +278,21 @@ def _drops(found: RunData) -> str:
     )
 
 
+def why_unanswered(found: RunData, traces: Traces) -> str:
+    """What a filter's `no answer` is made of, from the sampled traces of what it read; empty where none."""
+    why = Counter(
+        why_none(found, trace)
+        for place in traces.places
+        if place.stage.room == "generate"
+        for trace in place.traces.values()
+        if trace.answer is None
+    )
+    if not why:
+        return ""
+    parts = ", ".join(f"{wording.percent(n / why.total(), 0)} {name}" for name, n in why.most_common())
+    return f"Of the {why.total():,} traces without an answer in the sample below: {parts}."
+
+
 def _learned(learned: Sequence[Mapping[str, Any]]) -> str:
     if not learned:
         return "No two rounds were measured on the same problems yet."
@@ -254,7 +301,7 @@ def _learned(learned: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"Over all rounds {solved:,} of {last['problems']:,} problems became newly solved and {lost:,} were "
         f"lost again; in round {last['round']} it was {last['num_solved']:,} and {last['num_lost']:,}. "
-        "Each is listed, with its traces."
+        "Each is listed, with its answers before and after."
     )
 
 
@@ -303,9 +350,37 @@ def _trust(found: RunData) -> str:
     low, high = (values.get(f"{last['stage']}/auc/{part}") for part in ("low", "high"))
     span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
     said = f"{word}: in round {last['round']} sound steps scored above unsound ones with AUC {auc:.3f}{span}."
-    if "ece" in last:
-        far = "far from" if last["ece"] > 0.15 else "near"
-        said += f" Its scores are {far} probabilities (calibration error {last['ece']:.3f})."
+    if calibrated := _calibrated(found, last["round"], last["stage"]):
+        said += f" {calibrated}"
     if abs(last.get("length_correlation", 0.0)) > 0.4:
         said += f" Beware: it follows length (correlation {last['length_correlation']:+.2f})."
     return said
+
+
+def _calibrated(found: RunData, number: int, stage: str) -> str:
+    """Are its scores probabilities where they are used? A search, a vote and best-of-n act on the high ones,
+    so the tenths above the share of sound steps count; the mass of low scores can look right alone."""
+    rows = [row for row in data_panels.calibration(found) if row["round"] == number and row["stage"] == stage]
+    sound = sum(row["share"] * row["true"] for row in rows)
+    used = [row for row in rows if int(10 * row["score"]) > int(10 * sound)]
+    share = sum(row["share"] for row in used)
+    if not rows:
+        return ""
+    if not share:
+        return (
+            f"No score is above the share of sound steps ({wording.percent(sound)}): take their order only."
+        )
+    promised, true = (sum(row["share"] * row[key] for row in used) / share for key in ("score", "true"))
+    far = sum(row["share"] * abs(row["score"] - row["true"]) for row in used) / share
+    least = (int(10 * sound) + 1) / 10
+    told = (
+        f"of its scores above {least:.1f} ({wording.percent(share)} of all, the ones that choose) "
+        f"{wording.percent(true)} were sound, where {wording.percent(promised)} are promised"
+    )
+    if far > 0.15:
+        return f"Its scores are no probabilities where they are used: {told}."
+    empty = [row for row in used if row["true"] == 0]
+    if empty and sum(row["share"] for row in empty) > 0.02 * share:
+        least = min(row["score"] for row in empty)
+        return f"Beware of its high scores: {told}; those around {least:.2f} were never sound."
+    return f"Its scores are near probabilities where they are used: {told}."

@@ -1,14 +1,13 @@
-"""What a round gives to wandb beside its numbers: tables, pictures, interactive curves, artifacts.
+"""What a round gives to a monitor beside its numbers: tables, pictures, interactive curves, artifacts.
 
     for name, make in media(folder, checkpoints, number, final): log(name, make())
 
 Each is made from committed shards and metrics by itself, so that whoever is in a hurry can stop in between.
-Not here: when they are logged (`child.py`).
+Not here: when they are told (`follow.py`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,8 +16,7 @@ from typing import Any
 
 from pipeline.report.html import data_panels
 from pipeline.report.html.data import RunData, load_run, pass_at
-from pipeline.report.wandb import artifacts, plots, tables
-from pipeline.report.wandb.tables import Table
+from pipeline.report.monitor import Lines, Media, Picture, Reference, Table, artifacts, plots, tables
 from pipeline.store.workspace import Workspace
 
 MOST_ROUNDS = 25  #: that get tables and pictures; of more rounds these are spread evenly
@@ -42,8 +40,8 @@ def until(found: RunData, number: int, final: bool) -> RunData:
 
 def media(
     folder: Path, checkpoints: Path, number: int, final: bool
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(name, what makes it) of everything of a round. What is made is for `run.log`, or an Artifact.
+) -> Iterator[tuple[str, Callable[[], Media | None]]]:
+    """(name, what makes it) of everything of a round; what makes nothing has nothing to show.
 
     Raises:
         RecipeError: the run is not there.
@@ -54,46 +52,24 @@ def media(
         return
     found = until(whole, number, final)
     for name, build in tables.tables(found, number, final):
-        yield name, partial(_table, build)
+        yield name, build
     yield from _curves(found)
     for name, title, spec in plots.plots(found):
-        yield f"plots/{name}", partial(_picture, title, spec)
+        yield f"plots/{name}", partial(Picture, title, spec)
     references = list(artifacts.artifacts(found, number, final))
     lines = Table(artifacts.LINEAGE, [each.line() for each in references])
-    yield "lineage/artifacts", partial(_table, lambda: lines)
+    yield "lineage/artifacts", lambda: lines
     for each in references:
         if each.folder.is_dir():  # weights may have been taken away since
-            yield f"{each.name}:{each.alias}", partial(_artifact, each)
+            yield f"{each.name}:{each.alias}", partial(_made, each)
 
 
-def _table(build: Callable[[], Table | None]) -> Any:
-    import wandb
-
-    table = build()
-    if table is None:
-        return None
-    return wandb.Table(columns=list(table.columns), data=table.rows, allow_mixed_types=True)
+def _made(reference: Reference) -> Reference:
+    return reference
 
 
-def _picture(title: str, spec: dict[str, Any]) -> Any:
-    import wandb
-
-    return wandb.Html(plots.picture(title, spec), inject=False)
-
-
-def _artifact(reference: artifacts.Reference) -> Any:
-    import wandb
-
-    safe_name = re.sub(r"[^\w.-]", "-", reference.name)
-    made = wandb.Artifact(
-        safe_name, type=reference.kind, metadata=reference.metadata, description=reference.made_by
-    )
-    made.add_reference(reference.folder.resolve().as_uri(), checksum=False)
-    return made
-
-
-def _curves(found: RunData) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Curves that a reader may point at: wandb's own line plots, a line a round."""
+def _curves(found: RunData) -> Iterator[tuple[str, Callable[[], Media | None]]]:
+    """Curves that a reader may point at, a line a round."""
     calibration, ranking = data_panels.calibration(found), data_panels.roc(found)
     told = [
         ("pass_at_k", [r for r in pass_at(found) if r["what"] == "pass@k"], "k", "value", "k"),
@@ -106,16 +82,4 @@ def _curves(found: RunData) -> Iterator[tuple[str, Callable[[], Any]]]:
             for row in rows:
                 if row["stage"] == stage:
                     lines.setdefault(row["round"], []).append(row)
-            yield f"curves/{name}/{stage}", partial(_lines, lines, x, y, xname, name.replace("_", " "))
-
-
-def _lines(lines: dict[int, list[dict[str, Any]]], x: str, y: str, xname: str, title: str) -> Any:
-    import wandb
-
-    return wandb.plot.line_series(
-        xs=[[row[x] for row in rows] for rows in lines.values()],
-        ys=[[row[y] for row in rows] for rows in lines.values()],
-        keys=[f"round {number}" for number in lines],
-        title=title,
-        xname=xname,
-    )
+            yield f"curves/{name}/{stage}", partial(Lines, lines, x, y, xname, name.replace("_", " "))

@@ -1,31 +1,20 @@
-"""wandb as a mirror of metrics.jsonl: one run for the whole loop, offline by default, and training never
-waits for it.
+"""A monitor as a mirror of metrics.jsonl: one session for the whole loop, and training never waits for it.
 
-    with Mirror(Path("data/quickstart"), settings):   # rank 0 only
+    with mirrored(run):   # rank 0 only
         ...
 
-A child process follows metrics.jsonl and owns wandb altogether; the parent holds only the child's standard
-input. When that closes, because the run ended or died, the child logs what is new and leaves. The parent
-waits `grace` seconds; then it kills a child that is online, and leaves one that only writes to the disk half
-a minute of its own. Whatever did not get through stands in metrics.jsonl and is logged at the next start, or
-by `sync`.
+A child process follows metrics.jsonl and owns the monitor altogether; the parent holds only the child's
+standard input. When that closes, because the run ended or died, the child tells what is new and leaves. The
+parent waits `grace` seconds; then it kills a child that is online, and leaves one that only writes to the
+disk half a minute of its own. Whatever did not get through stands in metrics.jsonl and is told at the next
+start, or by `sync`. No duplicates: every record has a step of its own, its place in the record (`records`).
 
-No duplicates: every record has a step of its own, its place in the record (`records`). Offline, each launch
-writes one folder with everything that was not synced before, and drops the older ones when it is whole.
-Online, wandb says which step it has reached.
-
-The run's id comes from its name. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS, WANDB_RUN_GROUP and
-WANDB_DIR win over the recipe. Tables, artifacts and plots of a round (`mirror_media.py`) go to its record
-where there is time; those of the last moment that do not fit into `grace` are added by `sync`.
+wandb: the run's id comes from its name. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS, WANDB_RUN_GROUP
+and WANDB_DIR win over the recipe. Tables, artifacts and plots of a round (`media.py`) go to its record where
+there is time; those of the last moment that do not fit into `grace` are added by `sync`.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pipeline.run.run import Run
-
 
 import contextlib
 import hashlib
@@ -36,10 +25,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report import summary, wording
 from pipeline.run import record as record
+
+if TYPE_CHECKING:
+    from pipeline.run.run import Run
 
 GRACE = 5.0  #: seconds that the end of a run waits for its mirror
 
@@ -64,7 +56,7 @@ def environment_wins(settings: Any) -> dict[str, Any]:
 
 
 def records(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What wandb is told, one record a step: `told` without the kinds."""
+    """What a monitor is told, one record a step: `told` without the kinds."""
     return [values for _, values in told(rows)]
 
 
@@ -116,19 +108,24 @@ class Mirror:
     """The parent's side: starts the child, and lets go of it in time. Never raises, waits at the end only."""
 
     def __init__(
-        self, folder: Path, settings: Any = None, grace: float = GRACE, checkpoints: Path | None = None
+        self,
+        folder: Path,
+        settings: Any = None,
+        grace: float = GRACE,
+        checkpoints: Path | None = None,
+        monitor: str = "wandb",
     ) -> None:
         self.folder, self.grace = folder, grace
-        self.wanted = environment_wins(settings) | _more(checkpoints, grace)
+        self.wanted = wanted_of(monitor, settings, checkpoints, grace)
         self.child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Mirror:
-        """Starts the child, unless the mode is `disabled`."""
-        if self.wanted["mode"] == "disabled" or self.child is not None:
+        """Starts the child, unless there is no monitor."""
+        if self.wanted["monitor"] == "none" or self.child is not None:
             return self
         with contextlib.suppress(OSError):  # no process to be had, or no place for its log: no mirror then
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            with (self.folder / "logs" / "wandb.log").open("ab") as log:
+            with (self.folder / "logs" / f"{self.wanted['monitor']}.log").open("ab") as log:
                 self.child = _spawn(self.folder, self.wanted, log)
         return self
 
@@ -155,25 +152,37 @@ class Mirror:
         self.close()
 
 
-def _more(checkpoints: Path | None, grace: float) -> dict[str, Any]:
-    """What else the child has to know: where the weights are, and how long it may take at the end."""
-    return {"checkpoints": str((checkpoints or Path("checkpoints")).resolve()), "grace": grace}
+def wanted_of(monitor: str, settings: Any, checkpoints: Path | None, grace: float) -> dict[str, Any]:
+    """What the child has to know: which monitor and how, where the weights are, how long it may take at the
+    end. wandb that is disabled is no monitor.
+    """
+    wanted = environment_wins(settings)
+    if monitor == "wandb" and wanted["mode"] == "disabled":
+        monitor = "none"
+    elif monitor != "wandb":
+        wanted["mode"] = "offline"
+    where = str((checkpoints or Path("checkpoints")).resolve())
+    return wanted | {"monitor": monitor, "checkpoints": where, "grace": grace}
 
 
 def sync(
-    folder: Path, settings: Any = None, timeout: float = 600.0, checkpoints: Path | None = None
+    folder: Path,
+    settings: Any = None,
+    timeout: float = 600.0,
+    checkpoints: Path | None = None,
+    monitor: str = "wandb",
 ) -> tuple[bool, str]:
-    """Bring wandb up to metrics.jsonl now, and wait for it: (done?, what the child said last)."""
-    wanted = environment_wins(settings) | _more(checkpoints, timeout)
-    if wanted["mode"] == "disabled":
-        return False, "wandb is disabled (wandb.mode, WANDB_MODE)"
+    """Bring the monitor up to metrics.jsonl now, and wait for it: (done?, what the child said last)."""
+    wanted = wanted_of(monitor, settings, checkpoints, timeout)
+    if wanted["monitor"] == "none":
+        return False, "no monitor: monitor is none, or wandb is disabled (wandb.mode, WANDB_MODE)"
     child = _spawn(folder, wanted, subprocess.PIPE)
     try:
         said, _ = child.communicate(b"", timeout)
     except subprocess.TimeoutExpired:
         _end(child)
         child.communicate()
-        return False, f"wandb did not finish within {timeout:.0f} s"
+        return False, f"{wanted['monitor']} did not finish within {timeout:.0f} s"
     lines = said.decode("utf-8", "replace").strip().splitlines()
     return child.returncode == 0, lines[-1] if lines else ""
 
@@ -187,7 +196,7 @@ def _spawn(folder: Path, wanted: Mapping[str, Any], log: Any) -> subprocess.Pope
     package = str(Path(__file__).parents[3])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pipeline.report.wandb.child", str(folder.resolve())]
+    command = [sys.executable, "-m", "pipeline.report.monitor.follow", str(folder.resolve())]
     return subprocess.Popen(
         [*command, json.dumps(dict(wanted))],
         stdin=subprocess.PIPE,
@@ -205,9 +214,8 @@ def follow(path: Path, seen: int) -> list[tuple[int, str, dict[str, Any]]]:
 
 
 def mirrored(run: Run) -> contextlib.AbstractContextManager[Any]:
-    """wandb follows metrics.jsonl while the block lasts: rank 0 alone, and only where it is wanted."""
-    settings = run.recipe.header.wandb
-    wanted = run.processes.main and settings.mode != "disabled"
-    if not wanted:
-        return contextlib.nullcontext()
-    return Mirror(run.folder, settings, checkpoints=run.workspace.checkpoints)
+    """The recipe's monitor follows metrics.jsonl while the block lasts: rank 0 alone, and only where one is
+    wanted."""
+    header = run.recipe.header
+    mirror = Mirror(run.folder, header.wandb, checkpoints=run.workspace.checkpoints, monitor=header.monitor)
+    return mirror if run.processes.main else contextlib.nullcontext()

@@ -1,67 +1,22 @@
-"""What wandb is told of a round's shards and weights: where they lie, what they were made from. Nothing is
-copied.
+"""What a monitor is told of a round's shards and weights: where they lie, what they were made from.
+Nothing is copied.
 
     for each in artifacts(found, 2): ...  # "quickstart-sample", "quickstart-policy", alias "round-002"
 
 Lineage is that of the plans: an artifact names those that its stage read and the models that acted, by name,
-round and hash. Not here: how wandb takes them (`mirror_media.py`).
+round and hash. Not here: how a monitor takes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.recipe.shape import Stage
 from pipeline.report.html.data import RunData
+from pipeline.report.monitor import Reference
 
 LINEAGE = ("artifact", "what", "made by", "from", "models", "rows", "hash", "where")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One folder of a run as an artifact."""
-
-    name: str
-    kind: str  #: shards or model
-    alias: str
-    folder: Path
-    made_by: str
-    made_from: list[str]  #: artifacts, as NAME:ALIAS
-    models: list[str]
-    digest: str
-    rows: dict[str, int] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What stands beside it in wandb."""
-        return {
-            "made_by": self.made_by,
-            "made_from": self.made_from,
-            "models": self.models,
-            "rows": self.rows,
-            "hash": self.digest,
-            **self.more,
-        }
-
-    def line(self) -> list[Any]:
-        """Its row in the table of lineage."""
-        rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
-        sources, models = ", ".join(self.made_from), ", ".join(self.models)
-        where = self.folder.as_posix()
-        return [
-            f"{self.name}:{self.alias}",
-            self.kind,
-            self.made_by,
-            sources,
-            models,
-            rows,
-            self.digest,
-            where,
-        ]
 
 
 def artifacts(found: RunData, number: int, final: bool = False) -> Iterator[Reference]:

@@ -1,4 +1,5 @@
-"""The report's charts as pictures, for wandb: the same numbers, drawn by the same code, a picture a round.
+"""The report's charts as pictures, for a monitor: the same numbers, drawn by the same
+code, a picture a round.
 
     for name, title, spec in plots(found): page = picture(title, spec)
 
@@ -37,15 +38,15 @@ def plots(found: RunData) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, title, Vega-Lite specification) of each chart that this run can fill."""
     from pipeline.report.html import page, panels
 
-    whole = page.Page()
-    page.learning(whole, [found])
-    page.stall(whole, [found])
+    drawn = page.Page()
+    page.learning(drawn, [found])
+    page.stall(drawn, [found])
     for panel in (panels.filtering, panels.reward, panels.costs):
-        panel(whole, [found])
-    for chart, spec in whole.specs.items():
+        panel(drawn, [found])
+    for chart, spec in drawn.specs.items():
         for begin, name in NAMES.items():
             if match := re.fullmatch(rf"{re.escape(begin)}(?:-(.+))?-0", chart):
-                yield f"{name}/{match[1]}" if match[1] else name, whole.titles[chart], spec
+                yield f"{name}/{match[1]}" if match[1] else name, drawn.titles[chart], spec
                 break
 
 
@@ -68,12 +69,8 @@ def coloured(value: Any) -> Any:
     return value
 
 
-def picture(title: str, spec: dict[str, Any]) -> str:
-    """A chart as a small HTML page that holds an SVG: sharp at any size, no script, no request."""
-    from html import escape
-
-    import vl_convert
-
+def whole(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification with its size and colours, which a page would give it."""
     text = {"labelColor": "$soft", "titleColor": "$soft", "labelFontSize": 12, "titleFontSize": 12}
     config = {
         "background": "$surface",
@@ -82,6 +79,14 @@ def picture(title: str, spec: dict[str, Any]) -> str:
         "legend": {**text, "labelColor": "$ink", "columns": 5, "symbolType": "circle"},
         "point": {"size": 60},
     }
-    whole = coloured({**spec, "width": WIDTH, "padding": 12, "config": config})
+    return coloured({**spec, "width": WIDTH, "padding": 12, "config": config})
+
+
+def picture(title: str, spec: dict[str, Any]) -> str:
+    """A chart as a small HTML page that holds an SVG: sharp at any size, no script, no request."""
+    from html import escape
+
+    import vl_convert
+
     head = '<!doctype html><meta charset="utf-8"><style>p{font:600 14px sans-serif;margin:8px}</style>'
-    return f"{head}<p>{escape(title)}</p>{vl_convert.vegalite_to_svg(whole)}"
+    return f"{head}<p>{escape(title)}</p>{vl_convert.vegalite_to_svg(whole(spec))}"

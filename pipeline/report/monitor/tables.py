@@ -1,21 +1,22 @@
-"""Tables of one round for wandb: sample traces, problems won and lost, search trees. Plain columns and rows.
+"""Tables of one round for a monitor: sample traces, problems won and lost, search trees. Plain
+columns and rows.
 
     tables(found, 2)  ->  [("traces/sample", Table), ("changed/measure", Table), ("trees/search", Table)]
 
 Text of a model is spelled so that no control character acts. Few rows, read from few chunks: the browser over
-all of them is the HTML report. Not here: how wandb takes them (`mirror_media.py`).
+all of them is the HTML report. Not here: how a monitor takes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pipeline.report.html import data_traces, data_trees
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Place, Traces, find_places, known_problems, read_place
+from pipeline.report.monitor import Table
 from pipeline.report.show import safe
 from pipeline.rows import Problem, Trace
 
@@ -23,14 +24,6 @@ MOST_TRACES = 120  #: of one stage in one round
 MOST_CHANGED = 100  #: problems newly solved, and as many newly lost
 MOST_TREES = 6
 LONGEST = 4000  #: characters of a cell
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns, and rows of plain values in their order."""
-
-    columns: tuple[str, ...]
-    rows: list[list[Any]]
 
 
 Build = Callable[[], Table | None]
