@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pipeline.store.run import tree_hash
 
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
@@ -20,10 +19,7 @@ from pipeline.rows import Example, Label, Trace
 from pipeline.run.record import read
 from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
-<<<<<<< HEAD
-=======
 from pipeline.store.run_folder import tree_hash
->>>>>>> report
 from pipeline.store.workspace import Workspace
 
 ROLL = """
