@@ -114,9 +114,15 @@ class Task(FileTask):
         return extract.final(text, how)
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
-        return same(answer, problem.answer, kind=self.settings.compare, tolerance=self.settings.tolerance)
+        if answer is None or problem.answer is None:
+            return False
+        return self.same(answer, problem.answer)
 
     def same(self, one: str, other: str) -> bool:
+        if self.settings.extract == "choice":  # keys are letters of either case, `B` or `(b)`
+            letters = [extract.choice(text) for text in (one, other)]
+            if None not in letters:
+                return letters[0] == letters[1]
         return same(one, other, kind=self.settings.compare, tolerance=self.settings.tolerance)
 
     def gold_completion(self, problem: Problem) -> str | None:

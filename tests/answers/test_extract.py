@@ -149,7 +149,8 @@ def test_after_hashes(text, found):
         ("A nice day", None),
         ("B", "b"),
         ("The best option is **D**", "d"),
-        ("the answer is (f)", None),
+        ("the answer is (f)", "f"),
+        ("the answer is (k)", None),
     ],
 )
 def test_choice(text, found):
