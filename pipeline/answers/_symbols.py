@@ -1,8 +1,8 @@
 r"""Are two formulas equal? The sympy side of a comparison; only the jail's workers import this.
 
-Formulas are read by latex2sympy's grammar, which math-verify uses too. Two numbers are equal if they agree to
-250 digits or sympy shows that their difference is 0, so 1/2^75 is not 1/2^74; two expressions if they agree at
-several points; two equations if one is a multiple of the other. No text is evaluated.
+Formulas are read by latex2sympy's grammar, which math-verify uses too. Two numbers are equal if they agree
+to 250 digits or sympy shows that their difference is 0, so 1/2^75 is not 1/2^74; two expressions if they
+agree at several points; two equations if one is a multiple of the other. No text is evaluated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _DECIMAL = re.compile(r"(?<![\w.])(\d*)\.(\d+)(?![\d.])")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s?\{(\d+)\}")
 #: positive, then of both signs: no two are in a simple ratio
 _POINTS = [
-    [sympy.Rational(7 + 3 * n + 11 * k + (k * k + 5 * n * n) % 13, 10 + 1 * n) + sympy.Rational(1, 97 + n) for n in range(12)]
+    [
+        sympy.Rational(7 + 3 * n + 11 * k + (k * k + 5 * n * n) % 13, 10 + 1 * n) + sympy.Rational(1, 97 + n)
+        for n in range(12)
+    ]
     for k in range(4)
 ] + [[(-1) ** (n + k) * sympy.Rational(13 + 5 * n + 7 * k, 17 + n) for n in range(12)] for k in range(3)]
 _HARD = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit)
@@ -42,7 +45,9 @@ def _braced(text: str, command: str, opening: str) -> str:
         for place in range(at + len(command), len(text)):
             depth += (text[place] == "(") - (text[place] == ")")
             if depth == 0:
-                text = text[:at] + opening + "{" + text[at + len(command) + 1 : place] + "}" + text[place + 1 :]
+                text = (
+                    text[:at] + opening + "{" + text[at + len(command) + 1 : place] + "}" + text[place + 1 :]
+                )
                 break
         else:
             return text
@@ -50,8 +55,13 @@ def _braced(text: str, command: str, opening: str) -> str:
 
 
 def _prepared(text: str) -> str:
-    """The formula as the grammar reads it: Python's and plain text's ways of writing as TeX, decimals exact."""
-    text = text.replace("**", "^").replace("\\varnothing", "\\emptyset").replace("\\lvert", "|").replace("\\rvert", "|")
+    """The formula as the grammar reads it: what Python and plain text write as TeX, decimals exact."""
+    text = (
+        text.replace("**", "^")
+        .replace("\\varnothing", "\\emptyset")
+        .replace("\\lvert", "|")
+        .replace("\\rvert", "|")
+    )
     text = re.sub(r"\\begin\s?\{array\}\s?\{[^{}]*\}", r"\\begin{pmatrix}", text)
     text = text.replace("\\end{array}", "\\end{pmatrix}")
     text = re.sub(r"\s?\^\s?", "^", _WORDS.sub(r"\\\1 ", text))
@@ -70,7 +80,9 @@ def _prepared(text: str) -> str:
 
 def _recurring(match: re.Match[str]) -> str:
     whole, fixed, again = match[1] or "0", match[2], match[3]
-    value = Fraction(int(whole + fixed + again) - int(whole + fixed), 10 ** len(fixed + again) - 10 ** len(fixed))
+    value = Fraction(
+        int(whole + fixed + again) - int(whole + fixed), 10 ** len(fixed + again) - 10 ** len(fixed)
+    )
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
@@ -83,7 +95,11 @@ def parse(text: str) -> Any:
     for symbol in found.free_symbols:
         if symbol.name in ("i", "e"):
             known[symbol] = sympy.I if symbol.name == "i" else sympy.E
-    bound = {s for part in (found.atoms(*_HARD) if isinstance(found, sympy.Basic) else ()) for s in part.bound_symbols}
+    bound = {
+        s
+        for part in (found.atoms(*_HARD) if isinstance(found, sympy.Basic) else ())
+        for s in part.bound_symbols
+    }
     known = {symbol: value for symbol, value in known.items() if symbol not in bound}
     if isinstance(found, sympy.Basic):
         calls = found.atoms(sympy.core.function.AppliedUndef)
@@ -94,7 +110,11 @@ def parse(text: str) -> Any:
 
 def _close(one: Any, other: Any, digits: int) -> bool | None:
     """Do two evaluated numbers agree to so many digits? None: they are no finite numbers."""
-    if not (one.is_number and other.is_number) or one.has(sympy.nan, sympy.zoo) or other.has(sympy.nan, sympy.zoo):
+    if (
+        not (one.is_number and other.is_number)
+        or one.has(sympy.nan, sympy.zoo)
+        or other.has(sympy.nan, sympy.zoo)
+    ):
         return None
     if one.is_infinite or other.is_infinite:
         return bool(one == other)
@@ -130,7 +150,9 @@ def _at_points(one: Any, other: Any, symbols: list[Any]) -> bool | None:
 
 
 def _same(one: Any, other: Any) -> bool | None:
-    if isinstance(one, sympy.MatrixBase | sympy.MatrixExpr) or isinstance(other, sympy.MatrixBase | sympy.MatrixExpr):
+    if isinstance(one, sympy.MatrixBase | sympy.MatrixExpr) or isinstance(
+        other, sympy.MatrixBase | sympy.MatrixExpr
+    ):
         return _matrices(one, other)
     if one == other:
         return True
@@ -169,13 +191,13 @@ class Sympy:
     def equal(self, one: str, other: str) -> bool | None:
         a, b = parse(one), parse(other)
         verdict = _same(a, b)
-        if verdict is False and isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
-            if re.fullmatch(r"-?\s?\d*\.\d+", one) or re.fullmatch(r"-?\s?\d*\.\d+", other):
-                return _within(one, b) or _within(other, a)
+        written = any(re.fullmatch(r"-?\s?\d*\.\d+", text) for text in (one, other))
+        if verdict is False and written and isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
+            return _within(one, b) or _within(other, a)
         return verdict
 
     def relations(self, one: Form, other: Form) -> bool | None:
-        """Equations and inequalities: one is a multiple of the other, by a positive number if it has a direction."""
+        """Is one equation or inequality a multiple of the other (a positive one, if it has a direction)?"""
         a, b = _chain(one), _chain(other)
         if len(a) != len(b):
             return False
@@ -228,7 +250,9 @@ def _set(form: Form) -> Any:
         low, high = (_value(part) for part in form.parts)
         marks = form.marks or ("(", ")")
         return sympy.Interval(low, high, marks[0] == "(", marks[1] == ")")
-    if form.kind == "union" or (form.kind == "list" and form.parts and form.parts[0].kind in ("interval", "relation")):
+    if form.kind == "union" or (
+        form.kind == "list" and form.parts and form.parts[0].kind in ("interval", "relation")
+    ):
         return sympy.Union(*(_set(part) for part in form.parts))
     if form.kind in ("set", "list"):
         return sympy.FiniteSet(*(_value(part) for part in form.parts))
@@ -246,4 +270,8 @@ def _set(form: Form) -> Any:
 
 
 def _value(form: Form) -> Any:
-    return parse(form.text).doit() if form.number is None else sympy.Rational(*form.number.value.as_integer_ratio())
+    return (
+        parse(form.text).doit()
+        if form.number is None
+        else sympy.Rational(*form.number.value.as_integer_ratio())
+    )

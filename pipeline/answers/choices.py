@@ -17,7 +17,9 @@ MAX_MATCHES = 60  #: claims or letters that are looked at, from the end
 WINDOW = 120  #: characters after `the answer is` in which its letter stands
 
 _MARKS = str.maketrans({"*": "", "`": "", "$": "", "“": '"', "”": '"', "‘": "'", "’": "'", "\\": " \\"})
-_COMMANDS = re.compile(r"\\(?:text[a-z]*|math[a-z]+|mbox|boxed|fbox|left|right)(?![A-Za-z])|\\[()\[\]]|[{}]|__")
+_COMMANDS = re.compile(
+    r"\\(?:text[a-z]*|math[a-z]+|mbox|boxed|fbox|left|right)(?![A-Za-z])|\\[()\[\]]|[{}]|__"
+)
 _QUOTED = re.compile(r"""["'\[<]\s?\(?([A-Za-z])\)?\s?["'\]>]""")
 _TAG = re.compile(r"<answer>\s?([^<]{1,200})</answer>", re.I)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
@@ -30,23 +32,32 @@ _HEAD = re.compile(
 )
 _REASON = r"(?:because|since|as|for|due|while|whereas|which|so|and not|not|rather|unlike|but)\b"
 _DENIED = re.compile(
-    r"(?:\bnot|n't(?: be)?|\bneither|\bnor|\bcannot be|\bnever|\bexclud\w+|\beliminat\w+|\brules? out|\binstead of"
+    r"(?:\bnot|n't(?: be)?|\bneither|\bnor|\bcannot be|\bnever|\bexclud\w+|\beliminat\w+"
+    r"|\brules? out|\binstead of"
     r"|\brather than|\bunlike|\bthan)(?: (?:option|choice|answer|letter))? ?$",
     re.I,
 )
 _WRONG = re.compile(
-    r" ?(?:,? ?(?:and|or) \([A-Za-z]\) ?)?(?:is|are|was|does|do|makes?|would|cannot|can't|isn't|doesn't|seems?|has|have)\b"
+    r" ?(?:,? ?(?:and|or) \([A-Za-z]\) ?)?"
+    r"(?:is|are|was|does|do|makes?|would|cannot|can't|isn't|doesn't|seems?|has|have)\b"
     r"(?! (?:the |clearly |definitely |most |more )?(?:correct|right|best|better|answer|true|likely|fits))",
     re.I,
 )
 _SAYS = re.compile(
-    r"\b(?:it(?:'s| is| must be| has to be| should be| would be)|(?:i|we)(?:'d| would| will|'ll)? ?(?:think|believe|guess|say|choose|chose"
+    r"\b(?:it(?:'s| is| must be| has to be| should be| would be)"
+    r"|(?:i|we)(?:'d| would| will|'ll)? ?(?:think|believe|guess|say|choose|chose"
     r"|pick|select|go with|go for)(?: it(?:'s| is| must be))?(?: that)?|must be|has to be|should be|would be"
-    r"|go with|choose|select|pick|therefore|thus|hence|so|conclusion)[ ,:]{0,2}(?:(?:the )?(?:option|choice|answer|letter) )?",
+    r"|go with|choose|select|pick|therefore|thus|hence|so|conclusion)[ ,:]{0,2}"
+    r"(?:(?:the )?(?:option|choice|answer|letter) )?",
     re.I,
 )
 
 
+_ASIDE = re.compile(
+    r"\b(?:because|since|while|whereas|and not|rather|unlike|but"
+    r"|(?:definitely|certainly|clearly|surely|obviously|probably) not)\b",
+    re.I,
+)
 _GIVEN = re.compile(r"\b(?:because|since|whereas|while)\b", re.I)
 _BESIDE = re.compile(r"\(([A-Za-z])\) ?(?:,|/|or|and|&)? ?(?:or |and )?$", re.I)
 
@@ -70,20 +81,25 @@ class _Reader:
         self.text = text
         self.marked = re.compile(rf"\(({one})\)")
         self.at_once = re.compile(
-            rf"\(({one})\)|({one})(?=[.,;:)\]\"'!]|\n|$)|([{letters.upper()}])(?= ?(?:-|/|{_REASON}))"
+            rf"\(({one})\)|({one})(?=[,;:)\]\"!]|[.'](?![A-Za-z])|\n|$)"
+            rf"|([{letters.upper()}])(?= ?(?:-|/|{_REASON}))"
         )
         self.later = re.compile(rf"[^()\n.:;]{{0,{WINDOW}}}\(({one})\)")
         self.then_words = re.compile(rf"(?!I )([{letters.upper()}]) (?=\S)")
-        self.other = re.compile(rf" ?(?:,|/|or|and|&) ?(?:or |and )?(?:\(({one})\)|([{letters.upper()}])\b"
+        self.other = re.compile(
+            rf" ?(?:,|/|&|(?:or|and)\b) ?(?:or |and )?(?:\(({one})\)|([{letters.upper()}])\b"
             rf"|([{letters.lower()}])(?=[,;)\n]|\.?$))"
         )
         self.right = re.compile(
-            rf"(?:\(({one})\)|\b([{letters.upper()}]))(?:[.:)] ?[\w ]{{1,40}}?)? (?:is|was|must be|would be|seems|looks)(?: clearly| definitely| therefore| thus)?"
-            r"(?: the)?(?: only| most| single| one)? ?(?:correct|right|best|true|answer|likely|logical|appropriate|suitable)\b",
+            rf"(?:\(({one})\)|\b([{letters.upper()}]))(?:[.:)] ?[\w ]{{1,40}}?)? "
+            r"(?:is|was|must be|would be|seems|looks)(?: clearly| definitely| therefore| thus)?"
+            r"(?: the)?(?: only| most| single| one)? ?"
+            r"(?:correct|right|best|true|answer|likely|logical|appropriate|suitable)\b",
         )
         self.alone = re.compile(
             rf"(?:(?:option|choice|answer)[ :]{{0,2}})?[(\[]?({one})[)\]]?[.:]?(?=\n|$)|\(({one})\)[ :.-]"
-            rf"|([{letters.upper()}])(?:[).:]|,(?= ?{_REASON})| -)(?= ?\S)|([{letters.upper()}])(?= (?:{_REASON}))",
+            rf"|([{letters.upper()}])(?:[).:]|,(?= ?{_REASON})| -)(?= ?\S)"
+            rf"|([{letters.upper()}])(?= (?:{_REASON}))",
         )
 
     def claim(self) -> str | None:
@@ -103,8 +119,10 @@ class _Reader:
             return self._after(start + instead.end(), direct=direct) if instead else None
         match = self.at_once.match(near)
         if match is None and not direct:
-            reason = re.search(rf"\b{_REASON}", near, re.I)
-            match = self.later.match(near, 0, reason.start() if reason else len(near)) or self.then_words.match(near)
+            reason = _ASIDE.search(near)
+            match = self.later.match(
+                near, 0, reason.start() if reason else len(near)
+            ) or self.then_words.match(near)
         if match is None:
             return None
         letter = next(filter(None, match.groups())).lower()
@@ -167,7 +185,8 @@ def _inner(text: str, letters: str) -> str | None:
     """The letter that all of a box or tag is, with or without its option's text."""
     prepared = _prepared(text)
     match = re.match(
-        rf"(?:(?:the )?(?:final |correct )?(?:answer|option|choice)\b ?(?:is)? ?:? ?)?(?:\(({_one(letters)})\)|({_one(letters)})(?=[).:,\n]|$| ?-)"
+        rf"(?:(?:the )?(?:final |correct )?(?:answer|option|choice)\b ?(?:is)? ?:? ?)?"
+        rf"(?:\(({_one(letters)})\)|({_one(letters)})(?=[).:,\n]|$| ?-)"
         rf"|([{letters.upper()}])(?= \S))",
         prepared,
         re.I if prepared[:1].islower() and len(prepared) > 1 and prepared[1:2] not in " " else 0,
@@ -180,7 +199,9 @@ def _inner(text: str, letters: str) -> str | None:
 
 
 def choice(text: str, letters: str = LETTERS) -> str | None:
-    """The chosen option's letter, lower case, or None where none or several are chosen; the last claim counts."""
+    """The chosen option's letter, lower case, or None where none or several are chosen; the last claim
+    counts.
+    """
     tail = ending(text)
     tags = _TAG.findall(tail)
     if tags and (found := _inner(tags[-1], letters)):

@@ -33,10 +33,10 @@ _ACTIVE = re.compile(
 def same(answer: str | None, gold: str | None, *, kind: Kind = "math", tolerance: float = 0.0) -> bool:
     """Does the answer equal the gold one?
 
-    exact: equal once looks are taken away (`looks.plain`), letter case kept. numeric: equal as numbers, a name
-    before (`x = 5`) and a unit after them dropped unless both have one and they differ, `10%` equal to 10 and to
-    0.1, within the relative `tolerance` (of the larger; absolute where one is 0). math: exact, numeric, or the
-    same mathematical object.
+    exact: equal once looks are taken away (`looks.plain`), letter case kept. numeric: equal as numbers, a
+    name before (`x = 5`) and a unit after them dropped unless both have one and they differ, `10%` equal to
+    10 and to 0.1, within the relative `tolerance` (of the larger; absolute where one is 0). math: exact,
+    numeric, or the same mathematical object.
     """
     verdict = _quick(answer, gold, kind, tolerance)
     if verdict is None:

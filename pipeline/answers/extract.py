@@ -8,16 +8,27 @@ business; `docs/answers.md` shows what is read.
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Literal
 
 from pipeline.answers.choices import LETTERS, choice
-from pipeline.answers.looks import MAX_TEXT, ending, plain, tidy, undress, unfence, untext
+from pipeline.answers.looks import MAX_TEXT, ending, plain, tidy, undress, unfence
 from pipeline.answers.numbers import DECIMAL, EXPONENT, NAME, first_number, number, spell
 
 __all__ = [
-    "LETTERS", "MAX_TEXT", "How", "after_hashes", "boxed", "choice", "final", "first_number", "last_number", "number", "plain",
+    "LETTERS",
+    "MAX_TEXT",
+    "How",
+    "after_hashes",
+    "boxed",
+    "choice",
+    "final",
+    "first_number",
+    "last_number",
+    "number",
+    "plain",
     "spell",
-]  # fmt: skip
+]
 
 How = Literal["boxed", "hashes", "last_number", "choice", "any"]
 
@@ -29,7 +40,8 @@ _TAGGED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>", re.I)
 # between two boxes of one list: at most a few words, then a comma, `and` or `or`, then at most a name and `=`
 _NOISE = re.compile(r"\\[()\[\],;:! ]|\\q?quad|\\text\s?\{|[$}{\s]+|\\\\")
 _BETWEEN = re.compile(
-    rf"(?:[A-Za-z'()]{{1,15}} ){{0,5}}(?:,|;|&|,? ?and|,? ?or) ?(?:(?:{NAME.pattern}) ?=)?|(?:(?:{NAME.pattern}) ?=)?"
+    rf"(?:[A-Za-z'()]{{1,15}} ){{0,5}}(?:,|;|&|,? ?and|,? ?or) ?(?:(?:{NAME.pattern}) ?=)?"
+    rf"|(?:(?:{NAME.pattern}) ?=)?"
 )
 _GOES_ON = re.compile(
     r"\b(?:not|wait|but|then|so|is|thus|hence|therefore|gives|get|becomes|actually|no)\b", re.I
@@ -61,7 +73,9 @@ _JOINT = re.compile(r"\s?(?:[+\-*/]|\\cdot|\\times|\\pm|\\mp)?\s?")
 _WORD = re.compile(r"\\[A-Za-z]+\s?(?:\{[^{}]*\})?|([A-Za-z]{3,})")
 _CLAIM = re.compile(r"\banswer\b['\"*_ ]{0,4}(?:is|are|:|=)['\"*_: ]{0,6}", re.I)
 _TAKEN_BACK = re.compile(r"\b(?:wait|actually|instead|mistake|correction|not|apologi[sz]e|recheck)\b", re.I)
-_ENDS = re.compile(r"\s*(?:$|[.,;)!\n*]|\\[)\]]|(?!or\b|and\b|to\b|times\b|plus\b|minus\b|more\b|less\b|over\b)[A-Za-z°])")
+_ENDS = re.compile(
+    r"\s*(?:$|[.,;)!\n*]|\\[)\]]|(?!or\b|and\b|to\b|times\b|plus\b|minus\b|more\b|less\b|over\b)[A-Za-z°])"
+)
 
 
 def _closing(text: str, start: int, stop: int) -> int:
@@ -176,7 +190,7 @@ def _last_token(text: str) -> tuple[int, int, bool] | None:
 
 
 def _right_side(text: str) -> str:
-    r"""What stands after the last `=` (or before `\approx`) of `x = 2 + 3 = 5`; an equation like `2x + y = 0` whole."""
+    r"""What stands after the last `=` (or before `\approx`) of `x = 2 + 3 = 5`; `2x + y = 0` whole."""
     exact = text.split("\\approx", 1)[0] if "=" in text.split("\\approx", 1)[0] else text
     if "=" not in exact or re.search(r"[<>!]=|,", exact):
         return exact.strip()
@@ -256,7 +270,11 @@ def _claimed(text: str) -> str | None:
         if not rest[:start].strip(" $\\([*"):
             return rest[start:end].strip().rstrip(".,;")
     sentence = re.split(r"\.(?:\s|$)|\n", rest, maxsplit=1)[0].strip()
-    if len(sentence) <= 100 and re.search(r"[\\+^_=,(/-]", sentence) and not any(m[1] for m in _WORD.finditer(sentence)):
+    if (
+        len(sentence) <= 100
+        and re.search(r"[\\+^_=,(/-]", sentence)
+        and not any(m[1] for m in _WORD.finditer(sentence))
+    ):
         return unfence(sentence) or None
     match = _TOKEN.match(rest)
     if match and (match["number"] or match["tex"]) and _ENDS.match(rest, match.end()):
@@ -265,9 +283,7 @@ def _claimed(text: str) -> str | None:
 
 
 def _after_claim(text: str) -> str | None:
-    last = None
-    for last in _CLAIM.finditer(text):
-        pass
+    last = next(iter(deque(_CLAIM.finditer(text), maxlen=1)), None)
     if last is None or _TAKEN_BACK.search(text, last.end()):
         return None
     return undress(tidy(text[last.end() : last.end() + 400])).lstrip()
@@ -275,7 +291,10 @@ def _after_claim(text: str) -> str | None:
 
 def _claimed_word(text: str) -> str | None:
     """One to four words that `the answer is` says: `the answer is east.`"""
-    found = re.match(r"(?:\\text\s?\{)?['\"*]{0,2}([^\W\d_][\w'-]*(?: [\w'-]+){0,3})['\"*]{0,2}\}?\.?\s*(?:\n|$)", _after_claim(text) or "")
+    found = re.match(
+        r"(?:\\text\s?\{)?['\"*]{0,2}([^\W\d_][\w'-]*(?: [\w'-]+){0,3})['\"*]{0,2}\}?\.?\s*(?:\n|$)",
+        _after_claim(text) or "",
+    )
     return found[1] if found else None
 
 
@@ -291,7 +310,17 @@ def final(text: str, how: How) -> str | None:
             if len(text) < 200 and not _BOX.search(text) and "####" not in text:
                 return unfence(text) or None
         box = boxed(text)
-        if box is not None and (at := text.lower().rfind("final answer is")) > text.rfind("boxed{") and at >= 0:
+        if (
+            box is not None
+            and (at := text.lower().rfind("final answer is")) > text.rfind("boxed{")
+            and at >= 0
+        ):
             box = _claimed(text[at:].removeprefix("final ").removeprefix("Final ")) or box
-        return box or after_hashes(text) or _claimed(text) or _last_thing(text, whole=True) or _claimed_word(text)
+        return (
+            box
+            or after_hashes(text)
+            or _claimed(text)
+            or _last_thing(text, whole=True)
+            or _claimed_word(text)
+        )
     return {"boxed": boxed, "hashes": after_hashes, "last_number": last_number, "choice": choice}[how](text)

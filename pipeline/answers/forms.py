@@ -1,4 +1,4 @@
-r"""What kind of thing an answer is: a number with its unit, a list, a tuple, a set, an interval, a relation, a word.
+r"""What kind of thing an answer is: a number with its unit, a list, a tuple, a set, an interval, a word.
 
 `read` cuts a text into such forms and evaluates nothing; formulas stay text. `sameness.py` says which forms
 are equal. The time is linear in the text for each of at most `MAX_DEPTH` levels of brackets.
@@ -23,8 +23,12 @@ class Form:
 
     kind: str  #: number base time ratio list tuple set interval union named relation word formula
     text: str  #: as written, tidied
-    parts: tuple[Form, ...] = ()  #: elements; of an interval its ends; of `named` its value; of a relation its sides
-    marks: tuple[str, ...] = ()  #: of an interval its brackets; of a relation its signs; of a base numeral (digits, base)
+    parts: tuple[
+        Form, ...
+    ] = ()  #: elements; of an interval its ends; of `named` its value; of a relation its sides
+    marks: tuple[
+        str, ...
+    ] = ()  #: of an interval its brackets; of a relation its signs; of a base numeral (digits, base)
     name: str = ""  #: of `named`, and of an interval that was an inequality
     number: Quantity | None = None
     unit: units.Unit | None = None  #: of a formula
@@ -34,24 +38,55 @@ _OPEN, _CLOSE = "([{", ")]}"
 _BASE = re.compile(
     r"\(?\s?([0-9A-Za-z]*\d[0-9A-Za-z]*|[A-Z]+)\s?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?(\w+)\s?\}?\s?\}|(\d+))"
 )
-_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-               "eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16}  # fmt: skip
+_BASE_NAMES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "eleven": 11,
+    "twelve": 12,
+    "sixteen": 16,
+    "hex": 16,
+}
 _IN_BASE = re.compile(r"([0-9]+)\s(?:in |\()?base[ -]?(\w+)\)?", re.I)
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?:\s?([ap])\.?\s?m\.?)?", re.I)
-_AND = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s?\{\s*,?\s*(and|or)\s*\}|\\(?:lor|land|vee|wedge)(?![A-Za-z])")
+_AND = re.compile(
+    r"\\(?:text|mbox|textrm|mathrm)\s?\{\s*,?\s*(and|or)\s*\}|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
+)
 _SPLIT = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![a-z])")
 _RELATION = re.compile(
     r"\\(leqslant|geqslant|leq|geq|le|ge|lt|gt|neq|ne|not=|in|approx)(?![A-Za-z])|(<=|>=|!=|==|<|>|=)"
 )
 _SIGN = {
-    "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=", "lt": "<", "gt": ">", "neq": "!=",
-    "ne": "!=", "not=": "!=", "==": "=", "approx": "~",
-}  # fmt: skip
-_REALS = re.compile(r"\\mathbb\s?\{?\s?R\s?\}?|\\Reals|\\R|all reals?|all real numbers|(?:the )?(?:set of )?(?:all )?real numbers", re.I)
+    "leqslant": "<=",
+    "leq": "<=",
+    "le": "<=",
+    "geqslant": ">=",
+    "geq": ">=",
+    "ge": ">=",
+    "lt": "<",
+    "gt": ">",
+    "neq": "!=",
+    "ne": "!=",
+    "not=": "!=",
+    "==": "=",
+    "approx": "~",
+}
+_REALS = re.compile(
+    r"\\mathbb\s?\{?\s?R\s?\}?|\\Reals|\\R|all reals?|(?:the )?(?:set of )?(?:all )?real numbers",
+    re.I,
+)
 _EMPTY = re.compile(r"\\(?:emptyset|varnothing|empty)|\\\{\s*\\\}|\{\s*\}")
 _SUCH_THAT = re.compile(r"\\mid(?![A-Za-z])|\||:|\\colon")
 _TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
-_UNIT_COMMAND = re.compile(r"\s?(?:\\(?:text|mathrm|mbox|textrm|textnormal|textit|rm)\s?\{|\^\s?\{?\s?\\circ)")
+_UNIT_COMMAND = re.compile(
+    r"\s?(?:\\(?:text|mathrm|mbox|textrm|textnormal|textit|rm)\s?\{|\^\s?\{?\s?\\circ)"
+)
 _UNIT_WORDS = re.compile(r"(?:(?<=[\d})])\s?|(?<=\\pi)\s)([A-Za-z][A-Za-z./^0-9{} -]*)$")
 _MATH_WORDS = {"pi", "infinity", "inf", "infty"}
 
@@ -97,9 +132,9 @@ def _simple(text: str) -> Form | None:
         return Form("set", text)
     word = " ".join(untext(text).strip(" ()\"'.").split())
     letters = word.replace("'", "").replace("-", "").replace(".", "").replace(" ", "")
-    if letters.isalpha() and word.lower() not in _MATH_WORDS and not _SPLIT.search(word) and "-" not in word[:1]:
-        if "-" not in word or max(map(len, re.split("[ -]", word))) > 1:
-            return Form("word", word)
+    known = word.lower() in _MATH_WORDS or _SPLIT.search(word) or word.startswith("-")
+    if letters.isalpha() and not known and ("-" not in word or max(map(len, re.split("[ -]", word))) > 1):
+        return Form("word", word)
     return None
 
 
@@ -230,7 +265,11 @@ def _interval_of(text: str, sides: list[str], signs: list[str], depth: int) -> F
 
 
 def _variables(text: str) -> bool:
-    return bool(re.search(r"(?<![A-Za-z\\])(?!e(?![A-Za-z])|pi(?![A-Za-z])|sqrt)[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)))
+    return bool(
+        re.search(
+            r"(?<![A-Za-z\\])(?!e(?![A-Za-z])|pi(?![A-Za-z])|sqrt)[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)
+        )
+    )
 
 
 def _union(text: str, depth: int) -> Form | None:
@@ -252,7 +291,13 @@ def _bracketed(text: str, depth: int) -> Form | None:
     levels = _level(text)
     start = 1 if is_set else 0
     end = len(text) - 1
-    if len(text) < 3 or not levels or text[start] not in _OPEN or text[end] not in _CLOSE or 0 in levels[start + 1 : end]:
+    if (
+        len(text) < 3
+        or not levels
+        or text[start] not in _OPEN
+        or text[end] not in _CLOSE
+        or 0 in levels[start + 1 : end]
+    ):
         return None
     inner = text[start + 1 : end - (1 if is_set else 0)].strip()
     if text[start] == "{" and not is_set:
@@ -298,11 +343,16 @@ def _formula(text: str) -> Form:
     number = quantity(text)
     if number is not None:
         return Form("number", text, number=number)
-    for start in (*(m.start() for m in _UNIT_COMMAND.finditer(text)), *(m.start() for m in _UNIT_WORDS.finditer(text))):
+    for start in (
+        *(m.start() for m in _UNIT_COMMAND.finditer(text)),
+        *(m.start() for m in _UNIT_WORDS.finditer(text)),
+    ):
         before, after = text[:start].rstrip(), text[start:].strip()
         if not before or not (before[-1].isalnum() or before[-1] in "})]!"):
             continue
-        unit = unit_after(after) if len(after) <= units.MAX_UNIT and _level(before) and _level(after) else None
+        unit = (
+            unit_after(after) if len(after) <= units.MAX_UNIT and _level(before) and _level(after) else None
+        )
         if unit is None or (not after.startswith(("\\", "^")) and unit.words):
             continue
         if unit.dims == (("degree", 1),) and _TRIG.search(before):

@@ -14,33 +14,107 @@ MAX_TEXT = 20_000  #: characters of an answer or of a completion's end that are 
 
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ", "0123456789+-=()n", strict=True))
-_VULGAR = {
-    char: unicodedata.normalize("NFKC", char).split("\u2044")
-    for char in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"
-}
+_VULGAR = {char: unicodedata.normalize("NFKC", char).split("\u2044") for char in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"}
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _BLANKS = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _NOTHING = "\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\ufeff\u00ad"
 _SIGNS = {
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ", "⁄": "/", "∕": "/",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
-    "≈": r"\approx ", "≃": r"\approx ", "≅": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
-    "∅": r"\emptyset ", "⌀": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ",
-    "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "ℝ": r"\mathbb{R} ", "ℤ": r"\mathbb{Z} ",
-    "ℕ": r"\mathbb{N} ", "ℚ": r"\mathbb{Q} ", "ℂ": r"\mathbb{C} ", "∖": r"\setminus ", "∠": r"\angle ",
-    "△": r"\triangle ", "⟨": r"\langle ", "⟩": r"\rangle ", "…": "...", "′": "'", "″": "''", "‘": "'", "’": "'",
-    "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "\u00b5": r"\mu ", "Ω": r"\Omega ", "\u2126": r"\Omega ",
-    "%": "%", "∑": r"\sum ", "∫": r"\int ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-}  # fmt: skip
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "∙": r"\cdot ",
+    "∗": "*",
+    "÷": r"\div ",
+    "⁄": "/",
+    "∕": "/",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "⩽": r"\le ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "≃": r"\approx ",
+    "≅": r"\approx ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "⌀": r"\emptyset ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "˚": r"^\circ ",
+    "℃": r"^\circ C",
+    "℉": r"^\circ F",
+    "ℝ": r"\mathbb{R} ",
+    "ℤ": r"\mathbb{Z} ",
+    "ℕ": r"\mathbb{N} ",
+    "ℚ": r"\mathbb{Q} ",
+    "ℂ": r"\mathbb{C} ",
+    "∖": r"\setminus ",
+    "∠": r"\angle ",
+    "△": r"\triangle ",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "…": "...",
+    "′": "'",
+    "″": "''",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "„": '"',
+    "«": '"',
+    "»": '"',
+    "\u00b5": r"\mu ",
+    "Ω": r"\Omega ",
+    "\u2126": r"\Omega ",
+    "%": "%",
+    "∑": r"\sum ",
+    "∫": r"\int ",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
+}
 _GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta", "λ": "lambda", "μ": "mu",
-    "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "ψ": "psi", "ω": "omega", "η": "eta", "κ": "kappa",
-    "ξ": "xi", "χ": "chi", "ν": "nu", "ζ": "zeta", "Δ": "Delta", "Γ": "Gamma", "Θ": "Theta", "Λ": "Lambda",
-    "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Π": "Pi", "Ξ": "Xi",
-}  # fmt: skip
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "δ": "delta",
+    "ε": "epsilon",
+    "θ": "theta",
+    "λ": "lambda",
+    "μ": "mu",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "φ": "phi",
+    "ϕ": "phi",
+    "ψ": "psi",
+    "ω": "omega",
+    "η": "eta",
+    "κ": "kappa",
+    "ξ": "xi",
+    "χ": "chi",
+    "ν": "nu",
+    "ζ": "zeta",
+    "Δ": "Delta",
+    "Γ": "Gamma",
+    "Θ": "Theta",
+    "Λ": "Lambda",
+    "Σ": "Sigma",
+    "Φ": "Phi",
+    "Ψ": "Psi",
+    "Π": "Pi",
+    "Ξ": "Xi",
+}
 _TABLE = str.maketrans(
-    {char: "-" for char in _DASHES}
-    | {char: "" for char in _NOTHING}
+    dict.fromkeys(_DASHES, "-")
+    | dict.fromkeys(_NOTHING, "")
     | _SIGNS
     | {char: f"\\{name} " for char, name in _GREEK.items()}
     | {char: rf"\frac{{{above}}}{{{below}}}" for char, (above, below) in _VULGAR.items()}
@@ -61,7 +135,9 @@ _TEXT_COMMAND = re.compile(
 _SIZES = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|bf|rm|it)(?![A-Za-z])"
 )
-_SPACES = re.compile(r"(?<!\\)\\(?:[!,;:> ]|q?quad|(?:thinspace|medspace)(?![A-Za-z])|hspace\{[^{}]*\})|(?<!\\)~")
+_SPACES = re.compile(
+    r"(?<!\\)\\(?:[!,;:> ]|q?quad|(?:thinspace|medspace)(?![A-Za-z])|hspace\{[^{}]*\})|(?<!\\)~"
+)
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z,;!{}()\[\]])")
 _GROUP_SPACE = re.compile(r"(?<=\d)\\[,!; :]\s?(?=\d{3}(?!\d))|(?<=\d)~(?=\d{3}(?!\d))")
 _COMMA = re.compile(r"\s?\{\s?,\s?\}|,\\!\s?")

@@ -1,4 +1,4 @@
-r"""Plain numbers, exactly: `1,200`, `-.5`, `3 1/2`, `4½`, `\frac{3}{4}`, `3 \times 10^{-4}`, `5 million`, `2^{10}`.
+r"""Plain numbers, exactly: `1,200`, `-.5`, `3 1/2`, `4½`, `\frac{3}{4}`, `3 \times 10^{-4}`, `5 million`.
 
 A blank never joins two numbers (`3 1/2` is not `31/2`, `2 4` is nothing), a superscript is a power. Nothing
 is evaluated but one power, whose result must have fewer than 400 digits. What two numbers mean together is
@@ -39,14 +39,22 @@ _ONE = re.compile(DECIMAL, re.A)
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:percent(?:age)?|per\s?cent|pct)(?![A-Za-z]))", re.I)
 _TIMES = re.compile(r"\s+(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])", re.I)
 _WORTH = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-}  # fmt: skip
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 _FIRST = re.compile(r"(?<![\w.^])(?<![\^_]\{)[+-]?\s?(?:\\?\$|[€£¥])?\s?(?:\d|\.\d|\\frac)", re.A)
 #: after a number, these make it a piece of a range, a list, a time, a product
 _FOLLOWED = re.compile(
-    r"\s?(?:[-:/+*^=<>x]|\\times|\\cdot|\\div)\s?[$\d]|\s?(?:to|or|and)\s+(?:[$\d]|an?\s|one\s|half)|\s\d|,\s?\d", re.A
+    r"\s?(?:[-:/+*^=<>x]|\\times|\\cdot|\\div)\s?[$\d]|\s?(?:to|or|and)\s+(?:[$\d]|an?\s|one\s|half)|\s\d|,\s?\d",
+    re.A,
 )
-_ABOUT = re.compile(r"(?:approximately|approx\.?|about|roughly|around|exactly|only|nearly|\\approx|\\sim|~|=)\s*")
+_ABOUT = re.compile(
+    r"(?:approximately|approx\.?|about|roughly|around|exactly|only|nearly|\\approx|\\sim|~|=)\s*"
+)
 #: what may stand to the left of `=` for its right side to be the answer: one name
 _ATOM = (
     r"(?:\\(?:text|mathrm|mathbf|mathit|operatorname|overline|bar|vec|hat|tilde|mathcal|mathbb|widehat)\s?\{[^{}]*\}"
@@ -109,7 +117,9 @@ def _value(text: str, start: int) -> tuple[Fraction, int] | None:
         value = _ratio(match[1] or match[2], match[3] or match[4])
     elif match := _RECURRING.match(text, start):
         whole, fixed, again = match[1] or "0", match[2], match[3] or match[4]
-        value = Fraction(int(whole + fixed + again) - int(whole + fixed), 10 ** len(fixed + again) - 10 ** len(fixed))
+        value = Fraction(
+            int(whole + fixed + again) - int(whole + fixed), 10 ** len(fixed + again) - 10 ** len(fixed)
+        )
     elif match := _POWER_OF_TEN.match(text, start):
         base, power = _decimal(match[1]), int(match[2] or match[3] or match[4])
         value = None if base is None or abs(power) > MAX_EXPONENT else base * Fraction(10) ** power
@@ -203,8 +213,8 @@ def number(text: str, *, units: bool = False) -> Fraction | None:
 
 
 def first_number(text: str) -> Fraction | None:
-    """The first number of a line (`12 apples (3 per child)`, `Total: $5`, `2 + 3 = 5`), or None where it is only
-    a piece of something: a range, a list, a time, a sum without its result.
+    """The first number of a line (`12 apples (3 per child)`, `Total: $5`, `2 + 3 = 5`), or None where it is
+    only a piece of something: a range, a list, a time, a sum without its result.
     """
     found = quantity(text, loose=True)
     if found is not None:

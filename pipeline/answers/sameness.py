@@ -1,8 +1,9 @@
-r"""Do two forms mean the same? Order, counts, brackets, names and units are judged here; formulas by an `Algebra`.
+r"""Do two forms mean the same? Order, counts, brackets, names and units are judged here, formulas by an
+`Algebra`.
 
-The rules: a bare list has no order but counts (`6` is not `6, 6`), a tuple has one, a set is no tuple. `x = 5`
-is `5`, because its left side is a name; `x + y = 5` is not. A unit on one side only is dropped. In the asking
-process there is no algebra, and what would need one raises `Undecided`; the jail has sympy.
+The rules: a bare list has no order but counts (`6` is not `6, 6`), a tuple has one, a set is no tuple. `x =
+5` is `5`, because its left side is a name; `x + y = 5` is not. A unit on one side only is dropped. In the
+asking process there is no algebra, and what would need one raises `Undecided`; the jail has sympy.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ class NoAlgebra:
 
 _ROUNDED = re.compile(r"(?<![\d.])(\d*)\.(\d{6,})")
 #: two letters that are a word rather than a product of two variables
-_SHORT_WORDS = set("ad ah am an as at ax be by do ed eh ex go ha he hi ho id if in is it lo ma me mu my no of oh on or ow ox pa so to"
-                   " uh up us we ye yo".split())  # fmt: skip
+_SHORT_WORDS = (
+    " ad ah am an as at ax be by do ed eh ex go ha he hi ho id if in is it lo ma me mu my no of oh on or ow"
+    " ox pa so to uh up us we ye yo "
+)
 
 
 def rounded_to(text: str) -> Fraction | None:
-    """What a number's last digit is worth, if it is written to six decimals that count or more: it then stands for
-    all that it rounds (1/3 and 0.333333).
+    """What a number's last digit is worth, if it is written to six decimals that count or more: it then
+    stands for all that it rounds (1/3 and 0.333333).
     """
     found = _ROUNDED.search(text)
     if found is None:
@@ -90,7 +93,12 @@ def same_quantity(
 
 def same(one: Form, other: Form, algebra: Algebra) -> bool | None:
     """Do they mean the same? None: cannot tell."""
-    if one.kind == other.kind and plain(one.text) == plain(other.text) and one.name == other.name and one.unit == other.unit:
+    if (
+        one.kind == other.kind
+        and plain(one.text) == plain(other.text)
+        and one.name == other.name
+        and one.unit == other.unit
+    ):
         return True
     one, other = (_unwrapped(form) for form in (one, other))
     kinds = {one.kind, other.kind}
@@ -109,14 +117,14 @@ def _unwrapped(form: Form) -> Form:
     return form
 
 
-def _both(verdicts: Sequence[Callable[[], bool | None]]) -> bool | None:
-    """False if one is, else None if one is, else True."""
+def _each(a: Sequence[Form], b: Sequence[Form], judge: Callable[[Form, Form], bool | None]) -> bool | None:
+    """Of all pairs: False if one is, else None if one is, else True."""
     known: bool | None = True
-    for verdict in verdicts:
-        found = verdict()
-        if found is False:
+    for x, y in zip(a, b, strict=True):
+        verdict = judge(x, y)
+        if verdict is False:
             return False
-        known = None if found is None else known
+        known = None if verdict is None else known
     return known
 
 
@@ -142,6 +150,7 @@ def _equation(form: Form) -> Form:
 
 def _same_name(one: str, other: str) -> bool:
     """`f(x)` and `f(n)` are one function's name; other names are what is written."""
+
     def bare(name: str) -> str:
         return re.sub(r"\([a-z]\)$", "()", re.sub(r"[{}\s]", "", name))
 
@@ -156,7 +165,7 @@ def _collections(one: Form, other: Form, algebra: Algebra) -> bool | None:
     if not kinds <= {"list", "set", "tuple"}:
         return False
     if "tuple" in kinds:
-        return _both([lambda x=x, y=y: same(x, y, algebra) for x, y in zip(a, b, strict=True)])
+        return _each(a, b, lambda x, y: same(x, y, algebra))
     return _matched(list(a), list(b), algebra)
 
 
@@ -165,7 +174,14 @@ def _matched(a: list[Form], b: list[Form], algebra: Algebra) -> bool | None:
     known: bool | None = True
     left: list[Form] = []
     for form in a:  # those written alike first: they need no algebra
-        twin = next((other for other in b if other.kind == form.kind and other.text == form.text and other.name == form.name), None)
+        twin = next(
+            (
+                other
+                for other in b
+                if other.kind == form.kind and other.text == form.text and other.name == form.name
+            ),
+            None,
+        )
         if twin is None:
             left.append(form)
         else:
@@ -189,11 +205,11 @@ def _intervals(one: Form, other: Form, algebra: Algebra) -> bool | None:
     if one.kind == other.kind == "interval":
         if one.marks != other.marks or not _same_name(one.name, other.name):
             return False
-        return _both([lambda x=x, y=y: same(x, y, algebra) for x, y in zip(one.parts, other.parts, strict=True)])
+        return _each(one.parts, other.parts, lambda x, y: same(x, y, algebra))
     interval, bare = (one, other) if one.kind == "interval" else (other, one)
-    if bare.kind in ("tuple", "list") and interval.marks == ("(", ")") and len(bare.parts) == 2:
-        if bare.kind == "tuple" or not any(part.kind == "interval" for part in bare.parts):
-            return _both([lambda x=x, y=y: same(x, y, algebra) for x, y in zip(interval.parts, bare.parts, strict=True)])
+    pair = bare.kind in ("tuple", "list") and len(bare.parts) == 2 and bare.parts[0].kind != "interval"
+    if pair and interval.marks == ("(", ")"):
+        return _each(interval.parts, bare.parts, lambda x, y: same(x, y, algebra))
     if bare.kind in ("union", "relation"):
         return algebra.sets(interval, bare)
     return False
@@ -201,9 +217,9 @@ def _intervals(one: Form, other: Form, algebra: Algebra) -> bool | None:
 
 def _unions(one: Form, other: Form, algebra: Algebra) -> bool | None:
     a, b = (list(form.parts) if form.kind in ("union", "list") else [form] for form in (one, other))
-    if one.kind == other.kind or {one.kind, other.kind} == {"union", "list"}:
-        if len(a) == len(b) and _matched(a, b, algebra):
-            return True
+    alike = one.kind == other.kind or {one.kind, other.kind} == {"union", "list"}
+    if alike and len(a) == len(b) and _matched(a, b, algebra):
+        return True
     if {one.kind, other.kind} <= {"union", "interval", "tuple", "relation", "set", "formula", "list"}:
         return algebra.sets(one, other)
     return False
@@ -227,7 +243,8 @@ def _times(one: Form, other: Form, algebra: Algebra) -> bool | None:
         if form.kind == "time":
             return form.marks
         number = form.number
-        half = {(("am", 1),): "a", (("pm", 1),): "p"}.get(number.unit.dims if number and number.unit else ())
+        dims = dict(number.unit.dims) if number and number.unit else {}
+        half = "a" if dims == {"am": 1} else "p" if dims == {"pm": 1} else ""
         return (str(number.value), "00", half) if number and half else None
 
     a, b = clock(one), clock(other)
@@ -236,9 +253,11 @@ def _times(one: Form, other: Form, algebra: Algebra) -> bool | None:
 
 def _ratios(one: Form, other: Form, algebra: Algebra) -> bool | None:
     if one.kind == other.kind and len(one.parts) == len(other.parts):
-        a, b = ([part.text for part in form.parts] for form in (one, other))
-        return _both(
-            [lambda x=x, y=y: algebra.equal(rf"({x}) \cdot ({b[0]})", rf"({y}) \cdot ({a[0]})") for x, y in zip(a[1:], b[1:], strict=True)]
+        first, second = one.parts[0].text, other.parts[0].text
+        return _each(
+            one.parts[1:],
+            other.parts[1:],
+            lambda x, y: algebra.equal(rf"({x.text}) \cdot ({second})", rf"({y.text}) \cdot ({first})"),
         )
     ratio, bare = (one, other) if one.kind == "ratio" else (other, one)
     if len(ratio.parts) == 2 and bare.kind in ("number", "formula"):
@@ -267,7 +286,9 @@ def _spoken(word: str) -> str:
 def _is_product(word: str) -> bool:
     """May these letters be a product of variables (`xy`, `abc`)? Words are not."""
     if len(word) == 2:
-        return word.islower() and word.isalpha() and word not in _SHORT_WORDS and word[::-1] not in _SHORT_WORDS
+        return (
+            word.islower() and word.isalpha() and word not in _SHORT_WORDS and word[::-1] not in _SHORT_WORDS
+        )
     return len(word) == 3 and "".join(sorted(word)) in ("abc", "xyz", "pqr", "rst", "uvw", "klm", "def")
 
 
@@ -283,9 +304,13 @@ def _formulas(one: Form, other: Form, algebra: Algebra) -> bool | None:
         text = form.text
         if form.number:
             value = form.number.value
-            text = f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+            text = (
+                f"\\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
+            )
             text = form.text if rounded_to(form.text) and form.number.unit is None else text
-        texts.append(text if sizes[0] == sizes[1] else rf"\frac{{{size.numerator}}}{{{size.denominator}}}({text})")
+        texts.append(
+            text if sizes[0] == sizes[1] else rf"\frac{{{size.numerator}}}{{{size.denominator}}}({text})"
+        )
     return algebra.equal(*texts)
 
 

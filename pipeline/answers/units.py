@@ -1,8 +1,9 @@
 r"""Units after a number: which of them are the same, and by what factor they differ.
 
-`5 kg` is 5,000 g and never 5 g; 16 hours are not 16 minutes; `km/h`, `km h^{-1}` and `\mathrm{~km} \mathrm{~h}^{-1}`
-are one unit. A word that is no known unit (`marbles`) is kept as that word. A unit on one side only is
-dropped: the question asked for it. It knows no offsets (degrees Celsius are not converted to kelvin).
+`5 kg` is 5,000 g and never 5 g; 16 hours are not 16 minutes; `km/h`, `km h^{-1}` and `\mathrm{~km}
+\mathrm{~h}^{-1}` are one unit. A word that is no known unit (`marbles`) is kept as that word. A unit on one
+side only is dropped: the question asked for it. It knows no offsets (degrees Celsius are not converted to
+kelvin).
 """
 
 from __future__ import annotations
@@ -47,15 +48,30 @@ _PREFIXED = {  # symbols and names that take SI prefixes: in metres, grams, seco
     "eV electronvolt": ({"eV": 1}, F(1)),
     "cal calorie": ({"g": 1, "m": 2, "s": -2}, F(4184)),
     "B byte": ({"byte": 1}, F(1)),
-}  # fmt: skip
+}
 _PREFIXES = {
-    "k": F(1000), "M": F(10**6), "G": F(10**9), "c": F(1, 100), "d": F(1, 10), "m": F(1, 1000), "u": F(1, 10**6),
-    "n": F(1, 10**9), "p": F(1, 10**12), "f": F(1, 10**15),
-}  # fmt: skip
+    "k": F(1000),
+    "M": F(10**6),
+    "G": F(10**9),
+    "c": F(1, 100),
+    "d": F(1, 10),
+    "m": F(1, 1000),
+    "u": F(1, 10**6),
+    "n": F(1, 10**9),
+    "p": F(1, 10**12),
+    "f": F(1, 10**15),
+}
 _LONG_PREFIXES = {
-    "kilo": F(1000), "mega": F(10**6), "giga": F(10**9), "centi": F(1, 100), "deci": F(1, 10), "milli": F(1, 1000),
-    "micro": F(1, 10**6), "nano": F(1, 10**9), "pico": F(1, 10**12),
-}  # fmt: skip
+    "kilo": F(1000),
+    "mega": F(10**6),
+    "giga": F(10**9),
+    "centi": F(1, 100),
+    "deci": F(1, 10),
+    "milli": F(1, 1000),
+    "micro": F(1, 10**6),
+    "nano": F(1, 10**9),
+    "pico": F(1, 10**12),
+}
 _OTHERS = {
     "in inch inches": ({"m": 1}, F(254, 10000)),
     "ft foot feet": ({"m": 1}, F(3048, 10000)),
@@ -86,13 +102,55 @@ _OTHERS = {
     "degF fahrenheit": ({"degF": 1}, F(1)),
     "am": ({"am": 1}, F(1)),
     "pm": ({"pm": 1}, F(1)),
-}  # fmt: skip
+}
 #: no unit begins with these: a number with one of them is an expression or a sentence
 NOT_UNITS = {
-    "pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "theta", "and", "or", "over", "to", "mod",
-    "choose", "than", "plus", "minus", "times", "is", "are", "if", "when", "where", "with", "divided", "squared", "cubed",
-    "base", "not", "but", "if", "for", "infinity", "inf", "frac", "else", "then", "because", "since", "so", "more", "less",
-}  # fmt: skip
+    "pi",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "log",
+    "ln",
+    "exp",
+    "theta",
+    "and",
+    "or",
+    "over",
+    "to",
+    "mod",
+    "choose",
+    "than",
+    "plus",
+    "minus",
+    "times",
+    "is",
+    "are",
+    "if",
+    "when",
+    "where",
+    "with",
+    "divided",
+    "squared",
+    "cubed",
+    "base",
+    "not",
+    "but",
+    "for",
+    "infinity",
+    "inf",
+    "frac",
+    "else",
+    "then",
+    "because",
+    "since",
+    "so",
+    "more",
+    "less",
+}
 #: letters that mean a unit after a number and a blank; without the blank they are variables
 LETTERS = frozenset("mgshKJNWVACFTHL")
 

@@ -131,6 +131,9 @@ class Task(FileTask):
         how, answer = self.settings.extract, problem.answer
         if answer is None or how == "regex":
             return None
+        letter = extract.choice(answer) if how == "choice" else None
+        if letter:  # `B`, `(B)` or `B.`, in its own case
+            answer = letter.upper() if letter.upper() in answer else letter
         end = {"hashes": f"#### {answer}", "choice": f"The answer is ({answer})."}.get(
             how, f"\\boxed{{{answer}}}"
         )
