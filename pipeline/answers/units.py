@@ -190,6 +190,27 @@ _CLEAN = (
 )
 
 
+_POWER = r"\$?\s*(?:\\times\s*)?(?:\\mathrm\s?\{\s?)?10\s?\^\s?(?:\{\s?([+-]?\d{1,3})\s?\}|([+-]?\d))"
+_ASKED = re.compile(rf"\bunits? of (?:the |your )?answer (?:should be|must be|is|are|in)\s*{_POWER}", re.I)
+_LED = re.compile(_POWER)
+
+
+def asked_power(question: str) -> int:
+    r"""The power of ten that a question makes part of its unit (`The unit of the answer should be $10^6
+    \mathrm{~m}$`, as in SciBench, arXiv:2307.10635), else 0.
+    """
+    found = _ASKED.search(question)
+    return int(found[1] or found[2]) if found else 0
+
+
+def without_power(unit: str) -> tuple[str, int]:
+    r"""A unit column's `$10^6 \mathrm{~m}$` as its unit and 6."""
+    unit = unit.strip()
+    found = _LED.match(unit)
+    rest = unit[found.end() :] if found else unit
+    return rest.strip(" $\n\t"), int(found[1] or found[2]) if found else 0
+
+
 def _known(word: str) -> tuple[dict[str, int], Fraction] | None:
     found = _KNOWN.get(word)
     if found is None and len(word) > 2:

@@ -1,6 +1,9 @@
 """What counts as equal: one table of pairs that are, one of pairs that are not, and properties of both."""
 
 import contextlib
+import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,9 @@ from pipeline.answers.compare import same, same_many
 from pipeline.answers.forms import read
 from pipeline.answers.sameness import NoAlgebra, Undecided
 from pipeline.answers.sameness import same as same_form
+from pipeline.tasks import jsonl
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 EQUAL = [
     ("3⁴", "81"),
@@ -454,6 +460,23 @@ def test_a_relative_tolerance_as_in_scibench(answer, gold, tolerance, verdict):
     assert same(gold, answer, kind="numeric", tolerance=tolerance) is verdict
 
 
+def test_the_tables_of_the_documentation_are_true():
+    page = (Path(__file__).parents[2] / "docs" / "answers.md").read_text(encoding="utf-8")
+    table = page[page.index("| kind | equal") :].split("\n\n", 1)[0]
+    pairs = {True: [], False: []}
+    for line in table.splitlines()[2:]:
+        cells = line.replace("\\|", "\0").strip("| ").split("|")
+        assert len(cells) == 3, line
+        for verdict, cell in zip((True, False), cells[1:], strict=True):
+            for group in cell.split("·"):
+                texts = [text.replace("\0", "|") for text in re.findall(r"`([^`]*)`", group)]
+                pairs[verdict] += zip(texts, texts[1:], strict=False)
+    assert len(pairs[True]) > 30
+    assert len(pairs[False]) > 25
+    for verdict, rows in pairs.items():
+        assert [pair for pair, found in zip(rows, same_many(rows), strict=True) if found is not verdict] == []
+
+
 PIECES = ["1", "2", "x", "3.5", "-4", "1/2", r"\frac{3}{4}", r"\sqrt{2}", "(1,2)", "[0,1)", r"\{1,2\}", "5 cm", "7 kg", "x=3", "x>2",
           "ON", "4t", "52_8", "10%", r"\pi", "1,2", "8 a.m.", "²", "½", "3:4", r"1\pm2", r"\infty", "and", ", ", " ", "+", "="]  # fmt: skip
 
@@ -492,3 +515,50 @@ def test_no_two_texts_make_reading_raise(one, other):
     for kind in ("numeric", "exact"):
         assert same(one, other, kind=kind) is same(other, one, kind=kind)
     read(one)
+
+
+SCIBENCH = [
+    ({"answer": "2.4", "unit": r" $10^6 \mathrm{~m} \mathrm{~s}^{-1}$"}, r"\boxed{2.4}", True),
+    ({"answer": "2.4", "unit": r" $10^6 \mathrm{~m} \mathrm{~s}^{-1}$"}, r"\boxed{2.41 \times 10^6 \mathrm{~m/s}}", True),
+    ({"answer": "2.4", "unit": r" $10^6 \mathrm{~m} \mathrm{~s}^{-1}$"}, r"\boxed{2.4 \times 10^5}", False),
+    ({"answer": "-11.2", "unit": r"$\mathrm{~kJ} \mathrm{~mol}^{-1}$"}, r"\boxed{-11.3 \text{ kJ/mol}}", True),
+    ({"answer": "-11.2", "unit": r"$\mathrm{~kJ} \mathrm{~mol}^{-1}$"}, r"\boxed{-11200 \mathrm{~J} \mathrm{~mol}^{-1}}", True),
+    ({"answer": "-11.2", "unit": r"$\mathrm{~kJ} \mathrm{~mol}^{-1}$"}, r"\boxed{-11.2 \mathrm{~J} \mathrm{~mol}^{-1}}", False),
+    ({"answer": "310", "unit": " K"}, r"\boxed{311 K}", True),
+    ({"answer": "0.52", "unit": " "}, r"\boxed{v \approx 0.53}", True),
+    ({"answer": "3", "unit": r"$\sqrt{\frac{b}{a+g}}$"}, r"\boxed{3}", True),
+    ({"answer": 1.5, "question": r"The unit of the answer should be $10^{-8} \mathrm{C}$."}, r"\boxed{1.5 \times 10^{-8} C}", True),
+    ({"answer": 1.5, "question": r"The unit of the answer should be $10^{-8} \mathrm{C}$."}, r"\boxed{1.5}", True),
+    ({"answer": 1.5, "question": r"The unit of the answer should be $10^{-8} \mathrm{C}$."}, r"\boxed{1.5 \times 10^{8}}", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "completion", "verdict"), SCIBENCH)
+def test_scibench_rows(row, completion, verdict):
+    row = {"question": "How much?", **row}
+    unit = {"unit": "unit"} if "unit" in row else {}
+    task = jsonl.Task(
+        jsonl.Settings(use="jsonl", path="rows", extract="boxed", compare="numeric", tolerance=0.05, **unit)
+    )
+    problem = task.read(row)
+    assert task.correct(task.extract(task.gold_completion(problem)), problem)
+    assert task.correct(task.extract(completion), problem) is verdict
+
+
+def test_every_scibench_gold_agrees_with_itself():
+    files = sorted((DATA / "scibench").glob("*.json"))
+    if not files:
+        pytest.skip("the shared SciBench rows are not here")
+    task = jsonl.Task(
+        jsonl.Settings(
+            use="jsonl", path="x", question="content", extract="any", compare="numeric", tolerance=0.05
+        )
+    )
+    num_rows = 0
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            problem = task.read(json.loads(line))
+            num_rows += 1
+            for text in (r"\boxed{%s}", "So it is about $%s\\ \\mathrm{units}$.", "#### %s"):
+                assert task.correct(task.extract(text % problem.answer), problem), (text, problem)
+    assert num_rows == 582
