@@ -54,7 +54,7 @@ _BASE_NAMES = {
     "hex": 16,
 }
 _IN_BASE = re.compile(r"([0-9]+)\s(?:in |\()?base[ -]?(\w+)\)?", re.I)
-_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?:\s?([ap])\.?\s?m\.?)?", re.I)
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?:\s*([ap])\.?\s?m\.?)?", re.I)
 _AND = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s?\{\s*,?\s*(and|or)\s*\}|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
 )

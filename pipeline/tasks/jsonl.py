@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from pipeline.answers import extract, units
 from pipeline.answers.compare import same
+from pipeline.answers.extract import How
 from pipeline.answers.jail import default_jail
 from pipeline.rows import Problem
 from pipeline.tasks import _sources as sources
@@ -102,7 +103,7 @@ class Task(FileTask):
         answer: str | None = None
         if s.answer:
             written = sources.text(row, s.answer, numbers=True).strip()
-            answer = written if s.gold == "field" else extract.final(written, s.gold)
+            answer = written if s.gold == "field" else self._found(written, s.gold)
             if not answer:
                 raise sources.BadRow(f"{s.answer!r} has no answer by `gold: {s.gold}`: {written[-40:]!r}")
         unit, power = "", units.asked_power(question)
@@ -127,7 +128,14 @@ class Task(FileTask):
         how = self.settings.extract
         if how == "regex":
             return default_jail().search(self.settings.regex, text[-extract.MAX_TEXT :])
-        return extract.final(text, how)
+        return self._found(text, how)
+
+    def _found(self, text: str, how: How) -> str | None:
+        found = extract.final(text, how)
+        if found and how == "hashes" and self.settings.compare == "numeric":
+            value = extract.first_number(found)  # `#### 12 apples (3 per child)`
+            return found if value is None else extract.spell(value)
+        return found
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
         if answer is None or problem.answer is None:

@@ -223,6 +223,7 @@ EQUAL = [
     ("i", r"\mathrm{i}"),
     ("2+3 i", r"2 + 3\mathrm{i}"),
     (r"\{-1\}\cup[0,7)", r"[0,7)\cup\{-1\}"),
+    (r"8:30 \text{ a.m.}", "8:30"),
 ]
 DIFFERENT = [
     ("3⁴", "34"),
@@ -428,6 +429,16 @@ def test_what_is_read_means_itself():
         form = read(text)
         with contextlib.suppress(Undecided):
             assert same_form(form, read(f" {text} "), NoAlgebra()) is True, text
+
+
+def test_hashes_with_numbers_take_the_first():
+    task = jsonl.Task(
+        jsonl.Settings(use="jsonl", path="x", extract="hashes", gold="hashes", compare="numeric")
+    )
+    problem = task.read({"question": "How many?", "answer": "Count.\n#### 12 apples (3 per child)"})
+    assert task.correct(task.extract("so\n#### 12"), problem)
+    assert task.correct(task.extract("so\n#### 12 (of 20)"), problem)
+    assert not task.correct(task.extract("so\n#### 3"), problem)
 
 
 @pytest.mark.parametrize(("answer", "gold"), EQUAL_NUMBERS)
