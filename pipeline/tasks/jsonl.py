@@ -103,7 +103,7 @@ class Task(FileTask):
         answer: str | None = None
         if s.answer:
             written = sources.text(row, s.answer, numbers=True).strip()
-            answer = written if s.gold == "field" else self._found(written, s.gold)
+            answer = written if s.gold == "field" else self._reading(written, s.gold)
             if not answer:
                 raise sources.BadRow(f"{s.answer!r} has no answer by `gold: {s.gold}`: {written[-40:]!r}")
         unit, power = "", units.asked_power(question)
@@ -128,9 +128,9 @@ class Task(FileTask):
         how = self.settings.extract
         if how == "regex":
             return default_jail().search(self.settings.regex, text[-extract.MAX_TEXT :])
-        return self._found(text, how)
+        return self._reading(text, how)
 
-    def _found(self, text: str, how: How) -> str | None:
+    def _reading(self, text: str, how: How) -> str | None:
         found = extract.final(text, how)
         if found and how == "hashes" and self.settings.compare == "numeric":
             value = extract.first_number(found)  # `#### 12 apples (3 per child)`
