@@ -19,6 +19,7 @@ from pipeline.answers.forms import Form
 from pipeline.answers.sameness import rounded_to
 
 FEW, MANY = 30, 300  #: digits
+MAX_DIGITS = 100_000  #: of a number that may be computed
 _LOOKS = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")  # type: ignore[arg-type]
 _CASED = ConversionConfig(lowercase_symbols=False)
 _WORDS = re.compile(
@@ -86,6 +87,25 @@ def _recurring(match: re.Match[str]) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
+def _size(found: Any) -> float:
+    """About the logarithm to base 10 of a number, before anything computes it. Raises OverflowError for
+    towers of powers and factorials of giants: a worker would only die of them.
+    """
+    if found.is_Rational:
+        return len(str(abs(found.p))) - len(str(found.q)) + 0.0
+    parts = [_size(part) for part in found.args]
+    if found.is_Pow:
+        power = float(abs(found.exp)) if found.exp.is_Rational else 10.0 ** min(parts[1] + 1, 12.0)
+        digits = power * max(abs(parts[0]), 1.0)
+    elif isinstance(found, sympy.factorial):
+        digits = 10.0 ** min(parts[0], 12.0) * max(parts[0], 1.0)
+    else:
+        digits = sum(parts) if found.is_Mul else max(parts, default=1.0)
+    if digits > MAX_DIGITS:
+        raise OverflowError("a number with too many digits")
+    return digits
+
+
 def parse(text: str) -> Any:
     """The formula as sympy's object, unevaluated; raises what the grammar raises."""
     found = latex2sympy(_prepared(text), is_real=True, normalization_config=None, conversion_config=_CASED)
@@ -101,6 +121,8 @@ def parse(text: str) -> Any:
         for s in part.bound_symbols
     }
     known = {symbol: value for symbol, value in known.items() if symbol not in bound}
+    if isinstance(found, sympy.Expr):
+        _size(found)
     if isinstance(found, sympy.Basic):
         calls = found.atoms(sympy.core.function.AppliedUndef)
         known |= {call: sympy.Symbol(str(call).replace(" ", ""), real=True) for call in calls}

@@ -36,7 +36,7 @@ class Form:
 
 _OPEN, _CLOSE = "([{", ")]}"
 _BASE = re.compile(
-    r"\(?\s?([0-9A-Za-z]*\d[0-9A-Za-z]*|[A-Z]+)\s?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?(\w+)\s?\}?\s?\}|(\d+))"
+    r"\(?\s?([0-9A-Za-z]{1,200})\s?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?(\w+)\s?\}?\s?\}|(\d+))"
 )
 _BASE_NAMES = {
     "two": 2,
@@ -116,8 +116,7 @@ def _simple(text: str) -> Form | None:
     if time:
         return Form("time", text, marks=(str(int(time[1])), time[2], (time[3] or "").lower()))
     base = _BASE.fullmatch(text)
-    if base and not base[1].isalpha() or (base and (base[2] or base[3]) == "16"):
-        assert base is not None
+    if base and (not base[1].isalpha() or (base[2] or base[3]) == "16"):
         radix = _BASE_NAMES.get((base[2] or base[3]).lower(), base[2] or base[3])
         if str(radix).isdigit():
             return _in_base(text, base[1], int(radix))
