@@ -99,6 +99,7 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
         (), alias="from", description="earlier stages, `train`, or files"

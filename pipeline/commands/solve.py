@@ -13,7 +13,7 @@ import typer
 from pipeline.commands import HERE, Overrides
 from pipeline.errors import RecipeError, nearest
 from pipeline.recipe.methods import NotBuilt, method
-from pipeline.recipe.read import parse_yaml
+from pipeline.recipe.read import override
 from pipeline.recipe.shape import split_name
 from pipeline.recipe.validate import validate
 from pipeline.rows import Node, Problem, Trace
@@ -70,11 +70,8 @@ def _settings(models: dict[str, Any], search: str, overrides: list[str]) -> Any:
         given["by"] = policies[0]
     if "value" in kind.model_fields and judges:
         given["value"] = judges[0]
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign:
-            raise RecipeError(f"{override!r}: an override is key=value, for example iterations=100")
-        given[key] = parse_yaml(value, override)
+    for each in overrides:
+        override(given, each, "iterations=100")
     problems: list[str] = []
     settings = validate(kind, given, f"--search {search}", "", problems)
     problems += [

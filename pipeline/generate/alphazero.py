@@ -13,6 +13,7 @@ here, since a search draws nothing itself.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -23,6 +24,8 @@ from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 class Settings(SearchSettings):
     """The authors' GSM8K settings (tsllm README); for data they search 12 times a question."""
+
+    draws: ClassVar[tuple[str, ...]] = ("branch",)
 
     simulations: int = Field(5, ge=1, description="a move")
     branch: int = Field(10, ge=1, description="next steps asked for at an expansion (max_action)")

@@ -55,6 +55,7 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
     "method",
     "methods",
     "nearest",
+    "override",
     "parse_yaml",
     "room_settings",
     "search_settings",
@@ -114,24 +115,37 @@ def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = Non
         raise RecipeError(f"{path}: a recipe is a map of keys, this is {type(data).__name__}")
     if not data.get("name"):
         data["name"] = path.stem
-    for override in overrides:
-        _override(data, override)
+    for given in overrides:
+        override(data, given)
     if name is not None:
         data["name"] = name
     return build(data, str(path))
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, sign, value = override.partition("=")
+def override(data: dict[str, Any], given: str, example: str = "stages.sample.n=16") -> None:
+    """Put one `key.sub=value` of the command line into plain data; the value is read as YAML.
+
+    Raises:
+        RecipeError: it has no `=`, or goes through something that is no map.
+    """
+    key, sign, value = given.partition("=")
     if not sign or not key.strip():
-        raise RecipeError(f"{override!r}: an override is key.sub=value, for example stages.sample.n=16")
+        raise RecipeError(f"{given!r}: an override is key.sub=value, for example {example}")
     place: Any = data
     *parents, last = key.strip().split(".")
     for part in parents:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise RecipeError(f"{override!r}: {part} is not a map, so it has no key {last}")
-    place[last] = parse_yaml(value, override)
+        if isinstance(place, list):
+            place = place[int(part)] if part.isdigit() and int(part) < len(place) else None
+        else:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict | list):
+            raise RecipeError(f"{given!r}: {part} is not a map, so it has no key {last}")
+    if isinstance(place, list):
+        if not last.isdigit() or int(last) >= len(place):
+            raise RecipeError(f"{given!r}: a list of {len(place)}: name one by its number from 0")
+        place[int(last)] = parse_yaml(value, given)
+    else:
+        place[last] = parse_yaml(value, given)
 
 
 def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:

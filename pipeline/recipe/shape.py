@@ -5,28 +5,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from pipeline.errors import RecipeError
-from pipeline.recipe.methods import method
-from pipeline.settings import FileSource
-
-if TYPE_CHECKING:
-    pass
-
-
-import hashlib
-import re
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from pipeline.errors import nearest
-from pipeline.recipe.methods import NotBuilt
-from pipeline.settings import GateRule, Settings, change_kind, models_named, operational
+from pipeline.errors import RecipeError, nearest
+from pipeline.recipe.methods import NotBuilt, method
+from pipeline.settings import FileSource, GateRule, Settings, change_kind, models_named, operational
 
 SECTIONS = ("before", "stages", "finally")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -40,6 +31,31 @@ class EngineSettings(Settings):
     server: tuple[str, ...] = operational(
         (), description="OpenAI-compatible servers that hold the base model"
     )
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _one_url(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value else value
+
+    @field_validator("server")
+    @classmethod
+    def _urls(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for url in servers:
+            try:
+                parts = urlsplit(url)
+                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            except ValueError:  # a port that is no number
+                known = False
+            if not known or any(c.isspace() for c in url):
+                raise ValueError(f"{url!r} is no URL of a server: write http://HOST:PORT/v1")
+        return servers
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d+)?", device):
+            raise ValueError(f"{device!r} is no device: auto, cpu, cuda, cuda:1, ...")
+        return device
 
 
 class ModelSettings(Settings):

@@ -5,14 +5,15 @@ The trainer never hears which method made its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from pipeline.settings import ModelName, Settings, StageSettings
+from pipeline.train._owned import OWNED
 
 
 class StepSchedule(Settings):
@@ -32,9 +33,11 @@ class TrainSettings(StageSettings):
     """What every trainer takes."""
 
     needs: ClassVar[tuple[str, ...]] = ("Example",)
+    trainer_arguments: ClassVar[str] = "TrainingArguments"  #: the class that `args` goes to, for `check`
+    owned: ClassVar[Mapping[str, str]] = OWNED  #: keys of `args` that a recipe gives elsewhere
 
     model: ModelName = Field("policy", description="the model that learns")
-    steps: int | StepSchedule | None = Field(
+    steps: PositiveInt | StepSchedule | None = Field(
         None, description="optimizer steps, or {first, growth}; none: epochs"
     )
     epochs: float = Field(1.0, gt=0)
