@@ -65,14 +65,20 @@ def _holds_mark(annotation: Any) -> bool:
     return annotation is MODEL_MARK or any(_holds_mark(part) for part in get_args(annotation))
 
 
+def names_model(settings: type[BaseModel], key: str) -> bool:
+    """Does this field name models of the recipe?"""
+    field = settings.model_fields[key]
+    return any(mark is MODEL_MARK for mark in field.metadata) or _holds_mark(field.annotation)
+
+
 def models_named(settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(key, model name) for each model that a settings object names, in lists and maps and nested settings
     too."""
-    for key, field in type(settings).model_fields.items():
+    for key in type(settings).model_fields:
         value = getattr(settings, key)
         if isinstance(value, BaseModel):
             yield from ((f"{key}.{inner}", name) for inner, name in models_named(value))
-        elif any(mark is MODEL_MARK for mark in field.metadata) or _holds_mark(field.annotation):
+        elif names_model(type(settings), key):
             names = (
                 value.values()
                 if isinstance(value, dict)

@@ -14,19 +14,19 @@ def check(recipe_files: list[Path], overrides: list[str]) -> tuple[list[str], li
     """(every mistake, what else there is to say), each line with its file in front."""
     from pipeline.errors import RecipeError
     from pipeline.recipe.look import look
-    from pipeline.recipe.read import load
+    from pipeline.recipe.read import examine, plain
 
     problems: list[str] = []
     said: list[str] = []
     for path in recipe_files:
         try:
-            recipe = load(path, overrides)
+            recipe, found = examine(plain(path, overrides), str(path))
         except RecipeError as error:
             problems += error.problems
             continue
         seen = look(recipe, HERE)
-        found = [*recipe.not_built, *seen.lines()]
-        problems += dict.fromkeys(f"{path}: {line}" for line in found)
+        found = [*found, *(f"{path}: {line}" for line in (*recipe.not_built, *seen.lines()))]
+        problems += dict.fromkeys(found)
         if not found:
             said.append(f"{path}: ok ({len(recipe.stages)} stages, {recipe.rounds} rounds)")
         said += [f"{path}: note: {line}" for line in seen.notes]

@@ -152,7 +152,7 @@ def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Seen) -> dict[str, int 
     found: dict[str, int | None] = {}
     for split in ("train", "dev", "test"):
         counts = [getattr(task, split) for task in recipe.tasks]
-        found[split] = None if None in counts else sum(counts)
+        found[split] = None if None in counts or not counts else sum(counts)
     return found
 
 

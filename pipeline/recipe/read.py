@@ -10,7 +10,7 @@ torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
     "changes",
     "data_settings",
     "dump",
+    "examine",
     "fingerprint",
     "load",
     "method",
@@ -57,6 +58,7 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
     "nearest",
     "override",
     "parse_yaml",
+    "plain",
     "room_settings",
     "search_settings",
     "validate",
@@ -103,6 +105,15 @@ def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = Non
     Raises:
         RecipeError: with every problem found.
     """
+    return build(plain(path, overrides, name), str(path))
+
+
+def plain(path: Path | str, overrides: Iterable[str] = (), name: str | None = None) -> dict[str, Any]:
+    """A recipe file as plain data, overrides put in.
+
+    Raises:
+        RecipeError: it cannot be read, is no map, or an override does not fit.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -119,7 +130,7 @@ def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = Non
         override(data, given)
     if name is not None:
         data["name"] = name
-    return build(data, str(path))
+    return data
 
 
 def override(data: dict[str, Any], given: str, example: str = "stages.sample.n=16") -> None:
@@ -154,41 +165,53 @@ def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: with every problem found.
     """
+    recipe, problems = examine(data, where)
+    if problems:
+        raise RecipeError([*problems, *(f"{where}: {line}" for line in recipe.not_built)])
+    return recipe
+
+
+def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, list[str]]:
+    """(a recipe, every problem of it). Where there are problems it holds what could be made out: enough to
+    look further, not to run."""
     problems: list[str] = []
     rest = dict(data)
     raw_tasks, raw_models = rest.pop("task", None), rest.pop("models", None)
     raw_sections = {section: rest.pop(section, None) or {} for section in SECTIONS}
     known = ["task", "models", *SECTIONS]
     header = validate(Header, rest, where, "", problems, known)
-    if header and not RUN_NAME.fullmatch(header.name):
-        problems.append(f"{where}: name: {header.name!r} is no run name; use letters, digits, . _ and -")
-    if header and header.name in ("tasks", "seed"):
-        problems.append(
-            f"{where}: name: {header.name!r} is the name of a folder of the project; choose another"
-        )
+    problems += _bad_names(header, where)
     tasks = _tasks(raw_tasks, where, problems)
     models: dict[str, ModelSettings] = {}
-    for name, raw in _map_of(raw_models, where, "models", problems).items():
+    listed = _map_of(raw_models, where, "models", problems)
+    for name, raw in listed.items():
         if not NAME.fullmatch(str(name)):
             problems.append(f"{where}: models.{name}: a model's name is lower-case letters, digits and _")
         if model := validate(ModelSettings, raw, where, f"models.{name}", problems):
             models[str(name)] = model
     stages: list[Stage] = []
     not_built: list[str] = []
+    wanted = 0
     for section in SECTIONS:
         for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
+            wanted += 1
             if stage := _stage(str(name), section, raw, where, problems, not_built):
                 stages.append(stage)
     recipe = Recipe(
         where, header or Header.model_validate({}), tuple(tasks), models, tuple(stages), tuple(not_built)
     )
-    if not problems:
+    if header and tasks and listed and len(models) == len(listed) and len(stages) == wanted:
         from pipeline.recipe.check import problems_of  # it reads this module's classes
 
         problems += [f"{where}: {problem}" for problem in problems_of(recipe)]
-    if problems:
-        raise RecipeError([*problems, *(f"{where}: {line}" for line in not_built)])
-    return recipe
+    return recipe, problems
+
+
+def _bad_names(header: Header | None, where: str) -> Iterator[str]:
+    if header and not RUN_NAME.fullmatch(header.name):
+        yield f"{where}: name: {header.name!r} is no run name; use letters, digits, . _ and -"
+    if header and header.name in ("tasks", "seed"):
+        yield f"{where}: name: {header.name!r} is the name of a folder of the project; choose another"
 
 
 def _map_of(raw: Any, where: str, what: str, problems: list[str], empty: bool = False) -> dict[Any, Any]:

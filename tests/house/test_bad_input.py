@@ -16,7 +16,6 @@ import pytest
 import real_world as world
 import yaml
 
-from pipeline.__main__ import main
 from pipeline.rows import Dropped, Example, Problem
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
@@ -29,22 +28,6 @@ GOOD = [
     {"id": f"q{n}", "problem": f"What is {n} plus {n + 3}?", "solution": str(2 * n + 3)} for n in range(1, 41)
 ]
 Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def ratchet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line in this process: words in, (exit code, what it said) out."""
-
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["ratchet", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert isinstance(left.value.code, int)
-        said = capsys.readouterr()
-        return left.value.code, said.err + said.out
-
-    return call
 
 
 def recipe(place: Path, base: Path | str = "./never-reached", **more: Any) -> Path:
