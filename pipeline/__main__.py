@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": "verify",
     "fork": "fork",
     "gc": "gc",
+    "rm": "rm",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

@@ -257,3 +257,91 @@ def test_the_fields_read_off_the_source_are_those_of_the_classes() -> None:
         *libraries.fields("LoraConfig"), *libraries.fields("SFTConfig"),
     }  # fmt: skip
     assert not unknown
+
+
+# --- a run is not poisoned by a first mistake
+
+
+def test_settings_may_change_until_a_stage_is_committed(write: Write, place: Path, ratchet: Any) -> None:
+    """A launch that was killed in its first stage leaves problems and perhaps chunks; the corrected recipe goes on."""
+    from pipeline.store.folder import StageFolder
+
+    path = write()
+    assert ratchet("run", path, "--until", "measure", "rounds=0")[0] == 0
+    run = place / "data" / "mine"
+    problems = (run / "prepare" / "manifest.json").read_bytes()
+    (run / "round-000" / "measure" / "manifest.json").unlink()  # as a kill before the commit leaves it
+    assert StageFolder(run / "round-000" / "measure").done()
+    code, said = ratchet("run", path, "stages.learn.steps=4", "--until", "measure")
+    assert code == 0, said
+    assert "changed: stages.learn.steps: 3 -> 4" in said
+    assert "removed" not in said  # nothing that was begun depends on it
+    assert (run / "prepare" / "manifest.json").read_bytes() == problems
+    (run / "round-000" / "measure" / "manifest.json").unlink()
+    code, said = ratchet("run", path, "stages.learn.steps=4", "task.max_tokens=20", "--until", "measure")
+    assert code == 0, said
+    assert f"begun under other settings, so removed: {Path('data/mine/prepare')}" in said
+    assert "removed: data/mine/round-000/measure" in said
+    code, said = ratchet("run", path, "stages.learn.steps=4", "task.max_tokens=16")
+    assert code == 2
+    assert "mine: task.max_tokens: 20 -> 16" in said  # a committed stage stands: no change any more
+
+
+def test_a_mistake_that_only_the_launch_meets_leaves_nothing(
+    write: Write, place: Path, ratchet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = write(models__policy__base="nobody-here/no-such-model")
+    code, said = ratchet("run", path)
+    assert (code, "Traceback" in said) == (2, False)
+    assert "not in the local cache and the Hub cannot be reached" in said
+    assert not (place / "data" / "mine").exists()
+    assert ratchet("run", write(), "rounds=0")[0] == 0  # the name is as good as new
+
+
+@pytest.mark.parametrize("words", [["--until", "measur"], ["--launch", "no.yaml"], ["stages.sample.n"]])
+def test_a_misspelt_word_of_the_command_line_leaves_nothing(
+    words: list[str], write: Write, place: Path, ratchet: Any
+) -> None:
+    code, said = ratchet("run", write(), *words)
+    assert (code, "Traceback" in said) == (2, False)
+    assert not (place / "data").exists()
+
+
+def test_rm_removes_a_run_and_asks(
+    write: Write, place: Path, ratchet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    from pipeline.store.lock import RunLock
+
+    assert ratchet("run", write())[0] == 0
+    data, weights = place / "data" / "mine", place / "checkpoints" / "mine"
+    assert weights.is_dir()
+    assert ratchet("rm", "min") == (2, "RecipeError: no run 'min' in data/ (did you mean mine?)\n")
+    for bad in ("../data", "tasks", "a/b"):
+        assert ratchet("rm", bad, "--yes")[0] == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    code, said = ratchet("rm", "mine")
+    assert (code, "nothing removed" in said, "data/mine (" in said) == (1, True, True)
+    with RunLock(data):
+        code, said = ratchet("rm", "mine", "--yes")
+        assert (code, "in use by process" in said) == (4, True)
+    assert data.is_dir()
+    assert weights.is_dir()
+    code, said = ratchet("rm", "mine", "--yes")
+    assert code == 0, said
+    assert "removed data/mine (" in said
+    assert [p.name for p in data.parent.iterdir()] == []
+    assert [p.name for p in weights.parent.iterdir()] == []
+
+
+def test_rm_says_who_reads_a_run(write: Write, place: Path, ratchet: Any) -> None:
+    assert ratchet("run", write(), "rounds=0")[0] == 0
+    other = place / "data" / "other"
+    other.mkdir()
+    (other / "recipe.yaml").write_text("models: {policy: {base: 'run://mine@0/policy'}}\n")
+    from pipeline.commands.rm import contents
+    from pipeline.store.workspace import HERE
+
+    assert "read by other" in contents("mine", HERE)
