@@ -17,7 +17,7 @@ from pipeline.processes.group import Processes
 from pipeline.processes.launch import read_launch, run_group
 from pipeline.recipe.shape import Recipe, Stage
 from pipeline.report.summary import closing_words
-from pipeline.report.wandb.mirror import mirrored
+from pipeline.report.wandb.mirror import mirrored, require_mode
 from pipeline.run.run import Run
 from pipeline.run.session import announce, session
 
@@ -174,6 +174,7 @@ def command(
     if launch is not None and processes is not None:
         raise RecipeError("--launch and --processes: the launch file says num_processes; give one of the two")
     recipe = find(target, overrides or [], name, HERE.data)
+    require_mode()
     if until:
         recipe.stage(until)  # a misspelt one is said before anything is made
     group = launch or (processes if processes and processes > 1 else None)

@@ -12,9 +12,11 @@ def command(name: RunName) -> None:
 
     `ratchet sync quickstart`
     """
+    from pipeline.report.wandb.mirror import require_mode
     from pipeline.report.wandb.mirror import sync as rebuild
     from pipeline.run.session import open_run
 
+    require_mode()
     looked = open_run(name, HERE)
     done, said = rebuild(looked.folder, looked.recipe.header.wandb, checkpoints=HERE.checkpoints)
     typer.echo(said)

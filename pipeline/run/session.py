@@ -25,10 +25,11 @@ from pipeline.recipe import read as recipes
 from pipeline.recipe.look import look
 from pipeline.recipe.plan import disk_needed
 from pipeline.recipe.shape import Recipe
+from pipeline.recipe.shipped import shipped
 from pipeline.run import activity
 from pipeline.run.reporter import Silent
 from pipeline.run.run import Run
-from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, probe
+from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, cure_of, probe
 from pipeline.store.lock import RankLock, RunLock, is_child
 from pipeline.store.outcome import write_outcome
 from pipeline.store.workspace import HERE, Workspace
@@ -73,9 +74,23 @@ def find(target: str, overrides: list[str], name: str | None, data: Path) -> Rec
         if name is not None and name != target:
             raise RecipeError(f"--name {name}: run {target} has its name; fork it to give a copy another")
         return recipes.load(data / target / "recipe.yaml", overrides, target)
-    raise RecipeError(
-        f"{target}: neither a recipe file nor a run in {data}/{recipes.nearest(target, run_names(data))}"
-    )
+    raise RecipeError(f"{target}: neither a recipe file nor a run in {data}/{_meant(target, data)}")
+
+
+def _meant(target: str, data: Path) -> str:
+    """What a name that is neither may stand for: a recipe beside it, a run, a recipe that is shipped."""
+    for folder in (Path(), Path("recipes")):
+        path = (folder / target).with_name(Path(target).name + ".yaml")
+        if path.is_file():
+            return f" (did you mean {path}?)"
+    name, runs = Path(target).stem, run_names(data)
+    near = recipes.nearest(target, runs)
+    if "did you mean" not in near and (known := recipes.nearest(name, shipped())):
+        if name in shipped():
+            return f" (`ratchet recipes copy {name}` gives you that recipe)"
+        if "did you mean" in known:
+            return f"{known.rstrip(')')} `ratchet recipes` lists the recipes)"
+    return near
 
 
 def run_names(data: Path) -> list[str]:
@@ -179,8 +194,7 @@ def full_disks_told(folder: Path) -> Iterator[None]:
         if error.errno not in STORAGE_ERRNOS:
             raise
         raise StorageError(
-            f"{error.filename or folder}: {error.strerror}: free some space (`gc RUN` removes scratch) and "
-            "start the same command again; what is committed stays."
+            f"{error.filename or folder}: {error.strerror}. {cure_of(error)} What is committed stays."
         ) from error
 
 
