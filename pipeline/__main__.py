@@ -47,6 +47,9 @@ COMMANDS = {
     "fork": "fork",
     "gc": "gc",
     "rm": "rm",
+    "recipes": "recipes",
+    "schema": "schema",
+    "env": "env",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

@@ -31,6 +31,10 @@ def show_rows(
     from pipeline.report.show import num_items, render_rows
     from pipeline.stages.inputs import ChunkReader
 
+    if limit < 1:
+        raise RecipeError(f"--limit {limit}: 1 or more")
+    if row is not None and row < 0:
+        raise RecipeError(f"--row {row}: 0 or more; rows are counted from 0")
     run = open_run(name, workspace)
     stage = run.recipe.stage(stage_name)
     if number not in (there := rounds_of(run, stage)):
@@ -101,8 +105,8 @@ def command(
     name: RunName,
     round_number: Annotated[int, typer.Argument(metavar="ROUND")],
     stage_name: Annotated[str, typer.Argument(metavar="STAGE")],
-    row: Annotated[int | None, typer.Option(help="One row, whole, by its number from 0.", min=0)] = None,
-    limit: Annotated[int, typer.Option(help="How many rows.", min=1)] = 10,
+    row: Annotated[int | None, typer.Option(help="One row, whole, by its number from 0.")] = None,
+    limit: Annotated[int, typer.Option(help="How many rows.")] = 10,
 ) -> None:
     """Show a stage's rows for people: traces with their steps and labels, trees indented.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]  #: of a clone; beside an installed package there is only the package
+PACKAGE = Path(__file__).parents[1]
+SCHEMA = "recipe.schema.json"  #: beside them, for editors: what `ratchet schema` prints
 
 
 def folder() -> Path:
-    """Where the recipes stand: in a clone its recipes/, in an installed package a copy of it."""
-    inside = Path(__file__).parents[1] / "_recipes"
-    return inside if inside.is_dir() else ROOT / "recipes"
+    """Where they stand: in a clone recipes/, in an installed package the copy that `setup.py` put there."""
+    inside = PACKAGE / "_recipes"
+    return inside if inside.is_dir() else PACKAGE.parent / "recipes"
 
 
 def shipped() -> dict[str, Path]:
@@ -18,7 +19,12 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
 
 
+def launches() -> dict[str, Path]:
+    """`launch/ddp` -> file: accelerate's configurations for `--launch`."""
+    return {f"launch/{path.stem}": path for path in sorted((folder() / "launch").glob("*.yaml"))}
+
+
 def about(path: Path) -> str:
-    """What a recipe is, by its first comment."""
-    first = path.read_text(encoding="utf-8").split("\n")[0]
-    return first.removeprefix("#").strip()
+    """What a recipe is, by its first comment, up to the last clause that is whole."""
+    first = path.read_text(encoding="utf-8").split("\n")[0].removeprefix("#").strip()
+    return first if first.endswith(".") else first.rpartition(": ")[0] or first
