@@ -31,6 +31,8 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"\b(typing|pipeline\.\w+|collections\.abc)(\.\w+)*\.", "", str(annotation))
     text = re.sub(r"<class '([\w.]+)'>", lambda m: m[1].rsplit(".", 1)[-1], text)
     text = re.sub(r"Annotated\[str, <[^>]*>\]", "model", text)
+    text = re.sub(r"Annotated\[int, [^\]]*\]", "int", text)
+    text = re.sub(r"Union\[([^\[\]]*)\]", lambda m: m[1].replace(", ", " | "), text)
     return text.replace("NoneType", "none").replace("None", "none").replace("|", "or")
 
 

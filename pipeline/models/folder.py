@@ -1,6 +1,7 @@
 """What a model folder lacks, seen from its files: nothing is loaded, so `check` can ask before anything runs.
 
     lacking(folder)     [] or sentences: no config.json, no tokenizer, weights cut short
+    modules_of(folder)  the names that `lora.target_modules` may end with
     context_of(folder)  tokens that prompt and completion may have together, None where config.json is silent
 
 Safety (pickles, code) is `store/model_folder.py`'s; whether the architecture is served is the engine's.
@@ -64,6 +65,17 @@ def context_of(folder: Path) -> int | None:
             if isinstance(part.get(key), int) and part[key] > 0:
                 return part[key]
     return None
+
+
+def modules_of(folder: Path) -> set[str]:
+    """The modules that hold weights (`model.layers.0.self_attn.q_proj`), read off the files' headers."""
+    found: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            names = json.loads(stream.read(length))
+        found |= {name.rpartition(".")[0] for name in names if name != "__metadata__"}
+    return found
 
 
 def _config(folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import DamagedData, RatchetError, RecipeError, UnsafeFile, nearest
 from pipeline.models import seeds
-from pipeline.models.folder import context_of, lacking
+from pipeline.models.folder import context_of, lacking, modules_of
 from pipeline.models.registry import local_folder, standing_of
 from pipeline.recipe.libraries import schedules, wrong_values
 from pipeline.recipe.methods import NotBuilt, method
@@ -112,9 +112,23 @@ def _models(recipe: Recipe, workspace: Workspace, seen: Seen) -> dict[str, Path]
                     seen.add(*(f"{path}: {line}" for line in problems), kind=DamagedData)
                 else:
                     folders[name] = folder
+                    seen.add(*_targets(name, model.lora, folder))
         except (RecipeError, UnsafeFile, DamagedData) as error:
             seen.add(f"{path}: {str(error).removeprefix('base: ')}", kind=type(error))
     return folders
+
+
+def _targets(name: str, lora: Any, folder: Path) -> Iterator[str]:
+    """Modules that LoRA is to change and that a model does not have: peft says it after hours of sampling."""
+    given = lora.get("target_modules") if isinstance(lora, dict) else None
+    if not isinstance(given, list):
+        return
+    modules = modules_of(folder)
+    last = {module.rpartition(".")[2] for module in modules}
+    for wanted in map(str, given):
+        if not any(module == wanted or module.endswith(f".{wanted}") for module in modules):
+            there = nearest(wanted, last) or f" (it has {', '.join(sorted(last)[:12])}, ...)"
+            yield f"models.{name}.lora.target_modules: {folder} has no module {wanted!r}{there}"
 
 
 def _below(high: float) -> str:
@@ -144,7 +158,11 @@ def _tasks(recipe: Recipe, seen: Seen) -> list[BaseTask]:
 def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Seen) -> dict[str, int | None]:
     """Problems a split, None where nobody knows yet. Small files are read whole, as `run` will."""
     sizes = [task.source_bytes() for task in tasks]
-    if len(tasks) == len(recipe.tasks) and all(size is not None and size <= SMALL for size in sizes):
+    if (
+        tasks
+        and len(tasks) == len(recipe.tasks)
+        and all(size is not None and size <= SMALL for size in sizes)
+    ):
         try:
             return dict(gather(tasks).counts)
         except RatchetError as error:

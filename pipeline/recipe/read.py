@@ -119,6 +119,8 @@ def plain(path: Path | str, overrides: Iterable[str] = (), name: str | None = No
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe file") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: is a folder: name a recipe file in it, or {path}/*.yaml") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text: {problem}") from None
     data = parse_yaml(text, str(path))
@@ -223,9 +225,9 @@ def _map_of(raw: Any, where: str, what: str, problems: list[str], empty: bool = 
 
 def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
     found = []
-    listed = raw if isinstance(raw, list) else [raw]
+    listed = raw if isinstance(raw, list) and raw else [raw]
     for number, one in enumerate(listed):
-        path = "task" if not isinstance(raw, list) else f"task.{number}"
+        path = "task" if not isinstance(raw, list) or not raw else f"task.{number}"
         if not isinstance(one, dict) or not isinstance(one.get("use"), str):
             problems.append(
                 f"{where}: {path}: say which task: {{use: countdown}}, got {json.dumps(one, default=str)}"

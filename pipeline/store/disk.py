@@ -142,6 +142,10 @@ class Disk:
         """The folder and its missing parents, each one's name on disk before anything is put inside."""
         if folder.is_dir():
             return
+        if folder.exists():
+            raise StorageError(
+                f"{folder}: is a file where a folder is wanted: move it away, or start elsewhere"
+            )
         with _told(folder, 4096):
             self.make_folder(folder.parent)
             self.make(folder)

@@ -81,6 +81,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "lora by letters": (
         {"models__policy__lora__target_module": ["q_proj"]}, "unknown key target_module (did you mean target_modules?)",
     ),
+    "lora module": (
+        {"models__policy__lora__target_modules": ["q_proj", "v_prj"]}, "has no module 'v_prj' (did you mean v_proj?)",
+    ),
     "lora text": ({"models__policy__lora__r": "many"}, "models.policy.lora.r: int is wanted, got 'many'"),
     "lora r 0": ({"models__policy__lora__r": 0}, "models.policy.lora.r: 0: 1 or more"),
     "lora dropout 1": ({"models__policy__lora__lora_dropout": 1.0}, "lora_dropout: 1.0: 0 or more and below 1"),
@@ -137,6 +140,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a key of a schedule": (
         {"stages__learn__steps": {"frist": 3}}, "stages.learn.steps: unknown key frist (did you mean first?)",
     ),
+    "no task": ({"task": []}, "task: say which task: {use: countdown}, got []"),
     "no adapter's key": ({"models__policy__lora": "yes"}, "models.policy.lora"),
 }  # fmt: skip
 
@@ -334,6 +338,12 @@ def test_rm_removes_a_run_and_asks(
     assert "removed data/mine (" in said
     assert [p.name for p in data.parent.iterdir()] == []
     assert [p.name for p in weights.parent.iterdir()] == []
+
+
+def test_a_file_where_the_rows_should_go(write: Write, place: Path, ratchet: Any) -> None:
+    (place / "data").touch()
+    code, said = ratchet("run", write())
+    assert (code, "data: is a file where a folder is wanted" in said, "Traceback" in said) == (7, True, False)
 
 
 def test_rm_says_who_reads_a_run(write: Write, place: Path, ratchet: Any) -> None:
