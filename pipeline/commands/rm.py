@@ -13,7 +13,7 @@ from pipeline.run.session import run_names
 from pipeline.run.status import size_of
 from pipeline.store.disk import DISK, Disk
 from pipeline.store.lock import RunLock
-from pipeline.store.run import run_name_ok
+from pipeline.store.run_folder import run_name_ok
 from pipeline.store.workspace import Workspace
 
 
