@@ -10,7 +10,8 @@ import os
 import sys
 
 if __package__ in (None, "") and __name__ == "__main__":  # accelerate launch pipeline/__main__.py
-    sys.path[0] = os.path.dirname(sys.path[0]) or "."  # else a room shadows a standard module: select
+    # `accelerate launch pipeline` too; else a room shadows a standard module: select
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import importlib
 import warnings
@@ -23,6 +24,7 @@ import typer.main
 from pipeline import __version__
 from pipeline.errors import RatchetError, nearest
 from pipeline.models.environment import prepare as prepare_environment
+from pipeline.store.lock import PARENT
 
 #: in the order of `--help`: command -> its file in pipeline/commands/
 COMMANDS = {
@@ -45,6 +47,10 @@ COMMANDS = {
     "fork": "fork",
     "gc": "gc",
     "new": "new",
+    "rm": "rm",
+    "recipes": "recipes",
+    "schema": "schema",
+    "env": "env",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -90,6 +96,17 @@ def options(
     """Language models that teach themselves to reason, and never slip back."""
 
 
+def as_setting(option: str, words: list[str]) -> str:
+    """`rounds=5` for an unknown `--rounds 5`: what was meant, empty where it reads like no setting."""
+    place = next((i for i, word in enumerate(words) if option and word.split("=")[0] == option), None)
+    if place is None or not option.startswith("--"):
+        return ""
+    _, sign, value = words[place].partition("=")
+    after = words[place + 1] if place + 1 < len(words) else ""
+    value = value if sign else "" if after.startswith("-") else after
+    return f"{option.removeprefix('--').replace('-', '_')}={value or '...'}"
+
+
 def main() -> None:
     """The console script. A user's error is one sentence (or a short list) and its exit code."""
     prepare_environment()
@@ -97,7 +114,8 @@ def main() -> None:
     try:
         left = app(standalone_mode=False)  # what typer.Exit carried comes back as a value, Ctrl-C as 130
     except RatchetError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        if not os.environ.get(PARENT):  # the parent of `--launch` tells it, once
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         left = 130
@@ -105,6 +123,8 @@ def main() -> None:
         if not hasattr(problem, "show"):
             raise
         problem.show()
+        if meant := as_setting(str(getattr(problem, "option_name", "")), sys.argv[1:]):
+            typer.echo(f"Settings of a recipe have no dashes: {meant}", err=True)
         sys.exit(2)
     if left == 130:
         typer.echo("Interrupted. The same command goes on from here.", err=True)

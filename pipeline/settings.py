@@ -146,6 +146,11 @@ def asked_of(kind: type[BaseModel]) -> dict[str, str]:
     return {key: one.does for key, found in marks.items() for one in found if isinstance(one, Act)}
 
 
+def names_model(settings: type[BaseModel], key: str) -> bool:
+    """Does this field name models of the recipe?"""
+    return key in asked_of(settings)
+
+
 def models_named(settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(key, model name) for each model that a settings object names."""
     yield from ((one.key, one.name) for one in actors(settings))
@@ -244,6 +249,7 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
         (), alias="from", description="earlier stages, `train`, or files"

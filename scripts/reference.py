@@ -36,6 +36,8 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"<class '([\w.]+)'>", lambda m: m[1].rsplit(".", 1)[-1], text)
     for does, said in ACTS.items():
         text = re.sub(rf"Annotated\[str, Act\(does='{does}'\)(, <[^>]*>)?\]", said, text)
+    text = re.sub(r"Annotated\[int, [^\]]*\]", "int", text)
+    text = re.sub(r"Union\[([^\[\]]*)\]", lambda m: m[1].replace(", ", " | "), text)
     return text.replace("NoneType", "none").replace("None", "none").replace("|", "or")
 
 

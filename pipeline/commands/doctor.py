@@ -73,9 +73,14 @@ def _looks(run: Run) -> Iterator[Finding]:
     weights = run.versions.base_weights(name)
     yield _memory(weights.base)
     engine = engine_of(run, weights)
-    yield _template(run, engine)
+    template = _template(run, engine)
+    yield template
+    if template.bad and any(task.settings.chat for task in run.tasks.values()):
+        return  # nothing can be asked without it
     yield _longest(run, prepared.problems, weights.base, engine, template_of(run, weights))
-    traces = _sample(run, name, problems, template_of(run, weights))
+    drawn = sampling(run.recipe, name)
+    yield Finding("sampling", drawn["temperature"] == 0, _said(drawn), "raise its temperature, or set n: 1")
+    traces = _sample(run, name, problems, template_of(run, weights), drawn)
     yield from _completions(run, problems, traces)
 
 
@@ -139,11 +144,32 @@ def _longest(run: Run, problems: list[Problem], base: Path, engine: Any, templat
     )
 
 
-def _sample(run: Run, name: str, problems: list[Problem], template: Any) -> dict[str, list[Trace]]:
+def sampling(recipe: Recipe, name: str) -> dict[str, Any]:
+    """How the recipe's first stage that writes by this model draws, temperature 1 where none does."""
+    first = next((s for s in recipe.stages if s.room == "generate" and name in s.models.values()), None)
+    keys = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 0}
+    found = {key: getattr(first.settings, key, usual) for key, usual in keys.items()} if first else keys
+    return {"stage": first.name if first else "", **found}
+
+
+def _said(drawn: dict[str, Any]) -> str:
+    where = f"as {drawn['stage']} does: " if drawn["stage"] else ""
+    more = [f"top_p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
+    more += [f"top_k {drawn['top_k']}"] if drawn["top_k"] else []
+    more += [f"max_tokens {drawn['max_tokens']}"] if drawn["max_tokens"] else []
+    return where + ", ".join([f"temperature {drawn['temperature']:g}", *more])
+
+
+def _sample(
+    run: Run, name: str, problems: list[Problem], template: Any, drawn: dict[str, Any]
+) -> dict[str, list[Trace]]:
     from pipeline.engine.driver import Driver
 
+    asked = {key: value for key, value in drawn.items() if key != "stage"}
+    num = SAMPLES if drawn["temperature"] else 1
+
     def asks(question: Any) -> Asks[list[Trace]]:
-        grown = yield Continue(start(question), by=name, n=SAMPLES, temperature=1.0)
+        grown = yield Continue(start(question), by=name, n=num, **asked)
         return [to_trace(question, prefix, number) for number, prefix in enumerate(grown)]
 
     def searches() -> Iterator[Any]:
@@ -203,7 +229,7 @@ def _completions(run: Run, problems: list[Problem], traces: dict[str, list[Trace
     )
     yield Finding(
         "rewards differ within a problem",
-        varied == 0,
+        varied == 0 and len(whole) > len(problems),
         f"on {varied:.0%} of the problems some samples are right and some wrong",
         "rewards that are all alike teach nothing: raise n or the temperature, or change the difficulty",
     )

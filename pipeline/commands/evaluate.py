@@ -11,7 +11,6 @@ from pipeline.errors import RecipeError
 from pipeline.processes.group import Processes
 from pipeline.recipe import read as recipes
 from pipeline.recipe.methods import method
-from pipeline.recipe.read import parse_yaml
 from pipeline.recipe.shape import Stage
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, session
@@ -53,11 +52,8 @@ def evaluate_apart(
     number = _round_of(looked, number)
     policy = next((n for n, model in looked.recipe.models.items() if model.head is None), None)
     given: dict[str, Any] = {"of": [policy, f"{policy}@0"], "split": split, "samples": 0}
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign:
-            raise RecipeError(f"{override!r}: an override is key=value, for example samples=16")
-        given[key] = parse_yaml(value, override)
+    for each in overrides:
+        recipes.override(given, each, "samples=16")
     problems: list[str] = []
     settings = recipes.validate(method("evaluate", "accuracy").Settings, given, "eval", "", problems)
     if problems:

@@ -13,7 +13,10 @@ from pipeline.commands.evaluate import _round_of
 from pipeline.errors import RecipeError
 from pipeline.models.registry import merge
 from pipeline.recipe import read as recipes
+from pipeline.report.model_card import model_card
+from pipeline.run.record import metrics_rows
 from pipeline.run.session import open_run
+from pipeline.store.disk import DISK
 from pipeline.store.workspace import Workspace
 
 
@@ -27,6 +30,8 @@ def export_model(name: str, number: int, model: str, to: Path | None, workspace:
     if target.exists() and any(target.iterdir()) and not (target / "manifest.json").exists():
         raise RecipeError(f"{target}: is there already and was not made by export; choose another with --to")
     merge(weights.base, weights.adapter, weights.head, target, {"run": name, "round": number, "model": model})
+    card = model_card(run, weights, number, str(target), metrics_rows(run))
+    DISK.write(target / "README.md", card.encode("utf-8", "replace"))
     kind = "AutoModelForTokenClassification" if weights.head == "value" else "AutoModelForCausalLM"
     return f"{target}: load it with transformers.{kind}.from_pretrained({json.dumps(str(target))})"
 

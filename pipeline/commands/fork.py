@@ -18,7 +18,7 @@ from pipeline.recipe.shape import Stage
 from pipeline.report.console import Console
 from pipeline.rows import SCHEMA_VERSION
 from pipeline.run.run import Run
-from pipeline.run.session import open_run, resumed_from, session
+from pipeline.run.session import open_run, resumed_from, session, stored
 from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
@@ -40,6 +40,13 @@ def fork(name: str, new_name: str, overrides: list[str], console: Console, works
     if new_name == name:
         raise RecipeError(f"fork {name} {new_name}: a fork needs a name of its own")
     recipe = recipes.load(old.folder / "recipe.yaml", overrides, new_name)
+    if (workspace.data / new_name / "recipe.yaml").is_file():  # a killed fork has this very recipe
+        theirs = stored(workspace.data / new_name)
+        if recipes.changes(theirs, recipe)[0]:
+            raise RecipeError(
+                f"fork {name} {new_name}: there is a run {new_name} already, with other settings: choose "
+                f"another name, or remove that run first (`ratchet rm {new_name}`)"
+            )
     with session(recipe, console, Processes(), workspace) as run:
         taken = _take_over(old, run)
         goes_on = resumed_from(run) or "prepare"

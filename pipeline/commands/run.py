@@ -16,7 +16,7 @@ from pipeline.loop import close_round, write_metrics
 from pipeline.processes.group import Processes
 from pipeline.processes.launch import read_launch, run_group
 from pipeline.recipe.shape import Recipe, Stage
-from pipeline.report.monitor.mirror import mirrored
+from pipeline.report.monitor.mirror import mirrored, require_mode
 from pipeline.report.summary import closing_words
 from pipeline.run.run import Run
 from pipeline.run.session import announce, session
@@ -169,16 +169,24 @@ def command(
     """
     from pipeline.loop import run_loop
     from pipeline.processes.group import join
-    from pipeline.run.session import find, session
+    from pipeline.run.session import find, require_sound, session
 
     if launch is not None and processes is not None:
         raise RecipeError("--launch and --processes: the launch file says num_processes; give one of the two")
     recipe = find(target, overrides or [], name, HERE.data)
+    require_mode()
+    if until:
+        recipe.stage(until)  # a misspelt one is said before anything is made
     group = launch or (processes if processes and processes > 1 else None)
     if group is not None:
-        raise typer.Exit(run_launched(recipe, group, until, console_for(quiet, log_json), max_restarts))
+        told = console_for(quiet, log_json)
+        if launch is not None:
+            read_launch(launch)
+        require_sound(recipe, told, HERE)
+        raise typer.Exit(run_launched(recipe, group, until, told, max_restarts))
     world = join()
     console = console_for(quiet, log_json, world.main)
+    world.together(lambda: require_sound(recipe, console, HERE))
     with session(recipe, console, world, HERE) as working, mirrored(working):
         announce(working)
         if run_loop(working, until):

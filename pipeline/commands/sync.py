@@ -13,9 +13,11 @@ def command(name: RunName) -> None:
 
     `ratchet sync quickstart`
     """
+    from pipeline.report.monitor.mirror import require_mode
     from pipeline.report.monitor.mirror import sync as rebuild
     from pipeline.run.session import open_run
 
+    require_mode()
     looked = open_run(name, HERE)
     header = looked.recipe.header
     done, said = rebuild(looked.folder, header.wandb, checkpoints=HERE.checkpoints, monitor=header.monitor)

@@ -48,7 +48,11 @@ class Settings(EvaluateSettings):
         (), description="rules of vote/: majority, best, weighted, {use: weighted, aggregate: min}, ..."
     )
     k: tuple[int, ...] = Field((), description="the k of pass@k and maj@k; none: 2, 4, 8, ... up to samples")
-    kl: ModelName | None = Field(None, description="the base to measure the distance to; true: the seed")
+    kl: ModelName | None = Field(
+        None,
+        description="the base to measure the distance to; true: the seed",
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "boolean"}, {"type": "null"}]},
+    )
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
 
     @model_validator(mode="before")

@@ -16,7 +16,7 @@ here, since a search draws nothing itself.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ from pipeline.settings import Cost, Length, added
 
 class Settings(SearchSettings):
     """The authors' GSM8K settings (tsllm README); for data they search 12 times a question."""
+
+    draws: ClassVar[tuple[str, ...]] = ("branch",)
 
     simulations: int = Field(5, ge=1, description="a move")
     branch: int = Field(10, ge=1, description="next steps asked for at an expansion (max_action)")

@@ -15,7 +15,7 @@ relatives.
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ from pipeline.settings import Cost, Length, RewardModelName, added
 
 class BeamSettings(SearchSettings):
     """search-and-learn's defaults: beam width 4, temperature 0.8, 40 steps, last step's score."""
+
+    draws: ClassVar[tuple[str, ...]] = ("n", "width")
 
     n: int = Field(16, ge=1, description="beams; what best-of-n would draw for the same budget")
     width: int = Field(4, ge=1, description="next steps sampled for each beam kept (M)")

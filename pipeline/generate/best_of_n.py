@@ -24,6 +24,8 @@ class Settings(GenerateSettings):
     score.
     """
 
+    draws: ClassVar[tuple[str, ...]] = ("n",)
+
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
 
     n: int = Field(16, ge=1, description="completions a problem")

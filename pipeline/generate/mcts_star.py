@@ -18,7 +18,7 @@ label the tree (data generation).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class Settings(SearchSettings):
     """The authors' settings for generating data on MATH (arXiv:2406.03816, appendix; MCTS/task.py);
     GSM8K has 40 iterations.
     """
+
+    draws: ClassVar[tuple[str, ...]] = ("branch",)
 
     iterations: int = Field(50, ge=1)
     branch: int = Field(3, ge=1, description="next steps asked for at an expansion")

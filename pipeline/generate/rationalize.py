@@ -25,6 +25,8 @@ from pipeline.tasks import BaseTask
 class Settings(GenerateSettings):
     """STaR decodes nearly greedily: temperature 0.01, top-p 0.9 (the authors' device_inference.py)."""
 
+    draws: ClassVar[tuple[str, ...]] = ("n",)
+
     sees_gold: ClassVar[bool] = True
 
     where: Literal["all", "unsolved"] = "unsolved"

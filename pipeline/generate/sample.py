@@ -6,6 +6,8 @@ puts in front are the task's (`few_shot`). It neither checks nor scores what it 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from pipeline.asks import Asks, Continue, start, to_trace
@@ -16,6 +18,8 @@ from pipeline.settings import Cost, Length
 
 class Settings(GenerateSettings):
     """How many, and how they are drawn."""
+
+    draws: ClassVar[tuple[str, ...]] = ("n",)
 
     n: int = Field(1, ge=1, description="completions a problem; STaR 1, ReST-EM 32")
 

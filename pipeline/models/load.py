@@ -13,10 +13,23 @@ from pipeline.errors import DamagedData, RecipeError
 
 
 def device_of(wanted: str) -> torch.device:
-    """auto: the GPU where there is one."""
+    """auto: the GPU where there is one.
+
+    Raises:
+        RecipeError: torch cannot use it on this machine.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+        if device.type != "cpu":
+            torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:  # no such device, or no driver
+        first = str(problem).strip().split("\n")[0][:120]
+        raise RecipeError(
+            f"engine.device: {wanted}: torch cannot use it here ({first}): set device: auto, or cpu"
+        ) from None
+    return device
 
 
 def dtype_of(wanted: str, device: torch.device) -> torch.dtype:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.models.folder import require_whole
 from pipeline.store.workspace import Workspace
 
 RUN_SPEC = re.compile(r"run://(?P<run>[\w.-]+)@(?P<round>\d+)/(?P<model>\w+)")
@@ -73,17 +74,30 @@ def resolve_base(
         return build(spec, task, workspace.checkpoints, progress=progress)
     if spec.startswith("run://"):
         return _from_run(spec, task, workspace)
+    folder = local_folder(spec)
+    if folder is None:
+        return _from_hub(spec)
+    check_model_folder(folder)
+    require_whole(folder)
+    return folder
+
+
+def local_folder(spec: str) -> Path | None:
+    """The folder that a base names, None where it names a model on the Hub.
+
+    Raises:
+        RecipeError: there is no such folder, or it is no kind of base.
+    """
     if "://" in spec:
         raise RecipeError(
             f"base: {spec}: unknown kind; use seed://NAME, run://RUN@ROUND/MODEL, a folder or a Hub id"
         )
     folder = Path(spec).expanduser()
     if folder.is_dir():
-        check_model_folder(folder)
         return folder
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise RecipeError(f"base: {spec}: no such folder (a Hub id reads like owner/name)")
-    return _from_hub(spec)
+    return None
 
 
 def _from_hub(spec: str) -> Path:
@@ -104,10 +118,16 @@ def _from_hub(spec: str) -> Path:
             "download it where there is a network, and give its folder"
         ) from None
     check_model_folder(folder)
+    require_whole(folder)
     return folder
 
 
-def _from_run(spec: str, task: Any, workspace: Workspace) -> Path:
+def standing_of(spec: str, workspace: Workspace) -> dict[str, Any]:
+    """The record of the model that `run://RUN@ROUND/MODEL` names, as gate.json has it.
+
+    Raises:
+        RecipeError: there is no such run, round or model.
+    """
     found = RUN_SPEC.fullmatch(spec)
     if not found:
         raise RecipeError(f"base: {spec}: write run://RUN@ROUND/MODEL, for example run://quickstart@3/policy")
@@ -118,6 +138,14 @@ def _from_run(spec: str, task: Any, workspace: Workspace) -> Path:
     standing = json.loads(gate.read_text())["standing"].get(model)
     if standing is None:
         raise RecipeError(f"base: {spec}: run {run} has no model {model}")
+    return standing
+
+
+def _from_run(spec: str, task: Any, workspace: Workspace) -> Path:
+    standing = standing_of(spec, workspace)
+    found = RUN_SPEC.fullmatch(spec)
+    assert found is not None
+    run, number, model = found["run"], int(found["round"]), found["model"]
     if not standing["adapter"] and standing["round"] >= 0:
         return trained_at(workspace.checkpoints / run, standing["base"])
     base = resolve_base(standing["base"], task, workspace)

@@ -27,8 +27,7 @@ def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
             found.add(source.row)
         elif source == "train":
             found.add("Problem")
-        else:
-            earlier = recipe.stage(source)
+        elif earlier := next((s for s in recipe.stages if s.name == source), None):
             found |= set(makes(earlier))
             if earlier.room == "label":
                 found |= kinds_from(recipe, earlier)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,15 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
     "changes",
     "data_settings",
     "dump",
+    "examine",
     "fingerprint",
     "load",
     "method",
     "methods",
     "nearest",
+    "override",
     "parse_yaml",
+    "plain",
     "room_settings",
     "validate",
 ]
@@ -109,11 +112,22 @@ def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = Non
     Raises:
         RecipeError: with every problem found.
     """
+    return build(plain(path, overrides, name), str(path))
+
+
+def plain(path: Path | str, overrides: Iterable[str] = (), name: str | None = None) -> dict[str, Any]:
+    """A recipe file as plain data, overrides put in.
+
+    Raises:
+        RecipeError: it cannot be read, is no map, or an override does not fit.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe file") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: is a folder: name a recipe file in it, or {path}/*.yaml") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text: {problem}") from None
     data = parse_yaml(text, str(path))
@@ -121,24 +135,37 @@ def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = Non
         raise RecipeError(f"{path}: a recipe is a map of keys, this is {type(data).__name__}")
     if not data.get("name"):
         data["name"] = path.stem
-    for override in overrides:
-        _override(data, override)
+    for given in overrides:
+        override(data, given)
     if name is not None:
         data["name"] = name
-    return build(data, str(path))
+    return data
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, sign, value = override.partition("=")
+def override(data: dict[str, Any], given: str, example: str = "stages.sample.n=16") -> None:
+    """Put one `key.sub=value` of the command line into plain data; the value is read as YAML.
+
+    Raises:
+        RecipeError: it has no `=`, or goes through something that is no map.
+    """
+    key, sign, value = given.partition("=")
     if not sign or not key.strip():
-        raise RecipeError(f"{override!r}: an override is key.sub=value, for example stages.sample.n=16")
+        raise RecipeError(f"{given!r}: an override is key.sub=value, for example {example}")
     place: Any = data
     *parents, last = key.strip().split(".")
     for part in parents:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise RecipeError(f"{override!r}: {part} is not a map, so it has no key {last}")
-    place[last] = parse_yaml(value, override)
+        if isinstance(place, list):
+            place = place[int(part)] if part.isdigit() and int(part) < len(place) else None
+        else:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict | list):
+            raise RecipeError(f"{given!r}: {part} is not a map, so it has no key {last}")
+    if isinstance(place, list):
+        if not last.isdigit() or int(last) >= len(place):
+            raise RecipeError(f"{given!r}: a list of {len(place)}: name one by its number from 0")
+        place[int(last)] = parse_yaml(value, given)
+    else:
+        place[last] = parse_yaml(value, given)
 
 
 def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -147,22 +174,27 @@ def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: with every problem found.
     """
+    recipe, problems = examine(data, where)
+    if problems:
+        raise RecipeError([*problems, *(f"{where}: {line}" for line in recipe.not_built)])
+    return recipe
+
+
+def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, list[str]]:
+    """(a recipe, every problem of it). Where there are problems it holds what could be made out: enough to
+    look further, not to run."""
     problems: list[str] = []
     rest = dict(data)
     raw_tasks, raw_models = rest.pop("task", None), rest.pop("models", None)
     raw_sections = {section: rest.pop(section, None) or {} for section in SECTIONS}
     known = ["task", "models", *SECTIONS]
     header = validate(Header, rest, where, "", problems, known)
-    if header and not RUN_NAME.fullmatch(header.name):
-        problems.append(f"{where}: name: {header.name!r} is no run name; use letters, digits, . _ and -")
-    if header and header.name in ("tasks", "seed"):
-        problems.append(
-            f"{where}: name: {header.name!r} is the name of a folder of the project; choose another"
-        )
+    problems += _bad_names(header, where)
     tasks = _tasks(raw_tasks, where, problems)
     models: dict[str, ModelSettings] = {}
     not_built: list[str] = []
-    for name, raw in _map_of(raw_models, where, "models", problems).items():
+    listed = _map_of(raw_models, where, "models", problems)
+    for name, raw in listed.items():
         if not NAME.fullmatch(str(name)):
             problems.append(f"{where}: models.{name}: a model's name is lower-case letters, digits and _")
         if model := validate(ModelSettings, raw, where, f"models.{name}", problems):
@@ -170,20 +202,27 @@ def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
             if not head_of(model.head).built:
                 not_built.append(f"models.{name}: head: {model.head} is not built yet")
     stages: list[Stage] = []
+    wanted = 0
     for section in SECTIONS:
         for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
+            wanted += 1
             if stage := _stage(str(name), section, raw, where, problems, not_built):
                 stages.append(stage)
     recipe = Recipe(
         where, header or Header.model_validate({}), tuple(tasks), models, tuple(stages), tuple(not_built)
     )
-    if not problems:
+    if header and tasks and listed and len(models) == len(listed) and len(stages) == wanted:
         from pipeline.recipe.check import problems_of  # it reads this module's classes
 
         problems += [f"{where}: {problem}" for problem in problems_of(recipe)]
-    if problems:
-        raise RecipeError([*problems, *(f"{where}: {line}" for line in not_built)])
-    return recipe
+    return recipe, problems
+
+
+def _bad_names(header: Header | None, where: str) -> Iterator[str]:
+    if header and not RUN_NAME.fullmatch(header.name):
+        yield f"{where}: name: {header.name!r} is no run name; use letters, digits, . _ and -"
+    if header and header.name in ("tasks", "seed"):
+        yield f"{where}: name: {header.name!r} is the name of a folder of the project; choose another"
 
 
 def _map_of(raw: Any, where: str, what: str, problems: list[str], empty: bool = False) -> dict[Any, Any]:
@@ -195,9 +234,9 @@ def _map_of(raw: Any, where: str, what: str, problems: list[str], empty: bool = 
 
 def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
     found = []
-    listed = raw if isinstance(raw, list) else [raw]
+    listed = raw if isinstance(raw, list) and raw else [raw]
     for number, one in enumerate(listed):
-        path = "task" if not isinstance(raw, list) else f"task.{number}"
+        path = "task" if not isinstance(raw, list) or not raw else f"task.{number}"
         if not isinstance(one, dict) or not isinstance(one.get("use"), str):
             problems.append(
                 f"{where}: {path}: say which task: {{use: countdown}}, got {json.dumps(one, default=str)}"

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
@@ -37,6 +38,31 @@ class EngineSettings(Settings):
     server: tuple[str, ...] = operational(
         (), description="OpenAI-compatible servers that hold the base model"
     )
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _one_url(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value else value
+
+    @field_validator("server")
+    @classmethod
+    def _urls(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for url in servers:
+            try:
+                parts = urlsplit(url)
+                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            except ValueError:  # a port that is no number
+                known = False
+            if not known or any(c.isspace() for c in url):
+                raise ValueError(f"{url!r} is no URL of a server: write http://HOST:PORT/v1")
+        return servers
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d+)?", device):
+            raise ValueError(f"{device!r} is no device: auto, cpu, cuda, cuda:1, ...")
+        return device
 
 
 class ModelSettings(Settings):

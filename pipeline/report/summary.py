@@ -119,10 +119,11 @@ def closing_words(run: Run) -> dict[str, Any]:
         "seconds": seconds,
         "where": {
             "rows": str(run.folder),
-            "weights": str(run.weights / run.name),
+            "weights": str(run.weights),
             "metrics": str(run.folder / "metrics.jsonl"),
         },
         "next": [
+            f"ratchet report {run.name}",
             f"ratchet show {run.name} {max(run.recipe.rounds, 0)} {_shown(run)}",
             f"ratchet status {run.name}",
             f"ratchet run {run.name} rounds={run.recipe.rounds + 2}",

@@ -17,21 +17,25 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import RecipeError, StorageError, nearest
+from pipeline.errors import DamagedData, RecipeError, StorageError, UnsafeFile, nearest
 from pipeline.processes.group import Processes
 from pipeline.processes.pulse import FOLDER
 from pipeline.processes.supervisor import Supervision
 from pipeline.recipe import read as recipes
+from pipeline.recipe.look import look
 from pipeline.recipe.plan import disk_needed
 from pipeline.recipe.shape import Recipe
+from pipeline.recipe.shipped import shipped
 from pipeline.run import activity
 from pipeline.run.reporter import Silent
 from pipeline.run.run import Run
-from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, probe
+from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, cure_of, probe
 from pipeline.store.lock import RankLock, RunLock, is_child
 from pipeline.store.outcome import write_outcome
 from pipeline.store.workspace import HERE, Workspace
 
+#: after which a launch that did nothing yet leaves nothing: the next one may have other settings
+MISTAKES = (RecipeError, DamagedData, UnsafeFile, StorageError)
 LEAST_FREE = 64 * 2**20  #: bytes that a run wants whatever it estimates: weights, plans, a wandb log
 
 
@@ -70,9 +74,23 @@ def find(target: str, overrides: list[str], name: str | None, data: Path) -> Rec
         if name is not None and name != target:
             raise RecipeError(f"--name {name}: run {target} has its name; fork it to give a copy another")
         return recipes.load(data / target / "recipe.yaml", overrides, target)
-    raise RecipeError(
-        f"{target}: neither a recipe file nor a run in {data}/{recipes.nearest(target, run_names(data))}"
-    )
+    raise RecipeError(f"{target}: neither a recipe file nor a run in {data}/{_meant(target, data)}")
+
+
+def _meant(target: str, data: Path) -> str:
+    """What a name that is neither may stand for: a recipe beside it, a run, a recipe that is shipped."""
+    for folder in (Path(), Path("recipes")):
+        path = (folder / target).with_name(Path(target).name + ".yaml")
+        if path.is_file():
+            return f" (did you mean {path}?)"
+    name, runs = Path(target).stem, run_names(data)
+    near = recipes.nearest(target, runs)
+    if "did you mean" not in near and (known := recipes.nearest(name, shipped())):
+        if name in shipped():
+            return f" (`ratchet recipes copy {name}` gives you that recipe)"
+        if "did you mean" in known:
+            return f"{known.rstrip(')')} `ratchet recipes` lists the recipes)"
+    return near
 
 
 def run_names(data: Path) -> list[str]:
@@ -83,6 +101,8 @@ def run_names(data: Path) -> list[str]:
 def settle_recipe(recipe: Recipe, folder: Path, disk: Disk = DISK) -> list[str]:
     """Write the resolved recipe, or hold it against the one that stands. Returns what changed and may.
 
+    Until a stage is committed everything may change; what was begun under other settings is removed.
+
     Raises:
         RecipeError: a data key changed; one line a key.
     """
@@ -90,7 +110,12 @@ def settle_recipe(recipe: Recipe, folder: Path, disk: Disk = DISK) -> list[str]:
     taken: list[str] = []
     if path.is_file():
         refused, taken = recipes.changes(stored(folder), recipe)
-        if refused:
+        if refused and not any(folder.glob("*-[0-9]*/*/manifest.json")):
+            taken = [*refused, *taken]
+            for begun in begun_otherwise(folder, refused):
+                disk.remove(begun)
+                taken.append(f"begun under other settings, so removed: {begun}")
+        elif refused:
             raise RecipeError(
                 [
                     *(f"{recipe.name}: {line}" for line in refused),
@@ -102,6 +127,42 @@ def settle_recipe(recipe: Recipe, folder: Path, disk: Disk = DISK) -> list[str]:
     if not path.is_file() or path.read_text() != text:
         disk.write(path, text.encode())
     return taken
+
+
+def begun_otherwise(folder: Path, changed: list[str]) -> list[Path]:
+    """What of a run without a committed stage cannot stay when these keys changed: `stages.learn.steps: ...`.
+
+    A stage's chunks stay where only other stages changed, the problems where neither task nor seed did."""
+    named = {tuple(line.partition(":")[0].split(".")[:2]) for line in changed}
+    stages_alone = all(where[0] in recipes.SECTIONS for where in named)
+    read_anew = any(where[0] in ("task", "seed") for where in named)
+    gone = [folder / "prepare", folder / "rejected.jsonl"] if read_anew else []
+    for place in sorted(folder.glob("*-[0-9]*/*/")):
+        if not stages_alone or place.name in {where[1] for where in named if len(where) > 1}:
+            gone.append(place)
+    return [path for path in gone if path.exists()]
+
+
+def leaves_nothing(folder: Path) -> bool:
+    """Has nothing been done in a run that would be missed: no chunk and no manifest of a stage?"""
+    return all(path.name == "plan.json" for path in folder.glob("*-[0-9]*/*/*.json"))
+
+
+def require_sound(recipe: Recipe, console: Any, workspace: Workspace) -> None:
+    """Before a run's first launch makes anything: everything that a look finds wrong, at once.
+
+    A run that has its problems goes on without a look: it owns what it read.
+
+    Raises:
+        RecipeError, DamagedData, UnsafeFile: what cannot work.
+    """
+    require_methods(recipe)
+    if (workspace.rows_of(recipe.name) / "prepare" / "manifest.json").exists():
+        return
+    seen = look(recipe, workspace)
+    seen.refuse(recipe.path)
+    for line in seen.odd:
+        console.warn(line)
 
 
 def require_methods(recipe: Recipe) -> None:
@@ -133,8 +194,7 @@ def full_disks_told(folder: Path) -> Iterator[None]:
         if error.errno not in STORAGE_ERRNOS:
             raise
         raise StorageError(
-            f"{error.filename or folder}: {error.strerror}: free some space (`gc RUN` removes scratch) and "
-            "start the same command again; what is committed stays."
+            f"{error.filename or folder}: {error.strerror}. {cure_of(error)} What is committed stays."
         ) from error
 
 
@@ -170,6 +230,7 @@ def session(
     )
 
     taken: list[str] = []
+    fresh = world.size == 1 and not is_child() and not (folder / "recipe.yaml").exists()
 
     def begin() -> None:
         console.now = activity.place(folder)
@@ -194,6 +255,9 @@ def session(
                     with contextlib.suppress(*([StorageError] if error else [])):
                         write_outcome(folder, error)
                 group.leave(error)
+                if fresh and isinstance(error, MISTAKES) and leaves_nothing(folder):
+                    console.now = None
+                    DISK.remove(folder)
     finally:
         signal.signal(signal.SIGTERM, old)
 

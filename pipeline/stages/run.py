@@ -59,6 +59,12 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
     if stage.room == "evaluate":
         ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
         chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
+        if not ids:
+            split = stage.settings.on_split
+            raise RecipeError(
+                f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
+                f"task.{split} to 1 or more, or leave this stage out"
+            )
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
@@ -318,10 +324,26 @@ def _check_kept(work: Work) -> dict[str, Any]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common())
         raise NothingKept(
             f"round {work.round}: {work.stage.name}: 0 of {sum(dropped.values())} rows kept: "
-            f"{reasons or 'there was no row to keep'}. Sample more (n), loosen {work.stage.name}, "
-            f"or set stages.{work.stage.name}.on_empty=continue"
+            f"{reasons or 'there was no row to keep'}. {cure_of(dropped, work)}"
+            f", or set stages.{work.stage.name}.on_empty=continue"
         )
     return {}
+
+
+def cure_of(dropped: Counter[str], work: Work) -> str:
+    """What would keep rows, by the reason that most of them were dropped for."""
+    reason = dropped.most_common(1)[0][0] if dropped else ""
+    if "truncated" in reason:
+        return (
+            "Most were cut by the limit: raise task.max_tokens, see that answers end (task.stop, few_shot, "
+            f"chat: true for an instruct model); `ratchet doctor {work.run.name}` shows which"
+        )
+    if "no_answer" in reason:
+        return (
+            "Most have no answer that is found: set task.extract or few_shot to the form that the model "
+            f"writes; `ratchet doctor {work.run.name}` shows it"
+        )
+    return f"Sample more (n), loosen {work.stage.name}"
 
 
 RUNNERS: dict[str, Callable[[Work], Finish]] = {

@@ -87,6 +87,18 @@ class BaseTask:
         """
         return []
 
+    def source_bytes(self) -> int | None:
+        """Bytes of the files that its problems are read from; None where it has none."""
+        return None
+
+    def first(self) -> list[Problem]:
+        """Some of its problems, where that costs next to nothing; neither split nor id need be set."""
+        return []
+
+    def look(self) -> list[str]:
+        """What a first look at its source finds wrong, a sentence each; reads little, downloads nothing."""
+        return []
+
     def prompt(self, question: str) -> str:
         """The plain prompt of a question, ending where the completion begins."""
         return question

@@ -91,6 +91,10 @@ class Task(FileTask):
         self.step_separator = settings.step_separator
         self.stop = () if settings.chat else settings.stop
 
+    def fields(self) -> dict[str, str]:
+        named = ("question", "answer", "id", "difficulty", "solution", "split")
+        return {key: name for key in named if (name := getattr(self.settings, key))}
+
     def read(self, row: dict[str, Any]) -> Problem:
         s = self.settings
         question = sources.text(row, s.question).strip()

@@ -5,15 +5,16 @@ The trainer never hears which method made its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from pipeline.settings import ModelName, Settings, StageSettings, optional
+from pipeline.train._owned import OWNED
 
 
 class StepSchedule(Settings):
@@ -35,9 +36,11 @@ class TrainSettings(StageSettings):
     needs: ClassVar[tuple[str, ...]] = ("Example",)  #: the first is the kind of row that it trains on
     #: the models that it can train, by head (`pipeline/models/heads.py`); "policy": a model without one
     heads: ClassVar[tuple[str, ...]] = ("policy",)
+    trainer_arguments: ClassVar[str] = "TrainingArguments"  #: the class that `args` goes to, for `check`
+    owned: ClassVar[Mapping[str, str]] = OWNED  #: keys of `args` that a recipe gives elsewhere
 
     model: ModelName = Field("policy", description="the model that learns")
-    steps: int | StepSchedule | None = Field(
+    steps: PositiveInt | StepSchedule | None = Field(
         None, description="optimizer steps, or {first, growth}; none: epochs"
     )
     epochs: float = Field(1.0, gt=0)

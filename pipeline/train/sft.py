@@ -28,6 +28,7 @@ class Settings(TrainSettings):
     """SFT's settings beside what every trainer takes."""
 
     heads: ClassVar[tuple[str, ...]] = ("policy", "token")
+    trainer_arguments: ClassVar[str] = "SFTConfig"
 
     packing: bool = Field(
         False,

@@ -27,12 +27,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import RecipeError, nearest
 from pipeline.report import summary, wording
 from pipeline.run import record as record
 
 if TYPE_CHECKING:
     from pipeline.run.run import Run
 
+MODES = ("offline", "online", "disabled", "shared", "dryrun", "run")  #: the last two are older names
 GRACE = 5.0  #: seconds that the end of a run waits for its mirror
 
 
@@ -102,6 +104,17 @@ def best_round(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         return {}
     value, number, head = max(scored)
     return {"best/round": -number, f"best/{head}": value}
+
+
+def require_mode() -> None:
+    """Refuse a WANDB_MODE that wandb does not know, before anything runs.
+
+    Raises:
+        RecipeError: naming the nearest.
+    """
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode and mode not in MODES:
+        raise RecipeError(f"WANDB_MODE={mode}: no mode of wandb{nearest(mode, MODES)}")
 
 
 class Mirror:
