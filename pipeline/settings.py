@@ -286,6 +286,11 @@ class StageSettings(Settings):
         return False
 
     @property
+    def draws_alike(self) -> bool:
+        """Is each of its draws after one prefix the same text (temperature 0)?"""
+        return False
+
+    @property
     def completion_limit(self) -> int:
         """Tokens that a completion it asks for may have; 0: as the task says."""
         return 0

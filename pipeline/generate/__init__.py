@@ -44,6 +44,10 @@ class GenerateSettings(StageSettings):
         return self.split
 
     @property
+    def draws_alike(self) -> bool:
+        return self.temperature == 0
+
+    @property
     def completion_limit(self) -> int:
         return self.max_tokens
 

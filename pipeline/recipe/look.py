@@ -176,7 +176,7 @@ def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Seen) -> dict[str, int 
 
 def _splits(stage: Stage, here: str, counts: dict[str, int | None], seen: Seen) -> None:
     """A stage that reads a split without problems."""
-    split = getattr(stage.settings, "split", None) if stage.room in ("generate", "evaluate") else None
+    split = stage.settings.on_split if stage.room in ("generate", "evaluate") else None
     if split and counts.get(split) == 0 and not stage.sources:
         seen.add(
             f"{here}: reads the {split} split, which has no problems: set task.{split} to 1 or more, or "
@@ -210,7 +210,7 @@ def _draws(stage: Stage, here: str, seen: Seen) -> None:
             return
         parts += [(f"{here}.search", searching)] if searching is not None else []
     for path, settings in parts:
-        if getattr(settings, "temperature", 1.0) == 0:
+        if settings.draws_alike:
             many = {key: getattr(settings, key) or 0 for key in settings.draws}
             for key, count in ((key, count) for key, count in many.items() if count > 1):
                 seen.odd.append(
@@ -229,7 +229,7 @@ def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], se
             context = context_of(folders[name]) if name in folders else None
             if context is None:
                 continue
-            own = getattr(stage.settings, "max_tokens", 0) or 0
+            own = stage.settings.completion_limit
             limit, key = (own, f"{here}.max_tokens") if own else (longest, "task.max_tokens")
             if (name, limit) in told:
                 continue
