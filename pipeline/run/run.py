@@ -40,6 +40,7 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     disk: Disk = DISK
     engines: dict[str, Any] = field(default_factory=dict)
+    connected: bool = False  #: every server of the recipe was met
     taken: list[str] = field(default_factory=list)  #: settings that changed since the last launch, and may
 
     @property

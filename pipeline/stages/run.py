@@ -25,7 +25,7 @@ from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incum
 from pipeline.stages.inputs import DEFAULT_CHUNK, ChunkReader, chunks_from, inputs_of, slices
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
-from pipeline.stages.work import Work, make_search, question_of, template_of
+from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.manifest import Manifest
 from pipeline.store.plan import ChunkPlan, Plan
@@ -99,6 +99,7 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
     together(run, lambda: folder.begin(plan))
     if not together(run, lambda: _is_done(run, folder)):
         work = Work(run, stage, number, folder, plan, models, ChunkReader(run.workspace.data))
+        together(run, lambda: connect(run))
         run.console.stage_started(number, stage.name, stage.sentence())
         long(f"beginning {stage.name}")
         with full_memory_told(stage, number):
