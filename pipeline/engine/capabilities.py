@@ -91,7 +91,12 @@ def find_out(
     except Refused:
         takes_ids = False
     prompt: Any = list(ids) if takes_ids else text
-    told = _first(link, url, {**plain_body, **extra, "prompt": prompt})
+    whole = {**plain_body, **extra, "prompt": prompt}
+    for num in (PROBE_TOKENS, 3, 2, 1):  # as many as are told whole
+        answer: Completion = link.ask(url, "/v1/completions", Completion, {**whole, "max_tokens": num})
+        told = answer.choices[0]
+        if not answer.lossy:
+            break
     gives = told.ids is not None and len(told.ids) <= PROBE_TOKENS
     values = told.values
     return Capabilities(
@@ -105,7 +110,7 @@ def find_out(
         stops=_stops(link, url, {**plain_body, **extra}, prompt),
         whole_config="generation_config" in fields and "return_token_ids" not in fields,
         context=served.max_model_len or (served.meta.n_ctx if served.meta else None),
-        wrote=tuple(zip(told.ids or (), values or (), strict=False)),
+        wrote=() if answer.lossy else tuple(zip(told.ids or (), values or (), strict=False)),
     )
 
 
@@ -173,9 +178,16 @@ def _stops(link: Connection, url: str, body: dict[str, Any], prompt: Any) -> boo
     for size in (len(prompt), *range(2, len(prompt), 3)):
         shorter = {**body, "prompt": prompt[:size]}
         text = _first(link, url, shorter).text
-        marks = [c for at, c in enumerate(text) if at and c.isprintable() and c not in text[:at]]
+        marks = [
+            c for at, c in enumerate(text) if at and c.isascii() and c.isprintable() and c not in text[:at]
+        ]
         if marks:
-            return marks[0] in _first(link, url, {**shorter, "stop": [marks[0]]}).text
+            try:
+                return marks[0] in _first(link, url, {**shorter, "stop": [marks[0]]}).text
+            except (Refused, ServerLost) as problem:
+                if isinstance(problem, ServerLost) and problem.code < 500:
+                    raise
+                return False  # transformers fails (500) at stops with tokenizers that lack letters
     return False
 
 

@@ -105,10 +105,25 @@ class Choice(Reply):
         return None if None in entries else [entry.logprob for entry in entries if entry is not None]
 
 
+class Usage(Reply):
+    """What was written, by the server's count."""
+
+    completion_tokens: int | None = None
+
+
 class Completion(Reply):
     """`POST /v1/completions`."""
 
     choices: list[Choice] = Field(min_length=1, max_length=64)
+    usage: Usage | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """llama.cpp leaves out tokens that end inside a character: then only the text is whole."""
+        told = self.choices[0].logprobs
+        if told is None or told.content is None or self.usage is None or self.usage.completion_tokens is None:
+            return False
+        return len(told.content) != self.usage.completion_tokens
 
 
 Served.model_rebuild()

@@ -230,13 +230,14 @@ class ServerEngine(Text):
 
     def _ended(self, row: Request, future: Future[Completion]) -> Request:
         try:
-            choice = future.result().choices[0]
+            answer = future.result()
         except Refused as problem:
             raise self._no(problem) from None
-        ids = (choice.ids if self.can.gives_ids else self.encode_more(choice.text)) or []
+        choice, told = answer.choices[0], self.can.gives_ids and not answer.lossy
+        ids = (choice.ids if told else self.encode_more(choice.text)) or []
         if choice.finish_reason == "stop" and self.eos_ids and not self._ends(row, ids):
             ids = ids if ids and ids[-1] in self.eos_ids else [*ids, self.eos_ids[0]]
-        self._end(row, ids[: row.limit], (choice.values or []) if self.can.gives_ids else [])
+        self._end(row, ids[: row.limit], (choice.values or []) if told else [])
         return row
 
     def _wrong(self, limit: int, answer: Completion) -> str:
@@ -244,7 +245,7 @@ class ServerEngine(Text):
         choice = answer.choices[0]
         if choice.finish_reason not in ("stop", "length"):
             return f"finish_reason: {choice.finish_reason}"
-        if not self.can.gives_ids:
+        if not self.can.gives_ids or answer.lossy:
             return "" if choice.text or choice.finish_reason == "stop" else "it wrote nothing"
         ids, values = choice.ids, choice.values
         if ids is None or len(ids) > limit or any(i >= self.num_tokens for i in ids):

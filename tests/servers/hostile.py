@@ -148,7 +148,7 @@ def serve(there: socket.socket, behaviour: list[str], seen: list[dict]) -> None:
         data = b""
         while b"\r\n\r\n" not in data:
             if not (more := there.recv(1 << 16)):
-                return
+                return None
             data += more
         head, _, rest = data.partition(b"\r\n\r\n")
         found = re.search(rb"(?i)content-length: (\d+)", head)

@@ -45,6 +45,11 @@ def tell(address: str, path: str) -> object:
         return json.loads(answer.read())
 
 
+def finish(engine: ServerEngine) -> None:
+    while engine.busy:
+        engine.step()
+
+
 def connected(address: str, folder: Path, **more) -> ServerEngine:
     tell(address, "hostile/good")
     return ServerEngine(folder, servers=[address], name="policy", pause=0.001, verify=False, **more)
@@ -62,8 +67,7 @@ def test_a_bad_reply_is_tried_four_times_and_named(
     tell(address, f"hostile/{name}")
     engine.submit([Request([3, 4], 3)])
     with pytest.raises(WorkerLost) as lost:
-        while engine.busy:
-            engine.step()
+        finish(engine)
     said = str(lost.value)
     assert lost.value.exit_code == 8
     assert address in said
@@ -155,8 +159,7 @@ def test_what_a_row_asks_for(address: str, folder: Path) -> None:
                   ends_on=STEP | EOS)  # fmt: skip
     tell(address, "hostile/good")
     engine.submit([row])
-    while engine.busy:
-        engine.step()
+    finish(engine)
     [asked] = tell(address, "seen")
     assert asked == {
         "model": "base",
