@@ -51,7 +51,7 @@ def address(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def write(engine, prompts: list[str], **more) -> list[Request]:
-    rows = [Request(engine.encode(prompt), 20, seed=i, **more) for i, prompt in enumerate(prompts)]
+    rows = [Request(engine.encode(prompt), 41, seed=i, **more) for i, prompt in enumerate(prompts)]
     engine.submit(rows)
     while engine.busy:
         engine.step()
