@@ -58,7 +58,7 @@ class Work:
         return engine_of(self.run, self.models[name])
 
 
-def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str] | None:
+def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str | None] | None:
     """The chat template of a model's tokenizer, as a function; None where no task of the recipe chats."""
     if not any(task.settings.chat for task in run.tasks.values()):
         return None
