@@ -105,3 +105,30 @@ def test_decision_is_json():
     found = decide(RULE, {}, first=True).as_dict()
     assert found["promote"] is True
     assert found["first"] is True
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high"),
+    [
+        ("measure/accuracy/greedy", np.nan, -0.5),
+        ("measure/accuracy/greedy", -0.9, np.nan),
+        ("measure/accuracy/greedy", np.nan, np.nan),
+        ("measure/brier", 0.5, np.nan),
+        ("measure/brier", np.nan, 0.9),
+    ],
+)
+def test_without_an_interval_nothing_is_proved(metric, low, high):
+    """A change whose interval is not known, on either side, refuses nobody."""
+    found = {
+        metric: 0.5,
+        f"{metric}/change": -0.5,
+        f"{metric}/change/low": low,
+        f"{metric}/change/high": high,
+    }
+    rule = GateRule(metric=metric, margin=0.01)
+    decision = decide(rule, found, first=False)
+    assert decision.promote
+    assert "kept" in decision.reasons[0]
+    surely = {"low": 0.4, "high": 0.6} if "brier" in metric else {"low": -0.6, "high": -0.4}
+    known = found | {f"{metric}/change/{part}": value for part, value in surely.items()}
+    assert not decide(rule, known, first=False).promote
