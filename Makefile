@@ -41,6 +41,16 @@ test-servers: $(VENV)/.installed $(VENV)-vllm/.installed $(VENV)-llama/.installe
 	RATCHET_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python RATCHET_LLAMA_PYTHON=$(CURDIR)/$(VENV)-llama/bin/python \
 		$(BIN)/python -m pytest $(TESTS) -m servers
 
+# small changes of the code, each of which a test must notice; by hand, an hour and more. MUTANTS="pipeline.vote.*"
+$(VENV)-mutants/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-mutants
+	$(VENV)-mutants/bin/pip install --quiet --editable '.[dev,mutants]'
+	touch $@
+
+mutants: $(VENV)-mutants/.installed
+	OMP_NUM_THREADS=1 $(VENV)-mutants/bin/mutmut run $(MUTANTS) || true
+	$(VENV)-mutants/bin/mutmut results
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check pipeline tests scripts
 	$(BIN)/ruff format --check pipeline tests scripts
