@@ -75,6 +75,7 @@ class Choice(Reply):
 
     text: str
     finish_reason: str | None = None
+    stop_reason: str | int | None = None  #: vLLM: the text that stopped it
     token_ids: list[TokenId] | None = None
     logprobs: Logprobs | None = None
     prompt_logprobs: list[dict[str, Read] | None] | None = None

@@ -235,7 +235,11 @@ class ServerEngine(Text):
             raise self._no(problem) from None
         choice, told = answer.choices[0], self.can.gives_ids and not answer.lossy
         ids = (choice.ids if told else self.encode_more(choice.text)) or []
-        if choice.finish_reason == "stop" and self.eos_ids and not self._ends(row, ids):
+        by_text = isinstance(
+            choice.stop_reason, str
+        )  # also where a broken character hides it from our tables
+        ended = choice.finish_reason == "stop" and not by_text and not self._ends(row, ids)
+        if ended and self.eos_ids:
             ids = ids if ids and ids[-1] in self.eos_ids else [*ids, self.eos_ids[0]]
         self._end(row, ids[: row.limit], (choice.values or []) if told else [])
         return row

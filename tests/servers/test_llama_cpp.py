@@ -64,7 +64,11 @@ def test_it_writes_what_the_local_engine_writes(address: str, folder: Path) -> N
     for engine in (served, local):
         rows = [
             Request(
-                engine.encode(f"one step {i}."), 24, temperature=0.0, state=lines[engine], ends_on=STEP | EOS
+                engine.encode(f"one step {i}."),
+                2 if i % 2 else 24,
+                temperature=0.0,
+                state=lines[engine],
+                ends_on=STEP | EOS,
             )
             for i in range(60)
         ]

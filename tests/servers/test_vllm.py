@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from model_world import LineTask, bpe_tokenizer, make_model
+from model_world import LineTask, bpe_tokenizer, make_model, word_tokenizer
 from serving import free_port, serving
 from typer.testing import CliRunner
 
@@ -65,7 +65,7 @@ def address(folder: Path) -> Iterator[str]:
 
 
 def search(i: int):
-    prefix = Prefix(f"x = {i}.\n\ny = {i + 7}\n")
+    prefix = Prefix(f"numbers {i} {i + 7} =")
     seen = []
     for _ in range(3):
         grown = yield Continue(prefix, n=2, until="step", by="policy", temperature=0, max_tokens=12)
@@ -85,8 +85,9 @@ def run(policy: Any, judge: Any) -> dict:
 
 
 def test_a_search_over_it_is_the_local_one(folder: Path) -> None:
-    with vllm(folder, folder.parent / "plain", lora=False) as url:
-        same_search(url, folder)
+    words = make_model(folder.parent / "words", word_tokenizer(), **SHAPE)
+    with vllm(words, folder.parent / "plain", lora=False) as url:
+        same_search(url, words)
 
 
 def same_search(address: str, folder: Path) -> None:
