@@ -7,6 +7,7 @@ export`, then `hf upload`).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ import typer
 from pipeline.commands import HERE, RunName
 from pipeline.errors import DamagedData, RecipeError, RunInUse
 from pipeline.report.card import run_card
+from pipeline.report.leaving import Private, leave
 from pipeline.report.wording import size
 from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
@@ -62,6 +64,7 @@ def push(
         raise DamagedData(
             f"{name}: not pushed: {problems[0]} ({len(problems)} in all: ratchet verify {name})"
         )
+    private_names = Private(run.recipe)
     card = run_card(run, metrics_rows(run)).encode("utf-8", "replace")
     if not dry_run:
         run.disk.write(run.folder / "README.md", card)
@@ -73,9 +76,20 @@ def push(
         if dry_run:
             yield from (f"  {inside}/{each}" if inside else f"  {each}" for each in named)
     if dry_run:
-        yield f"README.md:\n{card.decode()}"
+        yield f"README.md:\n{private_names.without(card.decode())}"
         return
-    yield _upload(run, places, to, private)
+    scratch = run.folder / "scratch" / "push"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        told = 0
+        for folder, inside in places:
+            told += leave(folder, files(folder), scratch / (inside or "data"), private_names)
+        if told:
+            yield f"{told:,} records leave without local paths, hosts and users"
+        leaving = [(scratch / (inside or "data"), inside) for _, inside in places]
+        yield _upload(run, leaving, to, private)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _upload(run: Run, places: list[tuple[Path, str]], to: str, private: bool) -> str:

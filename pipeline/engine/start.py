@@ -16,13 +16,20 @@ def start_engine(
     device: str = "auto",
     max_rows: int = 512,
     servers: Sequence[str] = (),
+    served_as: str = "",
+    api_key_env: str = "",
+    timeout: float = 600.0,
+    lora: dict[str, Any] | None = None,
+    scratch: Path | None = None,
+    verify: bool = True,
     weights_hash: str = "",
     name: str = "",
     check: bool = False,
 ) -> Any:
     """The engine of one version of a model.
 
-    servers: addresses that hold the base model; none: a local engine. check: run the self-test, once for each
+    servers: addresses that hold the base model; none: a local engine. served_as, api_key_env, timeout, lora,
+    scratch, verify: as `ServerEngine` takes them. check: run the self-test, once for each
     shape of model in a process; `engine.exact` then says whether a row's bits are its own on this machine.
     """
     if servers:
@@ -36,6 +43,12 @@ def start_engine(
             max_rows=max_rows,
             weights_hash=weights_hash,
             name=name,
+            model=served_as,
+            api_key_env=api_key_env,
+            timeout=timeout,
+            lora=lora,
+            scratch=scratch,
+            verify=verify,
         )
     from pipeline.engine.local import Engine
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.chat import ChatTemplate
 from pipeline.engine.endings import Endings, Rule, token_bytes, tokenizer_hash
 from pipeline.engine.tokens import encode_prompt
 from pipeline.errors import RecipeError
@@ -107,6 +108,17 @@ class Text:
         size, texts = self.num_tokens, self.texts
         return b"".join([texts[i] for i in ids if i < size]).decode("utf-8", errors="replace")
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """Chat turns in the model's own template, ending where its answer begins."""
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    @functools.cached_property
+    def _chat(self) -> ChatTemplate | None:
+        if not self.tokenizer.chat_template:
+            return None
+        tokens = {key: str(token) for key, token in self.tokenizer.special_tokens_map.items()}
+        return ChatTemplate(self.name, self.tokenizer.get_chat_template(), tokens)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str | None:
+        """Chat turns in the model's own template, ending where its answer begins; None where it has none.
+
+        Raises:
+            UnsafeFile: the template does not end, or fails.
+        """
+        return None if self._chat is None else self._chat.render(messages)

@@ -62,6 +62,7 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _untrained(recipe, stage, here)
         earlier[stage.name] = stage
     yield from _gates(recipe)
+    yield from _served(recipe)
 
 
 def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -> Iterator[str]:
@@ -148,6 +149,13 @@ def trains(stage: Stage, model: str) -> bool:
     return stage.room == "train" and stage.settings.model == model
 
 
+def learns(recipe: Recipe, model: str) -> bool:
+    """Is that model trained in this recipe, in `before` or in a round?"""
+    return any(
+        trains(stage, model) and (recipe.rounds or stage.section != "stages") for stage in recipe.stages
+    )
+
+
 def taught(recipe: Recipe, stage: Stage, training: Stage) -> bool:
     """Has a train stage been through when `stage` first acts?
 
@@ -185,6 +193,21 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
     problems: list[str] = []
     validate(kind, given, "", f"{here}.search", problems)
     yield from (problem.removeprefix(": ") for problem in problems)
+
+
+def _served(recipe: Recipe) -> Iterator[str]:
+    """Models that servers hold: what no server can do."""
+    for name, model in recipe.models.items():
+        if not model.engine.server:
+            continue
+        if model.head == "value":
+            yield f"models.{name}: head: value cannot be served; use head: token, or no engine.server"
+        if model.lora == "none" and learns(recipe, name):
+            yield (
+                f"models.{name}: lora: none trains all weights, which a server does not take while it runs, "
+                "so every round would sample from the base; train an adapter (lora: {r: 16}), or leave "
+                "engine.server out (docs/servers.md: whole weights)"
+            )
 
 
 def _unknown_metric(stage: Stage, metric: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import RecipeError, nearest
+from pipeline.errors import RecipeError, nearest, printable
 from pipeline.models.heads import head_of
 from pipeline.recipe.methods import NAME, ROOMS, NotBuilt, is_method, method, methods, room_settings, unbuilt
 from pipeline.recipe.shape import (
@@ -65,8 +65,53 @@ __all__ = [  # what a reader of recipes needs, from wherever it stands
 ]
 
 
+MAX_BYTES = 1 << 20  #: of a recipe; the longest here has 3,000
+MAX_NODES = 100_000  #: after aliases are followed: an alias bomb has few bytes and many of these
+MAX_DEPTH = 50
+MAX_DIGITS = 100
+FLAT = 2000  #: so few openings cannot nest too deep for libyaml, which is ten times as fast
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Safe YAML that refuses a key given twice, depth, and numbers of many digits."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"nested more than {MAX_DEPTH} deep", self.peek_event().start_mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    if len(node.value) > MAX_DIGITS:
+        said = f"a number of {len(node.value):,} characters"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+    kind = (
+        yaml.SafeLoader.construct_yaml_int
+        if node.tag.endswith(":int")
+        else yaml.SafeLoader.construct_yaml_float
+    )
+    return kind(loader, node)
+
+
+def _num_nodes(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Nodes below one, those behind aliases counted each time."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MAX_NODES + 1  # of a node that holds itself
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        sizes[id(node)] = 1 + sum(_num_nodes(part, sizes) for part in inner)
+    return sizes[id(node)]
 
 
 class _Fast(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -87,23 +132,43 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 
 for _each in (_Loader, _Fast):
     _each.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    for _kind in ("int", "float"):
+        _each.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
+
+
+def _document(loader: Any, where: str) -> Any:
+    """The plain data of a loader's document (both are SafeLoaders: no tags that build objects)."""
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_nodes(node, {}) > MAX_NODES:
+            raise RecipeError(f"{where}: its aliases unfold to more than {MAX_NODES:,} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """YAML text as plain data.
 
     Raises:
-        RecipeError: it is not YAML, or a key stands twice.
+        RecipeError: it is not YAML, a key stands twice, or it is larger, deeper or longer than any recipe.
     """
-    with contextlib.suppress(yaml.YAMLError):
-        return yaml.load(text, Loader=_Fast)  # both are SafeLoaders: no tags that build objects
+    if len(text) > MAX_BYTES:
+        raise RecipeError(f"{where}: more than {MAX_BYTES:,} characters: no recipe is that large")
+    if sum(map(text.count, ("[", "{", "- "))) < FLAT:
+        with contextlib.suppress(yaml.YAMLError, RecursionError):
+            return _document(_Fast(text), where)
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _document(_Loader(text), where)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         said = getattr(problem, "problem", None) or str(problem).split("\n")[0]
-        raise RecipeError(f"{where}{line}: not valid YAML: {said}") from None
+        raise RecipeError(f"{where}{line}: not valid YAML: {printable(said)}") from None
+    except (ValueError, OverflowError, RecursionError) as problem:
+        raise RecipeError(f"{where}: not valid YAML: {printable(str(problem))}") from None
 
 
 def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = None) -> Recipe:
@@ -123,7 +188,11 @@ def plain(path: Path | str, overrides: Iterable[str] = (), name: str | None = No
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(f"{path}: more than {MAX_BYTES:,} bytes: no recipe is that large")
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe file") from None
     except IsADirectoryError:

@@ -36,26 +36,38 @@ class EngineSettings(Settings):
     max_rows: int = operational(512, ge=1, description="rows decoded together")
     device: str = operational("auto")
     server: tuple[str, ...] = operational(
-        (), description="OpenAI-compatible servers that hold the base model"
+        (), description="OpenAI-compatible servers that hold the base model; docs/servers.md"
     )
+    model: str = operational("", description="the base's name on the servers; none: the only one they list")
+    api_key_env: str = operational("", description="the environment variable that holds the servers' key")
+    timeout: float = operational(600.0, gt=0, description="seconds for one answer of a server")
 
     @field_validator("server", mode="before")
     @classmethod
-    def _one_url(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) and value else value
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("server")
     @classmethod
-    def _urls(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
-        for url in servers:
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
             try:
                 parts = urlsplit(url)
-                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+                good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
             except ValueError:  # a port that is no number
-                known = False
-            if not known or any(c.isspace() for c in url):
-                raise ValueError(f"{url!r} is no URL of a server: write http://HOST:PORT/v1")
-        return servers
+                good = False
+            if not good:
+                raise ValueError(f"{url} is no address of a server, such as http://localhost:8000")
+            if parts.username or parts.password:
+                raise ValueError("holds a user or password; name an environment variable with api_key_env")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("is the name of an environment variable, not the key itself")
+        return value
 
     @field_validator("device")
     @classmethod

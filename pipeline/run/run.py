@@ -42,6 +42,7 @@ class Run:
     disk: Disk = DISK
     engines: dict[str, Any] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)
+    connected: bool = False  #: every server of the recipe was met
     taken: list[str] = field(default_factory=list)  #: settings that changed since the last launch, and may
 
     @property

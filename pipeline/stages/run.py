@@ -35,7 +35,7 @@ from pipeline.stages.inputs import (
 )
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
-from pipeline.stages.work import Work, make_search, question_of, template_of
+from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.manifest import Manifest
 from pipeline.store.plan import ChunkPlan, Plan
@@ -116,6 +116,7 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
     together(run, lambda: folder.begin(plan))
     if not together(run, lambda: _is_done(run, folder)):
         work = Work(run, stage, number, folder, plan, models, reader_of(run, stage))
+        together(run, lambda: connect(run))
         run.console.stage_started(number, stage.name, stage.sentence())
         long(f"beginning {stage.name}")
         with full_memory_told(stage, number):

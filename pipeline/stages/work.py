@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import long
+from pipeline.recipe.check import learns
 from pipeline.recipe.shape import Stage
 from pipeline.rows import Problem, Question, Row
 from pipeline.run.run import Run
@@ -57,7 +58,7 @@ class Work:
         return engine_of(self.run, self.models[name])
 
 
-def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str] | None:
+def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str | None] | None:
     """The chat template of a model's tokenizer, as a function; None where no task of the recipe chats."""
     if not any(task.settings.chat for task in run.tasks.values()):
         return None
@@ -91,6 +92,36 @@ def make_search(task: Any, settings: Any, problem_id: str, asks: Any) -> Any:
     return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most)
 
 
+def served_settings(run: Run, weights: Weights) -> dict[str, Any]:
+    """What a server is asked for a model: an adapter of zeros before the first training of its own."""
+    model = run.recipe.models[weights.model]
+    if not model.engine.server:
+        return {}
+    return {
+        "served_as": model.engine.model,
+        "api_key_env": model.engine.api_key_env,
+        "timeout": model.engine.timeout,
+        "lora": model.lora if weights.adapter is None and learns(run.recipe, weights.model) else None,
+        "scratch": run.weights,
+        "verify": run.processes.main,
+    }
+
+
+def connect(run: Run) -> None:
+    """Meet every server of a recipe before any work: a mistake in its start ends a run here, not after the
+    first training.
+
+    Raises:
+        RecipeError: what a server cannot do and the recipe needs. WorkerLost: it gives no good answer.
+    """
+    if run.connected:
+        return
+    run.connected = True
+    for name, model in run.recipe.models.items():
+        if model.engine.server:
+            engine_of(run, run.versions.base_weights(name))
+
+
 def engine_of(run: Run, weights: Weights) -> Any:
     """The engine of a version of a model, loaded once and kept until a training wants the memory."""
     key = f"{weights.hash}/{weights.head}"  # a policy and a fresh reward model may share their base
@@ -110,7 +141,10 @@ def engine_of(run: Run, weights: Weights) -> Any:
             weights_hash=weights.hash,
             name=weights.model if settings.engine.server else "",
             check=True,
+            **served_settings(run, weights),
         )
+        for note in engine.notes if settings.engine.server else ():
+            run.console.note(f"model {weights.model}: {note}")
         if not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(

@@ -9,6 +9,7 @@ from test_store_parts import make_plan, written
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.rows import Dropped, Label, Trace
+from pipeline.store.disk import Disk
 from pipeline.store.folder import StageFolder
 from pipeline.store.plan import ChunkPlan
 
@@ -176,3 +177,26 @@ def test_plan_json_is_plain_json(tmp_path):
     assert found["settings"] == BASE["settings"]
     assert found["fingerprint"] == plan.fingerprint
     assert StageFolder(tmp_path).plan() == plan
+
+
+def test_a_chunk_made_again_is_not_vouched_for_while_its_parts_change(tmp_path):
+    """Its old sidecar goes before the first part comes: a death between the two leaves a chunk that is not done."""
+    folder = StageFolder(tmp_path)
+    folder.begin(make_plan("Label"))
+    with folder.writing(0) as part:
+        part.add([label(0)])
+    assert folder.done() == {0}
+    steps = []
+
+    class Told(Disk):
+        def point(self, step, path):
+            steps.append((step, path.name))
+            if step == "rename" and path.suffix == ".parquet":
+                assert not [p for p in tmp_path.iterdir() if p.suffix == ".json" and p.name != "plan.json"]
+                raise KeyboardInterrupt
+
+    again = StageFolder(tmp_path, Told())
+    with pytest.raises(KeyboardInterrupt), again.writing(0) as part:
+        part.add([label(1)])
+    assert ("rename", "train-00000-of-00001.parquet") in steps
+    assert StageFolder(tmp_path).done() == set()

@@ -194,3 +194,45 @@ def test_a_rule_of_a_recipe_has_a_name_and_settings():
 def test_a_rule_that_is_none_is_said(spec, said):
     with pytest.raises(ValueError, match=said):
         rule(spec)
+
+
+@pytest.mark.parametrize(
+    ("score", "value"),
+    [
+        (0.0, 0.5),
+        (0.5, 0.6224593312),
+        (2.0, 0.8807970780),
+        (-2.0, 0.1192029220),
+        (-0.5, 0.3775406688),
+        (800.0, 1.0),
+        (-800.0, 0.0),
+    ],
+)
+def test_logistic_is_the_logistic_function(score, value):
+    assert weighted.logistic(score) == pytest.approx(value, abs=1e-9)
+
+
+def scored(**answers):
+    return [Candidate(answer, score=score) for answer, found in answers.items() for score in found]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "winner"),
+    [
+        (scored(a=[10], b=[1, 2, 3]), "b"),  # 3 points each, and more votes
+        (scored(a=[1, 2], b=[3]), "b"),  # 1 against 2
+        (scored(a=[1, 1], b=[2]), "b"),  # a tie is half a point each
+        (scored(b=[1], a=[1, 1]), "a"),  # all equal: the majority
+        (scored(b=[1, 2, 3], a=[4]), "b"),
+        (scored(a=[float("nan")], b=[-5.0]), "b"),  # unknown comes last
+    ],
+)
+def test_borda_counts_whom_a_candidate_beats(candidates, winner):
+    assert borda.vote(candidates) == winner
+
+
+def test_a_weighted_vote_of_log_odds_weighs_their_logistic_values():
+    """0.88 and 0.12 against 0.62: as plain weights it would be 0 against 0.5."""
+    assert weighted.vote(scored(a=[2.0, -2.0], b=[0.5])) == "a"
+    assert weighted.vote(scored(a=[0.2, 0.1], b=[0.5])) == "b"
+    assert weighted.vote(scored(a=[-3.0, -3.0, -3.0], b=[-1.0])) == "b"
