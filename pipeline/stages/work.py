@@ -64,13 +64,17 @@ def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], 
     return engine_of(run, weights).render
 
 
-def question_of(task: Any, problem: Problem, template: Any, hint: bool = False) -> Question | None:
-    """What a generator may see of a problem; None where a hint is wanted and the task has none."""
+def question_of(
+    task: Any, problem: Problem, template: Any, trained: int = -1, hint: bool = False
+) -> Question | None:
+    """What a generator may see of a problem; None where a hint is wanted and the task has none. trained: the
+    round that trained the version which writes; -1: a base.
+    """
     from pipeline.tasks.prepare import render
 
     if hint and task.hinted(problem) is None:
         return None
-    shown = render(task, problem, few_shot=task.settings.few_shot, hint=hint, template=template)
+    shown = render(task, problem, few_shot=task.settings.shots(trained), hint=hint, template=template)
     return Question(
         id=problem.id,
         question=problem.question,
@@ -78,17 +82,18 @@ def question_of(task: Any, problem: Problem, template: Any, hint: bool = False) 
         prompt_used=shown.prompt_used,
         task=task.name,
         messages=shown.messages,
-        few_shot=bool(task.settings.few_shot),
+        few_shot=bool(task.settings.shots(trained)),
         hinted=hint,
+        stem=shown.stem,
     )
 
 
-def make_search(task: Any, settings: Any, problem_id: str, asks: Any) -> Any:
-    """One problem's search, with the tokens that a completion may have."""
+def make_search(task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "") -> Any:
+    """One problem's search, with the tokens that a completion may have. stem: what its prompt shares."""
     from pipeline.engine.driver import Search
 
     most = settings.completion_limit or task.settings.max_tokens
-    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most)
+    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem)
 
 
 def engine_of(run: Run, weights: Weights) -> Any:

@@ -150,7 +150,7 @@ class Task(BaseTask):
         """Train sums of the problem's own length, as in the paper; never the problem."""
         shown: list[tuple[str, str]] = []
         for a, b in sums(len(parse(problem.question)[0]), stream="examples"):
-            if len(shown) == self.settings.few_shot:
+            if len(shown) == self.settings.shots():
                 break
             question = question_of(a, b)
             if question != problem.question and split_of(question) == "train":

@@ -206,7 +206,7 @@ class Task(BaseTask):
         train = self._pool()["train"]
         shown: list[tuple[str, str]] = []
         for numbers, target in reversed(train):  # from the far end: `train: N` takes the near one
-            if len(shown) == self.settings.few_shot:
+            if len(shown) == self.settings.shots():
                 break
             example = self.problem(numbers, target)
             if example.id != problem.id:
