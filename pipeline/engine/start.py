@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ def start_engine(
     weights_hash: str = "",
     name: str = "",
     check: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Any:
     """The engine of one version of a model.
 
     servers: addresses that hold the base model; none: a local engine. check: run the self-test, once for each
-    shape of model in a process; `engine.exact` then says whether a row's bits are its own on this machine.
+    shape of model on a machine, with its `progress`; `engine.exact` then says whether a row's bits are its
+    own there.
     """
     if servers:
         from pipeline.engine.server import ServerEngine
@@ -51,7 +53,7 @@ def start_engine(
     )
     if check:
         from pipeline.engine.local import RUNGS
-        from pipeline.engine.selftest import self_test
+        from pipeline.engine.selftest import cache_file, self_test
 
-        self_test(engine, RUNGS[:1])
+        self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
     return engine

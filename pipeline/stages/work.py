@@ -104,18 +104,20 @@ def engine_of(run: Run, weights: Weights) -> Any:
         from pipeline.engine.start import start_engine
 
         settings = run.recipe.models[weights.model]
-        engine = run.engines[key] = start_engine(
-            weights.base,
-            weights.adapter,
-            head=weights.head,
-            dtype=settings.dtype,
-            device=settings.engine.device,
-            max_rows=settings.engine.max_rows,
-            servers=settings.engine.server,
-            weights_hash=weights.hash,
-            name=weights.model if settings.engine.server else "",
-            check=True,
-        )
+        with run.console.task(f"loading {weights.model}, and whether a row's bits are its own") as tick:
+            engine = run.engines[key] = start_engine(
+                weights.base,
+                weights.adapter,
+                head=weights.head,
+                dtype=settings.dtype,
+                device=settings.engine.device,
+                max_rows=settings.engine.max_rows,
+                servers=settings.engine.server,
+                weights_hash=weights.hash,
+                name=weights.model if settings.engine.server else "",
+                check=True,
+                progress=tick,
+            )
         if not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(

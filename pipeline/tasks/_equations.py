@@ -1,11 +1,11 @@
-"""Word problems whose solution is an equation of a few whole numbers: its steps, and an exact judge of others.
+"""Problems whose solution is an equation of a few whole numbers: its steps, and an exact judge of others.
 
     expression = parse("( ( 8 - 3 ) * 2 )")
     lines(expression)  ->  ["8 - 3 = 5", "5 * 2 = 10"]
 
-A solution is one calculation a line. Which other ways are right is decided by algebra, not by luck: every way
-to use each number once is held against the equation at other numbers, so `8 - 2 = 6` is no first step of
-`8 - 3 - 2` only if no order of these numbers means the same. Numbers that stand in the question and not in the
+A solution is one calculation a line. Which other ways are right is decided by algebra, not by luck: every
+way to use each number once is held against the equation at other numbers. So `2 * 3 = 6` is on no right way
+to `9 - 2 - 3`, though it is true, and `9 - 3 = 6` is. Numbers that stand in the question and not in the
 equation belong to no right way.
 """
 
@@ -196,8 +196,8 @@ def calculation(line: str) -> tuple[Fraction, str, Fraction, Fraction] | None:
 
 
 def verdicts(expression: Expression, steps: Sequence[str]) -> list[bool]:
-    """Of each step: is it true, and is it, after the steps before it, the next one of a right way? Empty lines
-    and a last line without a calculation (`#### 5`) are right where all before them is.
+    """Of each step: is it true, and is it, after the steps before it, the next one of a right way? Empty
+    lines and a last line without a calculation (`#### 5`) are right where all before them is.
     """
     numbers = [Fraction(leaf) for leaf in leaves(expression)]
     left = [(way, list(numbers)) for way in ways(expression)] if len(numbers) > 1 else []

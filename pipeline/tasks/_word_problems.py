@@ -10,7 +10,9 @@ from pipeline.answers import extract
 from pipeline.answers.compare import same as equal
 from pipeline.rows import Problem
 
-INSTRUCTION = "Solve this step by step. Write one calculation a line and nothing else; the last result is the answer."
+INSTRUCTION = (
+    "Solve this step by step. Write one calculation a line and nothing else; the last result is the answer."
+)
 
 #: (question, completion, answer), written for this project
 EXAMPLES = (

@@ -1,4 +1,4 @@
-"""SVAMP: a thousand short word problems, varied so that patterns mislead (arXiv:2103.07191). A step is a line.
+"""SVAMP: a thousand short word problems, varied so that patterns mislead (arXiv:2103.07191).
 
 Many hold a number too many, or ask the story's question another way round. A solution is one calculation a
 line, made from the data set's equation, and the step oracle is exact: it takes every way that means the same.
@@ -55,7 +55,9 @@ class Task(FileTask):
     def read(self, row: dict[str, Any]) -> Problem:
         body, asked = sources.text(row, "Body").strip(), sources.text(row, "Question").strip()
         # a condition that the question completes keeps its comma; a whole sentence gets its full stop
-        joined = body if body.endswith((".", "!", "?", ",")) else f"{body}{',' if asked[:1].islower() else '.'}"
+        joined = (
+            body if body.endswith((".", "!", "?", ",")) else f"{body}{',' if asked[:1].islower() else '.'}"
+        )
         answer = extract.number(sources.text(row, "Answer", numbers=True))
         if answer is None:
             raise sources.BadRow(f"'Answer' is no number: {row['Answer']!r}"[:120])

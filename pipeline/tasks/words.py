@@ -8,9 +8,9 @@ many, as SVAMP's do (arXiv:2103.07191). A solution is one calculation a line:
     4 * 12 = 48
     48 - 9 = 39
 
-The step oracle is exact: it takes every way that means the same. With `templates: disjoint` a template belongs
-to one split, so a test question is a sentence that no training question had; with `shared` only names and
-numbers are new. Either way a question's hash says its split, as everywhere.
+The step oracle is exact: it takes every way that means the same. With `templates: disjoint` a template
+belongs to one split, so a test question is a sentence that no training question had; with `shared` only names
+and numbers are new. Either way a question's hash says its split, as everywhere.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Task(BaseTask):
         """The story with people, things and perhaps a number too many."""
         a, b, c = draw.sample(NAMES, 3)
         things, others = draw.sample(THINGS, 2)
-        boxes, box = draw.choice(BOXES)
+        boxes, box = draw.choice(BOXES).split()
         said = {"a": a, "b": b, "things": things, "boxes": boxes, "box": box, **numbers}
         story = template.story
         if draw.random() < self.settings.extra:
