@@ -70,7 +70,7 @@ class Engine(Text):
     ) -> None:
         self.device = device_of(device)
         small = self.device.type == "cpu"
-        self.dtype = dtype_of(dtype, self.device)
+        self.dtype = dtype_of(dtype, self.device, folder)
         self.head, self.max_rows = head, max_rows
         self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
         #: a smaller batch is padded to this; raised by the self-test where rows feel their number

@@ -55,5 +55,17 @@ def start_engine(
         from pipeline.engine.local import RUNGS
         from pipeline.engine.selftest import cache_file, self_test
 
-        self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
+        exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
+        if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
+            return start_engine(
+                folder,
+                adapter,
+                head=head,
+                dtype="float32",
+                device=device,
+                max_rows=max_rows,
+                weights_hash=weights_hash,
+                name=name,
+                check=True,
+            )
     return engine

@@ -118,6 +118,10 @@ def engine_of(run: Run, weights: Weights) -> Any:
                 check=True,
                 progress=tick,
             )
+        if settings.dtype == "auto" and not settings.engine.server and engine.device.type == "cpu":
+            kind = str(engine.dtype).removeprefix("torch.")
+            if kind != "float32":
+                run.console.note(f"{weights.model}: {kind} on this CPU: faster, and as exact (dtype: auto)")
         if not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(

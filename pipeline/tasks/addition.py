@@ -102,6 +102,11 @@ class Task(BaseTask):
 
     settings: Settings
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        # a model that was shown examples goes on with the next sum; the embedded seed ends by itself
+        self.stop = (self.example_separator,) if settings.shots() and not settings.chat else ()
+
     def problems(self) -> Iterator[Problem]:
         low, high = self.settings.digits
         for split in SPLITS:
