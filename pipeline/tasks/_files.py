@@ -36,6 +36,7 @@ FIRST_ROWS = 20  #: of a file, that `look` reads
 class FileSettings(TaskSettings):
     """What every task with a source takes."""
 
+    train: int | None = Field(None, ge=0, description="training problems; none: all, 0: it is measured only")
     name: str = Field("", description="what tables call it; needed where two parts of a mix use one task")
     path: str = Field(
         "", description="a file or folder with the rows (.jsonl, .json, .parquet); none: the Hub"

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from tiny_world import SETTINGS, recipe_data
 
-from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
+from pipeline.processes.group import Processes
+from pipeline.recipe import read as recipes
 from pipeline.report.console import Console
 from pipeline.rows import Trace
-from pipeline.session import session
+from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
 from pipeline.tasks import countdown, gsm8k
 from pipeline.tasks.prepare import gather
-from pipeline.world import World
 
 
 def shots(few_shot, trained):
@@ -85,7 +85,7 @@ def test_a_run_shows_them_to_the_versions_that_are_named(write_recipe):
     recipe = recipes.load(
         path, ["stages.measure.samples=0", "finally.final.samples=0", "models.policy.gate=[]"]
     )
-    with session(recipe, Console(file=io.StringIO()), World()) as run:
+    with session(recipe, Console(file=io.StringIO()), Processes()) as run:
         run_loop(run)
 
     def rows(place: str, model: str = "policy") -> list[Trace]:

@@ -7,8 +7,8 @@ import torch
 from model_world import make_model, word_tokenizer
 
 from pipeline.engine import selftest
-from pipeline.models import load
 from pipeline.engine.start import start_engine
+from pipeline.models import load
 from pipeline.train import TrainJob
 from pipeline.train._setup import weights_dtype
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.vote import Candidate, best, borda, keys, majority, rule, weighted
+from pipeline.vote import Candidate, best, borda, keys, likeliest, majority, rule, weighted
 from pipeline.vote.aggregate import RULES, aggregate, kind_of, weight
 
 STEPS = [0.9, 0.2, 0.8]
@@ -194,3 +194,15 @@ def test_a_rule_of_a_recipe_has_a_name_and_settings():
 def test_a_rule_that_is_none_is_said(spec, said):
     with pytest.raises(ValueError, match=said):
         rule(spec)
+
+
+def test_the_likeliest_a_token_wins_and_length_does_not_count():
+    """-0.2 a token over ten tokens beats -0.5 over two, though its sum is lower; an unknown one comes last."""
+    long, short = Candidate("7", None, -2.0, num_tokens=10), Candidate("5", None, -1.0, num_tokens=2)
+    unknown, silent = Candidate("9", 0.9, None), Candidate(None, 1.0, -0.01, num_tokens=1)
+    assert likeliest.vote([short, long, unknown, silent]) == "7"
+    assert likeliest.vote([short, short, Candidate("5", None, math.nan, num_tokens=1), long]) == "7"
+    assert likeliest.vote([unknown]) == "9"
+    assert likeliest.vote([silent]) is None
+    assert likeliest.vote([]) is None
+    assert not likeliest.Settings.scored
