@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from pipeline.errors import RecipeError
-from pipeline.models.packaged import PACKAGES, packaged
+from pipeline.models.packaged import PACKAGES, packaged, wanted
 from pipeline.models.packaged import build as build_packaged
 from pipeline.tasks import BaseTask
 
@@ -141,6 +141,18 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         tokenizer.save_pretrained(temporary)
         commit_weights(temporary, folder, {"seed": dataclasses.asdict(recipe)})
     return folder
+
+
+def look(spec: str, task_settings: Any) -> None:
+    """Is there such a seed? Builds and fetches nothing.
+
+    Raises:
+        RecipeError: there is none, or a key of it is not known.
+    """
+    if packaged(spec):
+        wanted(spec)
+    else:
+        plan(spec, task_settings)
 
 
 def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:

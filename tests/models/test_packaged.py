@@ -55,6 +55,9 @@ def test_a_packaged_seed_is_known_by_its_name_and_its_keys_are_checked():
     for more in ("?dtype=int8", "?steps=3", "?wheel="):
         with pytest.raises(RecipeError, match="use dtype=float32 or bfloat16, or wheel=FILE"):
             packaged.wanted(f"seed://smollm2{more}")
+    seeds.look("seed://smollm2", TASK)
+    with pytest.raises(RecipeError, match="use dtype="):
+        seeds.look("seed://smollm2?dtype=int8", TASK)
     with pytest.raises(RecipeError, match=r"did you mean seed://smollm2\?"):
         seeds.build("seed://smollm", TASK, Path("nowhere"))
 
