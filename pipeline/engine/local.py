@@ -32,6 +32,7 @@ from pipeline.engine.prefix_cache import (
     Held,
     PrefixCache,
     Reading,
+    Stems,
     gathered,
     reading,
     remember,
@@ -69,7 +70,7 @@ class Engine(Text):
     ) -> None:
         self.device = device_of(device)
         small = self.device.type == "cpu"
-        self.dtype = dtype_of(dtype, self.device)
+        self.dtype = dtype_of(dtype, self.device, folder)
         self.head, self.max_rows = head, max_rows
         self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
         #: a smaller batch is padded to this; raised by the self-test where rows feel their number
@@ -101,6 +102,7 @@ class Engine(Text):
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
+        self._stems = Stems(self)
         #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
@@ -113,9 +115,14 @@ class Engine(Text):
         """Names base and adapter."""
         return self._hash or hash_weights(self.folder, self.adapter)
 
-    def new_memory(self) -> PrefixCache | None:
+    def new_memory(self, stem: str = "") -> PrefixCache | None:
         """For one search; None where nothing may be remembered."""
-        return PrefixCache(self.room) if self.remembers else None
+        return PrefixCache(self.room, self._stems.of(stem)) if self.remembers else None
+
+    def stem_memory(self, stem: str) -> PrefixCache | None:
+        """For rows that share a stem alone: nothing else is kept."""
+        found = self._stems.of(stem) if self.remembers else None
+        return PrefixCache(CacheBudget(0, self._token_bytes), found) if found else None
 
     # -- the running batches
 
@@ -156,6 +163,7 @@ class Engine(Text):
     def clear(self) -> None:
         """Forget every row: a driver that ends early leaves none to the next."""
         self._batches.clear()
+        self._stems.clear()
 
     @functools.cached_property
     def _token_bytes(self) -> int:
