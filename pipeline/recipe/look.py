@@ -13,6 +13,7 @@ means by itself is `recipe/check.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Iterator
@@ -107,8 +108,10 @@ def _models(recipe: Recipe, workspace: Workspace, seen: Seen) -> dict[str, Path]
             elif model.base.startswith("run://"):
                 standing_of(model.base, workspace)
             elif (folder := local_folder(model.base)) is not None:
-                check_model_folder(folder)
-                if problems := lacking(folder):
+                problems = lacking(folder)
+                with contextlib.suppress(*([DamagedData] if problems else [])):
+                    check_model_folder(folder)  # what lacks is said in its own words
+                if problems:
                     seen.add(*(f"{path}: {line}" for line in problems), kind=DamagedData)
                 else:
                     folders[name] = folder

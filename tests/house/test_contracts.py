@@ -283,7 +283,7 @@ def test_every_stage_method_says_its_cost(room: str, name: str) -> None:
     assert isinstance(cost, Cost)
     assert all(n >= 0 for n in (*cost.written.values(), *cost.read.values(), cost.traces))
     if room == "generate":
-        assert cost.written["policy"] > 0
+        assert cost.written.get("policy", 0) > 0 or settings.sees_gold  # what is given, nobody writes
         assert cost.traces > 0
 
 
