@@ -33,11 +33,17 @@ from pipeline.models.memory import Held, Memory, Reading, Room, gathered, readin
 from pipeline.models.text import Text, trained_as_probability
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
+WIDE = (512, 2048)  #: on a GPU, where a row's own columns are read alone; then steps of 4096
 
 
 def rung_of(length: int) -> int:
     """The columns of the smallest rung that holds `length` tokens."""
     return next((rung for rung in RUNGS if rung >= length), -(-length // 512) * 512)
+
+
+def wide_rung_of(length: int) -> int:
+    """The same where all rows had best share a batch, for each batch's step reads all weights."""
+    return next((rung for rung in WIDE if rung >= length), -(-length // 4096) * 4096)
 
 
 class Engine(Text):
@@ -64,8 +70,8 @@ class Engine(Text):
         self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
         #: a smaller batch is padded to this; raised by the self-test where rows feel their number
         self.min_rows = 1
-        self.exact = True  #: False: only the distribution is promised, not the bits
-        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        self.exact = small  #: False: only the distribution is promised, not the bits
+        torch.use_deterministic_algorithms(small)  # a GPU's rows are promised in distribution only
         memory: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
@@ -90,12 +96,34 @@ class Engine(Text):
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
+        self.rung_of = rung_of if small else wide_rung_of
+        self.fast: Any = None  #: on a GPU, the body in few launches
+        self.batch_kind: type[Batch] = Batch
+        self.records = not small  #: a GPU's steps as graphs
+        if not small:
+            self._prepare_gpu()
         #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
         #: for what all searches remember
         self.room = Room((2 if small else 16) << 30, self._token_bytes)
+
+    def _prepare_gpu(self) -> None:
+        """Rows that write go a few tokens at a time, through few launches where the model allows it."""
+        from pipeline.models.cuda_batch import DeviceBatch, Tables
+        from pipeline.models.cuda_forward import fast_of
+
+        self.batch_kind, self.tables = DeviceBatch, Tables(self.device)
+        self.graph_pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        windowless = not self._sliding or (bool(self._kinds) and "sliding_attention" not in self._kinds)
+        fixed = not attention.feels_length(self.model.config.get_text_config())
+        if windowless and fixed and self._top is not None:
+            self.fast = fast_of(self.model, self._top)
+
+    def head_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of hidden states."""
+        return self._top(hidden)
 
     @functools.cached_property
     def weights_hash(self) -> str:
@@ -111,9 +139,9 @@ class Engine(Text):
     def submit(self, rows: Iterable[Row]) -> None:
         """Queue rows; each joins the batch of its rung when there is room."""
         for row in rows:
-            columns = rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
+            columns = self.rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
             if columns not in self._batches:
-                self._batches[columns] = Batch(self, columns, self._cap(columns))
+                self._batches[columns] = self.batch_kind(self, columns, self._cap(columns))
             self._batches[columns].waiting.append(row)
 
     @property
@@ -131,10 +159,8 @@ class Engine(Text):
         ended: list[Row] = []
         for columns in sorted(self._batches):
             batch = self._batches[columns]
-            for _ in range(num_tokens):
-                if batch.busy:
-                    ended += batch.step()
-            if not batch.busy and columns > RUNGS[0]:
+            ended += batch.steps(num_tokens)
+            if not batch.busy and columns > RUNGS[0] and self.batch_kind is Batch:
                 del self._batches[columns]  # frees its cache
         return ended
 
@@ -144,7 +170,10 @@ class Engine(Text):
 
     def clear(self) -> None:
         """Forget every row: a driver that ends early leaves none to the next."""
-        self._batches.clear()
+        for batch in self._batches.values():
+            batch.clear()
+        if self.batch_kind is Batch:
+            self._batches.clear()
 
     @functools.cached_property
     def _token_bytes(self) -> int:
@@ -166,7 +195,7 @@ class Engine(Text):
         Where padding is known not to change bits, a forward is as wide as its longest sequence, and a new one
         begins where the padding would cost more than a forward does by itself.
         """
-        order = sorted(range(len(lengths)), key=lambda i: (rung_of(lengths[i]), lengths[i]), reverse=True)
+        order = sorted(range(len(lengths)), key=lambda i: (self.rung_of(lengths[i]), lengths[i]), reverse=True)
         group: list[int] = []
         width = rung = waste = longest = 0
         most = self.cache_bytes // 4 // self._token_bytes  # columns, those in front too
@@ -174,10 +203,10 @@ class Engine(Text):
             waste += width - lengths[i]
             longest = max(longest, lengths[i] + (known[i] if known else 0))
             full = (len(group) + 1) * width > self.forward_tokens or (len(group) + 1) * longest > most
-            if full or rung != rung_of(lengths[i]) or (self.trim and waste > self.forward_cost):
+            if full or rung != self.rung_of(lengths[i]) or (self.trim and waste > self.forward_cost):
                 if group:
                     yield group, width
-                rung = rung_of(lengths[i])
+                rung = self.rung_of(lengths[i])
                 width = lengths[i] if self.trim else rung
                 group, waste = [], width - lengths[i]
                 longest = lengths[i] + (known[i] if known else 0)
@@ -203,6 +232,8 @@ class Engine(Text):
         at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The last hidden states [R, N, width], or those of the columns `at` [R, A]."""
+        if self.fast is not None:  # nothing is remembered on a GPU: sequences are whole, padded on the right
+            return self.fast.read(ids, held.layers if held else None, at)
         if self._lean is not None:
             return self._lean(ids, positions, mask, held.layers if held else None, at)
         given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
@@ -235,6 +266,15 @@ class Engine(Text):
             found = self._logits(ids, positions, mask, cache_of(held), logits_to_keep=columns)
             logits = found[torch.arange(len(ids), device=self.device), place]
         return held, logits[: len(prefixes)].float()
+
+    def read_prefixes(self, prefixes: Sequence[Sequence[int]], width: int) -> list[Stash]:
+        """The cache of prefixes alone: what follows them a step will say."""
+        ids, positions, mask, held = self._begun(prefixes, width)
+        if self._top is not None:
+            self._hidden(ids, positions, mask, cache_of(held))
+        else:
+            self._logits(ids, positions, mask, cache_of(held), logits_to_keep=1)
+        return held
 
     @torch.inference_mode()
     def _plain_head(self) -> Any:

@@ -1,0 +1,221 @@
+"""How fast tokens are written on a GPU: the engine's ways side by side, against `generate` and
+`generate_batch` of transformers, as a share of what the memory allows."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_world import Record, bytes_of, make, median_seconds, sync
+
+from pipeline.models.batch import Batch
+from pipeline.models.cuda_batch import DeviceBatch
+from pipeline.models.cuda_forward import Fast, gaps, kernels_of
+from pipeline.models.engine import Engine
+from pipeline.models.growth import Row
+
+#: the engine's ways: (name, kind of batch, few launches, recorded as a graph)
+WAYS = (
+    ("few_graph", DeviceBatch, True, True),
+    ("few_eager", DeviceBatch, True, False),
+    ("hf_graph", DeviceBatch, False, True),
+    ("each", Batch, False, False),
+)
+
+
+def ceilings(record: Record, device: str, tiny: bool) -> None:
+    """The two rates that bound everything: a large copy, and a large product of random numbers."""
+    size = 1 << (20 if tiny else 31)
+    from_, to = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
+    from_.random_(0, 255)
+    spent = median_seconds(lambda: to.copy_(from_), device)
+    record.note("copy_tb_per_second", 2 * size / spent / 1e12)
+    side = 256 if tiny else 8192
+    a, b = (
+        torch.randn(side, side, device=device, dtype=torch.bfloat16 if device == "cuda" else None)
+        for _ in range(2)
+    )
+    spent = median_seconds(lambda: a @ b, device)
+    record.note("matmul_tflops", 2 * side**3 / spent / 1e12)
+
+
+def set_way(engine: Engine, kind: type[Batch], few: bool, graph: bool, kept: Any) -> None:
+    """Let the engine work one of WAYS. kept: its body in few launches."""
+    engine.clear()
+    engine._batches.clear()
+    engine.batch_kind, engine.records = kind, graph and engine.device.type == "cuda"
+    engine.fast = kept if few else None
+
+
+def prompts_of(size: int, number: int, least: int, most: int) -> list[list[int]]:
+    """Random prompts."""
+    draw = random.Random(0)  # noqa: S311  fixed rows, no secret
+    return [[draw.randrange(size) for _ in range(draw.randrange(least, most + 1))] for _ in range(number)]
+
+
+def steady(engine: Engine, rows: int, prompt: int, tokens: int, ask: int) -> tuple[float, float]:
+    """`rows` rows that all write `tokens` tokens after `prompt`: (tokens a second while they decode, all
+    told)."""
+    prompts = prompts_of(engine.model.config.vocab_size, rows, prompt, prompt)
+    todo = [Row(ids, tokens, seed=i, ends_on=0) for i, ids in enumerate(prompts)]
+    begun = sync(engine.device.type)
+    engine.submit(todo)
+    engine.step(1)  # reads the prompts
+    middle = sync(engine.device.type)
+    while engine.busy:
+        engine.step(ask)
+    end = sync(engine.device.type)
+    assert all(len(row.new_ids) == tokens for row in todo)
+    return rows * (tokens - 1) / (end - middle), rows * tokens / (end - begun)
+
+
+def queue(engine: Engine, number: int, live: int, most: int, ask: int) -> float:
+    """`number` short prompts of which `live` write at a time, ends as they fall: tokens a second."""
+    prompts = prompts_of(engine.model.config.vocab_size, number, 8, 16)
+    engine.max_rows = live
+    engine._batches.clear()
+    todo = [Row(ids, most, seed=i) for i, ids in enumerate(prompts)]
+    begun = sync(engine.device.type)
+    engine.submit(todo)
+    while engine.busy:
+        engine.step(ask)
+    return sum(len(row.new_ids) for row in todo) / (sync(engine.device.type) - begun)
+
+
+def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, tiny: bool, rows: Any) -> None:
+    """Each way at each number of rows."""
+    folder = make(scratch / shape, shape, device)
+    engine = Engine(folder, device=device, max_rows=max(rows), name=shape)
+    if device == "cpu":  # the GPU's ways, in plain torch
+        engine._prepare_gpu()
+    kept = engine.fast
+    record.note(f"{shape}/few_launches", kept is not None)
+    if kept is None and not tiny:  # measured all the same; the gap says what is wrong
+        kept = Fast(engine.model.base_model, kernels_of(engine.device))
+    if kept is not None:
+        record.note(f"{shape}/few_launches/gaps", list(gaps(engine.model, kept, engine.head_of)))
+    prompt, tokens = (12, 9) if tiny else (256, 256)
+    for number in rows:
+        engine.max_rows = number
+        for name, kind, few, graph in ways:
+            if (few and kept is None) or (not few and number > rows[0]):
+                continue  # what is slow at few rows need not be measured at many
+            set_way(engine, kind, few, graph, kept)
+            short = tokens if name == "few_graph" else min(tokens, 96)
+
+            def measure(name: str = name, short: int = short, number: int = number) -> None:
+                steady(engine, number, prompt, 4, 4)  # compiles, records
+                rate, all_told = steady(engine, number, prompt, short, 8)
+                key = f"{shape}/{name}/{number}"
+                record.note(f"{key}/tokens_per_second", rate)
+                record.note(f"{key}/with_reading", all_told)
+                weights, cache = bytes_of(folder, engine.dtype.itemsize, number * (prompt + short // 2))
+                if "copy_tb_per_second" in record.found:
+                    limit = number / ((weights + cache) / record.found["copy_tb_per_second"] / 1e12)
+                    record.note(f"{key}/share_of_bandwidth", rate / limit)
+
+            record.attempt(f"{shape}/{name}/{number}", measure)
+    for name, kind, few, graph in ways[:1]:
+        set_way(engine, kind, few, graph, kept)
+        number = 24 if tiny else 512
+
+        def queued(name: str = name, number: int = number) -> None:
+            live = min(64, rows[-1])
+            queue(engine, number // 4, live, 24 if tiny else 238, 8)
+            record.note(
+                f"{shape}/{name}/queue_{live}", queue(engine, number, live, 24 if tiny else 238, 8)
+            )
+
+        record.attempt(f"{shape}/{name}/queue", queued)
+    if device == "cuda":
+        set_way(engine, *ways[0][1:], kept)
+        engine.max_rows = rows[0]
+        record.attempt(f"{shape}/profile", profile, record, engine, rows[0], prompt)
+
+
+def profile(record: Record, engine: Engine, rows: int, prompt: int) -> None:
+    """The kernels of a few steps, by time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    todo = [
+        Row(ids, 64, seed=i, ends_on=0)
+        for i, ids in enumerate(prompts_of(engine.model.config.vocab_size, rows, prompt, prompt))
+    ]
+    engine.submit(todo)
+    engine.step(8)
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        begun = sync("cuda")
+        engine.step(16)
+        spent = sync("cuda") - begun
+    engine.clear()
+    record.note("profile/seconds_a_step", spent / 16)
+    found = sorted(seen.key_averages(), key=lambda one: -one.self_device_time_total)[:22]
+    record.note(
+        "profile/kernels",
+        [
+            [one.key[:90], one.count, round(one.self_device_time_total / 16, 1)]
+            for one in found
+            if one.self_device_time_total > 0
+        ],
+    )
+    for one in record.found["profile/kernels"]:
+        print("   ", *one)
+
+
+def against(record: Record, scratch: Path, device: str, shape: str, tiny: bool, rows: Any) -> None:
+    """transformers' own `generate` and `generate_batch` on the same prompts."""
+    from transformers import AutoModelForCausalLM
+
+    folder = make(scratch / shape, shape, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16 if device == "cuda" else torch.float32
+    ).to(device)
+    model.eval()
+    size = model.config.vocab_size
+    prompt, tokens = (12, 9) if tiny else (256, 96)
+    for number in rows:
+        ids = torch.tensor(prompts_of(size, number, prompt, prompt), device=device)
+
+        def theirs(ids: torch.Tensor = ids, number: int = number) -> None:
+            given = {"do_sample": True, "top_k": 0, "pad_token_id": 0, "eos_token_id": -1}
+            with torch.inference_mode():
+                model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, **given)
+                begun = sync(device)
+                out = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **given
+                )
+            spent = sync(device) - begun
+            assert out.shape[1] == prompt + tokens
+            record.note(f"{shape}/generate/{number}/tokens_per_second", number * tokens / spent)
+
+        record.attempt(f"{shape}/generate/{number}", theirs)
+    for number in rows[:2]:
+        record.attempt(
+            f"{shape}/generate_batch/{number}", continuous, record, model, device, shape, number,
+            prompt, 256 if device == "cuda" and not tiny else tokens,
+        )  # fmt: skip
+
+
+def continuous(
+    record: Record, model: Any, device: str, shape: str, number: int, prompt: int, tokens: int
+) -> None:
+    """transformers' continuous batching."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    prompts = prompts_of(model.config.vocab_size, number, prompt, prompt)
+    config = GenerationConfig(
+        do_sample=True, top_k=0, max_new_tokens=tokens, eos_token_id=-1, pad_token_id=0
+    )
+    blocks = number * (-(-(prompt + tokens) // 256) + 1) + 8
+    batching = ContinuousBatchingConfig(num_blocks=blocks, max_batch_tokens=max(1024, 16 * number))
+    begun = sync(device)
+    out = model.generate_batch(prompts, generation_config=config, continuous_batching_config=batching)
+    record.note(f"{shape}/generate_batch/{number}/first_seconds", sync(device) - begun)
+    begun = sync(device)
+    out = model.generate_batch(prompts, generation_config=config, continuous_batching_config=batching)
+    spent = sync(device) - begun
+    written = sum(len(one.generated_tokens) for one in out.values())
+    record.note(f"{shape}/generate_batch/{number}/tokens_per_second", written / spent)
+    record.note(f"{shape}/generate_batch/{number}/tokens", written)

@@ -1,0 +1,206 @@
+"""Reading, searching and training on a GPU: a reward model's forwards as a share of the matrix peak, MCTS* of
+512 searches at once against its own flat batches, LoRA SFT against trl's SFTTrainer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_decode import prompts_of
+from gpu_world import Record, bytes_of, make, sync
+
+from pipeline.models.engine import Engine
+
+
+def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) -> None:
+    """Rows of 512 tokens, a score at every 32nd: in few launches and as transformers runs the model."""
+    folder = make(scratch / f"{shape}-prm", shape, device, head=True)
+    engine = Engine(folder, head="value", device=device, name="prm")
+    if device == "cpu":  # the GPU's ways, in plain torch
+        engine._prepare_gpu()
+    kept = engine.fast
+    record.note(f"{shape}/prm_few_launches", kept is not None)
+    number, length = (6, 40) if tiny else (256, 512)
+    sequences = prompts_of(engine.model.config.vocab_size, number, length, length)
+    items = [(ids, range(7 if tiny else 31, length, 8 if tiny else 32)) for ids in sequences]
+    weights, _ = bytes_of(folder, 1, 1)
+    config = engine.model.config
+    weights -= config.vocab_size * config.hidden_size  # a reward model has no head of words
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * length  # causal: half of 4
+    work = number * length * (2 * weights + attention * (config.hidden_size // config.num_attention_heads))
+    given = []
+    for name, fast in (("few", kept), ("hf", None)):
+        if name == "few" and kept is None:
+            continue
+        engine.fast = fast
+
+        def measure(name: str = name) -> None:
+            for _ in range(2):
+                begun = sync(device)
+                given.append(engine.score(items))
+                spent = sync(device) - begun
+            record.note(f"{shape}/score_{name}/tokens_per_second", number * length / spent)
+            record.note(f"{shape}/score_{name}/tflops", work / spent / 1e12)
+            if "matmul_tflops" in record.found:
+                share = work / spent / 1e12 / record.found["matmul_tflops"]
+                record.note(f"{shape}/score_{name}/share_of_peak", share)
+
+        record.attempt(f"{shape}/score_{name}", measure)
+    if len(given) == 4:
+        first, second = (torch.tensor(each) for each in (given[0], given[2]))
+        record.note(f"{shape}/score/relative_gap", float((first - second).norm() / second.norm()))
+
+
+def search(record: Record, seed: Path, scratch: Path, device: str, tiny: bool) -> None:
+    """ReST-MCTS* on countdown with the seed policy: the search against its own asks, replayed flat."""
+    from bench_search import forward, make_prm, replay, run_searches
+    from bench_world import Bench
+
+    from pipeline.tasks import countdown
+
+    settings = countdown.Settings(use="countdown", largest=100, max_tokens=48)
+    bench = Bench(seed, device, countdown.Task(settings), scratch, 1)
+    policy = bench.engine(seed, name="policy")
+    prm = bench.engine(make_prm(bench), head="value", name="prm")
+    live, number = (4, 6) if tiny else (512, 1024)
+    run_searches(bench, policy, prm, live, live)
+    now = run_searches(bench, policy, prm, live, number)
+    record.note("search/trees_per_second", now.trees)
+    record.note("search/tokens_per_second", now.written)
+    record.note("search/prefixes_per_second", now.read)
+    record.note("search/rows", len(now.rows))
+    record.note("search/tokens_a_row", sum(len(row.new_ids) for row in now.rows) / len(now.rows))
+    flat = replay(bench, policy, now, live)
+    record.note("search/flat_tokens_per_second", flat)
+    record.note("search/vs_flat", now.written / flat)
+    read = forward(bench, prm, now)
+    record.note("search/flat_prefixes_per_second", read)
+    record.note("search/reading_vs_flat", now.read / read)
+
+
+def train(record: Record, scratch: Path, device: str, shape: str, tiny: bool) -> None:
+    """Real tokens a second of LoRA SFT on the same rows: ours, and trl's SFTTrainer as it comes."""
+    folder = make(scratch / shape, shape, device)
+    number, batch, steps, most = (16, 4, 3, 30) if tiny else (512, 32, 14, 512)
+    size = 300 if tiny else 151936
+    prompts = prompts_of(size, number, most // 8, most // 4)
+    answers = prompts_of(size - 1, number, most // 4, most // 2)
+    ours = record.attempt("ours", _ours, record, folder, prompts, answers, batch, steps, {})
+    record.attempt("ours_packed", _ours, record, folder, prompts, answers, batch, steps, {"packing": True})
+    theirs = record.attempt("trl", _theirs, record, folder, prompts, answers, batch, steps, device)
+    if ours and theirs:
+        record.note(f"{shape}/sft_vs_trl", ours / theirs)
+
+
+LORA = {"r": 16, "lora_alpha": 32}
+
+
+class Clock:
+    """Tokens and seconds of a training without its first steps."""
+
+    def __init__(self, skip: int) -> None:
+        self.skip, self.ends = skip, list[float]()
+
+    def tick(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def rate(self, tokens: list[int]) -> float:
+        """tokens: of each step."""
+        used = tokens[self.skip : len(self.ends)]
+        return sum(used) / (self.ends[-1] - self.ends[self.skip - 1])
+
+
+def _ours(
+    record: Record, folder: Path, prompts: Any, answers: Any, batch: int, steps: int, more: dict[str, Any]
+) -> float:
+    from transformers import TrainerCallback
+
+    from pipeline.rows import Example
+    from pipeline.train import TrainJob, _trainers, sft
+
+    rows = [
+        Example(
+            problem_id=f"p{i}", trace_id=f"t{i}", prompt="", completion="", prompt_ids=prompt,
+            completion_ids=[*answer, 57],
+        )
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]  # fmt: skip
+    clock, tokens = Clock(2), list[int]()
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    prepare = _trainers.Exact.prepare
+
+    def watched(self: Any, job: Any, order: Any, *given: Any) -> None:
+        prepare(self, job, order, *given)
+        self.add_callback(Ticks())
+        tokens.extend(int(order.lengths[order._of_step(step)].sum()) for step in range(steps))
+
+    _trainers.Exact.prepare = watched  # type: ignore[method-assign]
+    name = "packed" if more else "padded"
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            out, kept = Path(place) / "out", Path(place) / "kept"
+            out.mkdir()
+            kept.mkdir()
+            job = TrainJob(lambda: iter(rows), folder, None, out, kept, seed=7, round=1, lora=dict(LORA))
+            settings = sft.Settings(steps=steps, batch_size=batch, max_length=512, **more)
+            report = sft.train(job, settings)
+    finally:
+        _trainers.Exact.prepare = prepare  # type: ignore[method-assign]
+    record.note(f"sft_{name}/loss", report.metrics["loss"])
+    return record.note(f"sft_{name}/tokens_per_second", clock.rate(tokens))
+
+
+def _theirs(
+    record: Record, folder: Path, prompts: Any, answers: Any, batch: int, steps: int, device: str
+) -> float:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {
+            "input_ids": [*prompt, *answer, 57],
+            "labels": [-100] * len(prompt) + [*answer, 57],
+        }
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    clock, tokens = Clock(2), list[int]()
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    with tempfile.TemporaryDirectory() as place:
+        arguments = SFTConfig(
+            output_dir=place, max_steps=steps, per_device_train_batch_size=batch, bf16=device == "cuda",
+            use_cpu=device != "cuda", learning_rate=1e-4, save_strategy="no", report_to="none",
+            disable_tqdm=True, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
+            gradient_checkpointing=False, logging_strategy="no",
+        )  # fmt: skip
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        trainer = SFTTrainer(
+            AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **LORA),
+            callbacks=[Ticks()],
+        )  # fmt: skip
+        collate = trainer.data_collator
+
+        def counted(features: list[dict[str, Any]]) -> Any:
+            tokens.append(sum(len(one["input_ids"]) for one in features))
+            return collate(features)
+
+        trainer.data_collator = counted
+        trainer.train()
+    return record.note("sft_trl/tokens_per_second", clock.rate(tokens))
