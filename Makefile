@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full check faults faults-long bench claims clean
+.PHONY: quickstart test test-full test-gpu check faults faults-long bench claims clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ test: $(VENV)/.installed
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest $(TESTS) -m full
+
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TESTS)/gpu -m gpu
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check pipeline tests scripts

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -52,7 +53,8 @@ def pack(folder: Path, python: str) -> None:
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     command = [
         sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:",
-        "--python-version", python, "--implementation", "cp", *platforms, "-d", str(folder / "wheels"), *wanted,
+        "--python-version", python, "--implementation", "cp", *platforms,
+        "-d", str(folder / "wheels"), *wanted,
     ]  # fmt: skip
     subprocess.run(command, check=True)  # noqa: S603  our own words
     seed = build("seed://countdown", countdown.Settings(**COUNTDOWN), folder / "checkpoints")
@@ -60,18 +62,30 @@ def pack(folder: Path, python: str) -> None:
     print(f"{folder}: {size / 2**20:.1f} MiB, {len(list((folder / 'wheels').iterdir()))} wheels, {seed.name}")
 
 
-def tests(record: object, out: Path, tiny: bool) -> None:
-    """The tests that need a GPU; on a CPU those of the same files that do not."""
-    which = ["-m", "gpu"] if not tiny else ["-m", "not gpu", "-k", "kernels"]
-    command = [sys.executable, "-m", "pytest", "tests/gpu", *which, "-q", "-rfEs", "--tb=short", "-x" * tiny]
-    command = [word for word in command if word]
-    done = subprocess.run(  # noqa: S603  our own words
-        command, cwd=ROOT, capture_output=True, text=True, timeout=230, check=False
-    )
-    text = done.stdout[-20000:] + done.stderr[-4000:]
-    (out / "pytest.txt").write_text(text)
-    record.note("exit_code", done.returncode)  # type: ignore[attr-defined]
-    print(text[-6000:], flush=True)
+def tests(record: Any, out: Path, tiny: bool, seconds: float) -> None:
+    """The tests that need a GPU, in several processes; on a CPU those of the same files that do not."""
+    which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/gpu",
+        *which,
+        "-v",
+        "-rfEs",
+        "--tb=short",
+        "--durations=8",
+    ]
+    with (out / "pytest.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        try:
+            record.note("exit_code", process.wait(timeout=seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            record.note("exit_code", f"none in {seconds:.0f} s")
+    lines = (out / "pytest.txt").read_text().splitlines()
+    record.note("failed", [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))])
+    print("\n".join(lines[-60:]), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, for a CPU")
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints", help="where seeds stand")
     parser.add_argument("--seconds", type=float, default=600, help="begin no part after this")
+    parser.add_argument("--for-tests", type=float, default=200, help="seconds that the tests may take")
     given = parser.parse_args(arguments)
     if given.pack:
         pack(given.pack, given.python)
@@ -114,12 +129,18 @@ def run(given: argparse.Namespace) -> int:
         scratch = Path(place)
 
         def seed() -> Path:
-            return build("seed://countdown" + "?steps=2" * given.tiny, countdown.Settings(**COUNTDOWN), given.checkpoints)
+            return build(
+                "seed://countdown" + "?steps=2" * given.tiny,
+                countdown.Settings(**COUNTDOWN),
+                given.checkpoints,
+            )
 
         parts: dict[str, Callable[[Record], None]] = {
-            "tests": lambda record: tests(record, given.out, given.tiny),
+            "tests": lambda record: tests(record, given.out, given.tiny, given.for_tests),
             "decode": lambda record: decode(record, scratch, device, large, WAYS, given.tiny, rows),
-            "decode_small": lambda record: decode(record, scratch, device, small, WAYS[:1], given.tiny, rows[:1]),
+            "decode_small": lambda record: decode(
+                record, scratch, device, small, WAYS[:1], given.tiny, rows[:1]
+            ),
             "against": lambda record: against(record, scratch, device, large, given.tiny, rows),
             "score": lambda record: score(record, scratch, device, large, given.tiny),
             "search": lambda record: search(record, seed(), scratch, device, given.tiny),

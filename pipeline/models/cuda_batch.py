@@ -18,8 +18,20 @@ import torch
 
 from pipeline.errors import Diverged
 from pipeline.models import cuda_forward, draws
-from pipeline.models.batch import BASE, COUNT, CUT, GREEDY, LAST, LIMIT, MASK, POSITION, STATE, TOP_K, WINDOW
-from pipeline.models.batch import Batch
+from pipeline.models.batch import (
+    BASE,
+    COUNT,
+    CUT,
+    GREEDY,
+    LAST,
+    LIMIT,
+    MASK,
+    POSITION,
+    STATE,
+    TOP_K,
+    WINDOW,
+    Batch,
+)
 from pipeline.models.endings import LENGTH
 from pipeline.models.growth import Row
 from pipeline.models.memory import Reading

@@ -162,7 +162,8 @@ def fast_of(model: Any, head: Callable[[torch.Tensor], torch.Tensor], kernels: A
     far = max(gaps(model, fast, head))
     if not far < ROUND.get(fast.last.dtype, 0.0):  # NaN is no answer either
         warnings.warn(
-            f"{type(model).__name__} runs as transformers runs it: in few launches its logits are {far:.2g} off",
+            f"{type(model).__name__} runs as transformers runs it: in few launches its logits are {far:.2g} of "
+            "their norm off",
             stacklevel=2,
         )
         return None

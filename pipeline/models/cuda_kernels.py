@@ -168,8 +168,8 @@ def _weigh(logits, temperature, most, weights, totals, where, size, blocks, BLOC
 
 @triton.jit
 def _choose(
-    logits, temperature, uniforms, steps, greedy, most, weights, totals, where, tokens, logprobs, size, blocks,
-    window, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+    logits, temperature, uniforms, steps, greedy, most, weights, totals, where, tokens, logprobs, size,
+    blocks, window, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     b = tl.arange(0, BLOCKS)
@@ -197,7 +197,10 @@ def _choose(
     spot = tl.minimum(tl.sum(((line <= target) & (place < size)).to(tl.int32), axis=0), final)
     spot = tl.max(tl.where((at <= spot) & (each > 0), at, 0), axis=0)  # one that has weight
     if tl.load(greedy + row) != 0:
-        token = tl.min(tl.where(here & (top == peak), tl.load(where + row * blocks + b, mask=here, other=0), size), axis=0)
+        token = tl.min(
+            tl.where(here & (top == peak), tl.load(where + row * blocks + b, mask=here, other=0), size),
+            axis=0,
+        )
         token = tl.minimum(token, size - 1)
     else:
         token = block * BLOCK + spot
@@ -206,9 +209,7 @@ def _choose(
     tl.store(logprobs + row, logit - peak - tl.log(total))
 
 
-def add_norm(
-    rows: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
+def add_norm(rows: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """The RMS norm of rows [R, W], to which `more` is added first, in place."""
     out = torch.empty_like(rows)
     block = triton.next_power_of_2(rows.shape[1])
@@ -293,7 +294,7 @@ def choose(
         logits, temperature, most, weights, totals, where, size, blocks, BLOCK=VOCABULARY, num_warps=4
     )
     _choose[(num,)](
-        logits, temperature, uniforms, steps, greedy, most, weights, totals, where, tokens, logprobs, size, blocks,
-        uniforms.shape[1], BLOCK=VOCABULARY, BLOCKS=triton.next_power_of_2(blocks), num_warps=8,
+        logits, temperature, uniforms, steps, greedy, most, weights, totals, where, tokens, logprobs, size,
+        blocks, uniforms.shape[1], BLOCK=VOCABULARY, BLOCKS=triton.next_power_of_2(blocks), num_warps=8,
     )  # fmt: skip
     return tokens, logprobs

@@ -10,9 +10,7 @@ from torch.nn.functional import rms_norm, silu
 from pipeline.models import draws
 
 
-def add_norm(
-    rows: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
+def add_norm(rows: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """The RMS norm of rows [R, W], to which `more` is added first, in place."""
     if more is not None:
         rows.add_(more)

@@ -195,7 +195,9 @@ class Engine(Text):
         Where padding is known not to change bits, a forward is as wide as its longest sequence, and a new one
         begins where the padding would cost more than a forward does by itself.
         """
-        order = sorted(range(len(lengths)), key=lambda i: (self.rung_of(lengths[i]), lengths[i]), reverse=True)
+        order = sorted(
+            range(len(lengths)), key=lambda i: (self.rung_of(lengths[i]), lengths[i]), reverse=True
+        )
         group: list[int] = []
         width = rung = waste = longest = 0
         most = self.cache_bytes // 4 // self._token_bytes  # columns, those in front too

@@ -64,7 +64,9 @@ def test_greedy_tokens_are_those_of_generate(family: str, dtype: str, device: st
     assert equal > 100
     assert near <= (1 if dtype == "float32" else 12)
     if device == "cuda":
-        assert all(batch.records and batch.graphs for batch in engine._batches.values()), "no graph was recorded"
+        assert all(batch.records and batch.graphs for batch in engine._batches.values()), (
+            "no graph was recorded"
+        )
 
 
 @pytest.mark.gpu
@@ -132,7 +134,9 @@ def test_the_gpu_batch_writes_the_bits_of_the_cpu_batch(policy_folder: Path):
     engine = gpu_engine(policy_folder, "cpu", max_rows=16, name="policy")
     fast, engine.fast = engine.fast, None
     for at_once in (1, 7, 40):
-        found = [(row.new_ids, row.logprobs, row.flags) for row in written(engine, mixed(engine, 40), at_once)]
+        found = [
+            (row.new_ids, row.logprobs, row.flags) for row in written(engine, mixed(engine, 40), at_once)
+        ]
         assert found == wanted
     engine.fast = fast
     found = [(row.new_ids, row.flags) for row in written(engine, mixed(engine, 40))]

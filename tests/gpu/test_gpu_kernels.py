@@ -1,0 +1,132 @@
+"""Each launch of `cuda_kernels` against plain torch in higher precision, on random numbers of real shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.models import cuda_plain as plain
+from pipeline.models import draws
+
+FAR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+@pytest.fixture(params=["float32", "bfloat16", "float16"])
+def kind(request: pytest.FixtureRequest, device: str) -> torch.dtype:
+    if request.param == {"cpu": "bfloat16", "cuda": "float16"}[device]:
+        pytest.skip("Triton's interpreter multiplies no bfloat16; nobody runs float16 on a GPU that has it")
+    return getattr(torch, request.param)
+
+
+@pytest.fixture
+def kernels(device: str):
+    return pytest.importorskip("pipeline.models.cuda_kernels", reason="needs triton")
+
+
+def near(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    far = FAR[found.dtype]
+    gap = (found.double() - wanted.double()).norm() / wanted.double().norm()
+    assert gap < far, f"{gap:.3g} of its norm off"
+
+
+def some(device: str, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device=device, dtype=torch.float64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [64, 896, 1536])
+def test_norm_and_gate(width: int, kind: torch.dtype, device: str, kernels):
+    rows, more, weight = (some(device, *shape).to(kind) for shape in ((33, width), (33, width), (width,)))
+    added = rows.clone()
+    found = kernels.add_norm(added, more, weight, 1e-6)
+    near(added, rows.double() + more.double())
+    near(found, plain.add_norm(added.double(), None, weight.double(), 1e-6))
+    near(
+        kernels.add_norm(rows.clone(), None, weight, 1e-6),
+        plain.add_norm(rows.double(), None, weight.double(), 1e-6),
+    )
+    both = some(device, 33, 2 * 4864).to(kind)
+    near(kernels.gate(both), plain.gate(both.double()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "shared", "size"), [(12, 2, 128), (14, 2, 64), (9, 3, 64), (4, 4, 16)])
+@pytest.mark.parametrize("normed", [False, True])
+def test_heads_are_turned_and_put_into_their_columns(
+    heads: int, shared: int, size: int, normed: bool, kind: torch.dtype, device: str, kernels
+):
+    num, new, columns = 5, 3, 40
+    found = some(device, num * new, (heads + 2 * shared) * size).to(kind)
+    positions = torch.tensor([[i, i + 1, i + 2] for i in (0, 3, 9, 36, 37)], device=device).reshape(-1)
+    angle = torch.arange(columns, device=device)[:, None] / 10 ** torch.linspace(
+        0, 3, size // 2, device=device
+    )
+    turns = tuple(torch.cat([part, part], -1).to(kind) for part in (angle.cos(), angle.sin()))
+    norms = (some(device, size).to(kind), some(device, size).to(kind)) if normed else None
+    double = tuple(part.double() for part in turns), tuple(part.double() for part in norms) if norms else None
+    held = [torch.zeros(num, shared, columns, size, device=device, dtype=kind) for _ in range(2)]
+    wanted = [part.double() for part in held]
+    queries = kernels.turn(found, positions, turns, norms, *held, new, heads, 1e-6)
+    near(queries, plain.turn(found.double(), positions, *double, *wanted, new, heads, 1e-6))
+    for mine, theirs in zip(held, wanted, strict=True):
+        near(mine, theirs)
+        assert torch.equal(mine == 0, theirs == 0), "a column was written that is not a token's"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "shared", "size"), [(12, 2, 128), (14, 2, 64), (9, 3, 64), (4, 4, 16)])
+@pytest.mark.parametrize("columns", [64, 512, 2048])
+def test_attention_sees_a_rows_own_columns(
+    heads: int, shared: int, size: int, columns: int, kind: torch.dtype, device: str, kernels
+):
+    num = 6 if device == "cpu" else 64
+    queries = some(device, num, heads, size).to(kind)
+    keys, values = (some(device, num + 3, shared, columns, size).to(kind) for _ in range(2))
+    positions = torch.randint(0, columns, (num,), device=device)
+    positions[:4] = torch.tensor(
+        [0, columns - 1, min(127, columns - 1), min(128, columns - 1)], device=device
+    )
+    wanted = plain.attend(queries.double(), keys.double(), values.double(), positions, size**-0.5)
+    for held in (keys, values):  # what stands behind a row is never looked at
+        for row, position in enumerate(positions.tolist()):
+            held[row, :, position + 1 :] = float("nan")
+    near(kernels.attend(queries, keys, values, positions, size**-0.5), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [300, 151936])
+def test_tokens_are_drawn_by_inverse_cdf(size: int, kind: torch.dtype, device: str, kernels):
+    num = 12 if device == "cpu" else 256
+    logits = (3 * some(device, num, size)).to(kind)
+    temperature = torch.rand(num, device=device) * 2 + 0.3
+    uniforms = torch.rand(num, 16, device=device)
+    steps = torch.randint(0, 16, (num,), device=device)
+    greedy = (torch.arange(num, device=device) % 3 == 0).long()
+    tokens, logprobs = kernels.choose(logits, temperature, uniforms, steps, greedy)
+    full = logits.double()
+    best = full.amax(-1)
+    lines = torch.arange(num, device=device)
+    assert bool((full[lines, tokens] == best)[greedy == 1].all())
+    weight = ((full - best[:, None]) / temperature[:, None].double()).exp()
+    cdf = weight.cumsum(-1) / weight.sum(-1, keepdim=True)
+    uniform = uniforms[lines, steps].double()
+    above = cdf[lines, tokens] >= uniform - 2e-6
+    below = cdf[lines, tokens] - weight[lines, tokens] / weight.sum(-1) <= uniform + 2e-6
+    assert bool((above & below)[greedy == 0].all())
+    assert torch.allclose(logprobs.double(), full.log_softmax(-1)[lines, tokens], atol=1e-4)
+    low, high = size // 3, size // 3 + 40  # all else cut away
+    logits[:, :low], logits[:, high:] = -torch.inf, -torch.inf
+    for end in (0.0, 1 - 2.0**-24):
+        drawn, _ = kernels.choose(
+            logits, temperature, torch.full_like(uniforms, end), steps, torch.zeros_like(greedy)
+        )
+        assert bool(((drawn >= low) & (drawn < high)).all())
+
+
+def test_plain_choice_is_that_of_the_cpu_batch():
+    logits, uniforms = torch.randn(20, 60), torch.rand(20, 16)
+    steps, greedy = torch.arange(20) % 16, torch.zeros(20, dtype=torch.int64)
+    tokens, logprobs = plain.choose(logits, torch.ones(20), uniforms, steps, greedy)
+    weight, total = draws.weights(logits)
+    assert torch.equal(tokens, draws.pick(weight, uniforms[torch.arange(20), steps]))
+    assert torch.equal(logprobs, logits[torch.arange(20), tokens] - total)
