@@ -42,6 +42,10 @@ PLATFORMS = (
 COUNTDOWN = {"use": "countdown", "largest": 100, "train": 9000, "dev": 300, "test": 1000, "max_tokens": 48}
 
 
+PARTS = ("tune", "decode", "against", "score", "search", "train", "decode_small", "tests")
+LONGEST = {"tune": 70.0, "decode": 60.0, "against": 40.0, "score": 30.0, "search": 45.0, "train": 60.0}
+
+
 def pack(folder: Path, python: str) -> None:
     """Wheels into folder/wheels, the countdown seed into folder/checkpoints."""
     from importlib.metadata import version
@@ -63,29 +67,28 @@ def pack(folder: Path, python: str) -> None:
 
 
 def tests(record: Any, out: Path, tiny: bool, seconds: float) -> None:
-    """The tests that need a GPU, in several processes; on a CPU those of the same files that do not."""
-    which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n", "6"]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/gpu",
-        *which,
-        "-v",
-        "-rfEs",
-        "--tb=short",
-        "--durations=8",
-    ]
-    with (out / "pytest.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+    """The tests that need a GPU, in several processes; on a CPU those of the same files that do not. Rounds that
+    are killed and gone on with run beside the others.
+    """
+    which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n"]
+    running = {}
+    for name, more in (("others", ["10", "-k", "not loop"]), ("loop", ["2", "-k", "loop"])):
+        words = [*which, *(more[1:] if tiny else more), "-v", "-rfEs", "--tb=short", "--durations=8"]
+        with (out / f"pytest-{name}.txt").open("w") as log:
+            running[name] = subprocess.Popen(  # noqa: S603  our own words
+                [sys.executable, "-m", "pytest", "tests/gpu", *words], cwd=ROOT, stdout=log,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+    end = time.monotonic() + seconds
+    for name, process in running.items():
         try:
-            record.note("exit_code", process.wait(timeout=seconds))
+            record.note(f"{name}/exit_code", process.wait(timeout=max(0.1, end - time.monotonic())))
         except subprocess.TimeoutExpired:
             process.kill()
-            record.note("exit_code", f"none in {seconds:.0f} s")
-    lines = (out / "pytest.txt").read_text().splitlines()
-    record.note("failed", [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))])
-    print("\n".join(lines[-60:]), flush=True)
+            record.note(f"{name}/exit_code", f"none in {seconds:.0f} s")
+        lines = (out / f"pytest-{name}.txt").read_text().splitlines()
+        record.note(f"{name}/failed", [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))])
+        record.note(f"{name}/last", lines[-1][:200] if lines else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,21 +104,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints", help="where seeds stand")
     parser.add_argument("--seconds", type=float, default=600, help="begin no part after this")
     parser.add_argument("--for-tests", type=float, default=200, help="seconds that the tests may take")
+    parser.add_argument("--turn", type=Path, help=argparse.SUPPRESS)  # a process of its own waits for it
     given = parser.parse_args(arguments)
     if given.pack:
         pack(given.pack, given.python)
         return 0
     if not given.run:
         parser.error("--pack DIR or --run PART")
-    return run(given)
+    names = list(PARTS if given.run == "all" else given.run.split(","))
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if given.tiny or len(names) == 1:
+        return run(given, names)
+    return in_turns(given, names)
 
 
-def run(given: argparse.Namespace) -> int:
+def in_turns(given: argparse.Namespace, names: list[str]) -> int:
+    """Each part in a process of its own, one at a time; the next one or two load their libraries meanwhile."""
+    begun = time.monotonic()
+    given.out.mkdir(parents=True, exist_ok=True)
+    same = [
+        "--out",
+        str(given.out),
+        "--checkpoints",
+        str(given.checkpoints),
+        "--for-tests",
+        str(given.for_tests),
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        turns = [Path(place) / name for name in names]
+        waiting: list[subprocess.Popen[bytes]] = []
+        for i, name in enumerate(names):
+            for turn, later in zip(turns[len(waiting) : i + 3], names[len(waiting) : i + 3], strict=True):
+                words = [sys.executable, __file__, "--run", later, "--turn", str(turn), *same]
+                waiting.append(subprocess.Popen(words))  # noqa: S603  our own words
+            left = given.seconds - (time.monotonic() - begun)
+            try:
+                if left > 0:
+                    turns[i].touch()
+                waiting[i].wait(timeout=max(0.0, min(left, LONGEST.get(name, 240.0))))
+            except subprocess.TimeoutExpired:
+                print(f"{name}: cut after {time.monotonic() - begun:.0f} s in all", flush=True)
+                waiting[i].kill()
+                waiting[i].wait()
+    return 0
+
+
+def run(given: argparse.Namespace, names: list[str]) -> int:
     """The parts asked for."""
     begun = time.monotonic()
     import torch
     from gpu_decode import WAYS, against, ceilings, decode
     from gpu_read import score, search, train
+    from gpu_tune import processes, tune, use_best
     from gpu_world import Record, quiet
 
     from pipeline.models.seeds import build
@@ -125,6 +166,10 @@ def run(given: argparse.Namespace) -> int:
     small, large = ("tiny", "tiny") if given.tiny else ("0.5b", "1.5b")
     rows = (3, 5) if given.tiny else (64, 256)
     given.out.mkdir(parents=True, exist_ok=True)
+    while given.turn and not given.turn.exists():
+        time.sleep(0.02)
+    if not given.tiny:
+        use_best(given.out / "tune.json", large)
     with tempfile.TemporaryDirectory() as place, quiet():
         scratch = Path(place)
 
@@ -136,6 +181,7 @@ def run(given: argparse.Namespace) -> int:
             )
 
         parts: dict[str, Callable[[Record], None]] = {
+            "tune": lambda record: None if given.tiny else tune(record, large, rows[0], processes()),
             "tests": lambda record: tests(record, given.out, given.tiny, given.for_tests),
             "decode": lambda record: decode(record, scratch, device, large, WAYS, given.tiny, rows),
             "decode_small": lambda record: decode(
@@ -146,7 +192,7 @@ def run(given: argparse.Namespace) -> int:
             "search": lambda record: search(record, seed(), scratch, device, given.tiny),
             "train": lambda record: train(record, scratch, device, small, given.tiny),
         }
-        for name in parts if given.run == "all" else given.run.split(","):
+        for name in names:
             record = Record(given.out / f"{name}.json")
             if time.monotonic() - begun > given.seconds:
                 record.note("left_out", f"{time.monotonic() - begun:.0f} s had passed")

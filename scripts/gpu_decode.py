@@ -18,11 +18,16 @@ from pipeline.models.growth import Row
 
 #: the engine's ways: (name, kind of batch, few launches, recorded as a graph)
 WAYS = (
-    ("few_graph", DeviceBatch, True, True),
-    ("few_eager", DeviceBatch, True, False),
-    ("hf_graph", DeviceBatch, False, True),
-    ("each", Batch, False, False),
+    ("few_graph", DeviceBatch, "products", True),
+    ("few_no_pdl", DeviceBatch, "no_pdl", True),
+    ("few_cublas", DeviceBatch, "plain", True),
+    ("few_eager", DeviceBatch, "products", False),
+    ("hf_graph", DeviceBatch, "", True),
+    ("each", Batch, "", False),
 )
+
+
+MANY = ("few_graph", "hf_graph")  #: of the ways, those measured with many rows too
 
 
 def ceilings(record: Record, device: str, tiny: bool) -> None:
@@ -41,12 +46,16 @@ def ceilings(record: Record, device: str, tiny: bool) -> None:
     record.note("matmul_tflops", 2 * side**3 / spent / 1e12)
 
 
-def set_way(engine: Engine, kind: type[Batch], few: bool, graph: bool, kept: Any) -> None:
+def set_way(engine: Engine, kind: type[Batch], few: str, graph: bool, kept: Any) -> None:
     """Let the engine work one of WAYS. kept: its body in few launches."""
     engine.clear()
     engine._batches.clear()
     engine.batch_kind, engine.records = kind, graph and engine.device.type == "cuda"
     engine.fast = kept if few else None
+    if few and engine.device.type == "cuda":
+        from pipeline.models.cuda_products import Products
+
+        kept.products = None if few == "plain" else Products(engine.device, few == "products")
 
 
 def prompts_of(size: int, number: int, least: int, most: int) -> list[list[int]]:
@@ -100,7 +109,7 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
     for number in rows:
         engine.max_rows = number
         for name, kind, few, graph in ways:
-            if (few and kept is None) or (not few and number > rows[0]):
+            if (few and kept is None) or (name not in MANY and number > rows[0]):
                 continue  # what is slow at few rows need not be measured at many
             set_way(engine, kind, few, graph, kept)
             short = tokens if name == "few_graph" else min(tokens, 96)
@@ -117,6 +126,13 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
                     record.note(f"{key}/share_of_bandwidth", rate / limit)
 
             record.attempt(f"{shape}/{name}/{number}", measure)
+            if name == "few_graph" and number == rows[0]:
+
+                def longer(number: int = number) -> None:
+                    rate, _ = steady(engine, number, prompt, tokens, 16)
+                    record.note(f"{shape}/few_graph/{number}/16_at_once", rate)
+
+                record.attempt(f"{shape}/few_graph/{number}/longer", longer)
     for name, kind, few, graph in ways[:1]:
         set_way(engine, kind, few, graph, kept)
         number = 24 if tiny else 512

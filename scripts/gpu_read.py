@@ -88,8 +88,17 @@ def train(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
     size = 300 if tiny else 151936
     prompts = prompts_of(size, number, most // 8, most // 4)
     answers = prompts_of(size - 1, number, most // 4, most // 2)
-    ours = record.attempt("ours", _ours, record, folder, prompts, answers, batch, steps, {})
-    record.attempt("ours_packed", _ours, record, folder, prompts, answers, batch, steps, {"packing": True})
+    given = record, folder, prompts, answers, batch, steps
+    ours = record.attempt("ours", _ours, *given, "ours", {})
+    from pipeline.train import _alone
+
+    use, _alone.use = (
+        _alone.use,
+        lambda model: False,
+    )  # the same rows padded, and several to a line with a mask
+    record.attempt("ours_padded", _ours, *given, "padded", {})
+    record.attempt("ours_packed", _ours, *given, "packed", {"packing": True})
+    _alone.use = use
     theirs = record.attempt("trl", _theirs, record, folder, prompts, answers, batch, steps, device)
     if ours and theirs:
         record.note(f"{shape}/sft_vs_trl", ours / theirs)
@@ -116,8 +125,9 @@ class Clock:
 
 
 def _ours(
-    record: Record, folder: Path, prompts: Any, answers: Any, batch: int, steps: int, more: dict[str, Any]
-) -> float:
+    record: Record, folder: Path, prompts: Any, answers: Any, batch: int, steps: int, name: str,
+    more: dict[str, Any],
+) -> float:  # fmt: skip
     from transformers import TrainerCallback
 
     from pipeline.rows import Example
@@ -136,6 +146,9 @@ def _ours(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.tick()
 
+        def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            record.note(f"sft_{name}/attention", model.config._attn_implementation)
+
     prepare = _trainers.Exact.prepare
 
     def watched(self: Any, job: Any, order: Any, *given: Any) -> None:
@@ -144,7 +157,6 @@ def _ours(
         tokens.extend(int(order.lengths[order._of_step(step)].sum()) for step in range(steps))
 
     _trainers.Exact.prepare = watched  # type: ignore[method-assign]
-    name = "packed" if more else "padded"
     try:
         with tempfile.TemporaryDirectory() as place:
             out, kept = Path(place) / "out", Path(place) / "kept"

@@ -11,6 +11,7 @@ until they are over. Prefixes are read without their last token's logits: a row'
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 MOST = 16  #: tokens between two looks of the host, at most; WINDOW - 4 uniforms are always ahead
 NUM_KEPT = GREEDY + 1  #: the first lines of the state are the first columns of `Batch.numbers`
 FLAGS, STEPS, TOKENS = NUM_KEPT, NUM_KEPT + 1, NUM_KEPT + 2  #: and these follow
+LINES = LAST, POSITION, STATE, COUNT, LIMIT, MASK, FLAGS, STEPS, TOKENS
 STRIDE = 64  #: columns by which a model that knows no lengths looks further
 
 
@@ -77,6 +79,7 @@ class DeviceBatch(Batch):
         self.kernels = cuda_forward.kernels_of(engine.device)
         self.graphs: dict[tuple[int, int, bool], Any] = {}
         self.records = engine.records  #: as graphs; off where one failed
+        self.pool: Any = None  #: where the graphs' memory is
 
     def _renew(self) -> None:
         """The state of as many rows as there are slots; graphs of the old one are gone."""
@@ -182,15 +185,19 @@ class DeviceBatch(Batch):
                 step()
                 step()
             torch.cuda.current_stream().wait_stream(aside)
+            if not self.graphs:  # memory whose last graph is gone may not be asked for again
+                self.pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.engine.graph_pool):
+            with torch.cuda.graph(graph, pool=self.pool):
                 step()
             self.graphs[key] = graph
         except RuntimeError as problem:
             if isinstance(problem, torch.OutOfMemoryError):
                 raise
-            self.records = False
-            reason = str(problem).splitlines()[0]
+            self.records = self.engine.records = False
+            self.graphs.clear()
+            _release(self.engine.device)
+            reason = " after ".join(_reasons(problem))
             warnings.warn(
                 f"model {self.engine.name}: its steps are launched one by one, since they cannot be recorded "
                 f"as a CUDA graph: {reason}",
@@ -204,19 +211,10 @@ class DeviceBatch(Batch):
         state = self.state[:, :num]
         last, position = state[LAST], state[POSITION]
         tokens, logprobs = self._choose_on_device(self._logits(last, position, columns), num, cut)
-        live = state[FLAGS] == 0
-        state[TOKENS:].scatter_(0, state[STEPS][None], tokens[None])
-        self.written_logprobs[:, :num].scatter_(0, state[STEPS][None], logprobs[None])
-        tables, before = self.engine.tables, state[STATE]
-        state[COUNT] += live
-        state[STEPS] += live
-        flags = tables.hits[tokens, before] & state[MASK]
-        flags = flags | (state[COUNT] >= state[LIMIT]) * LENGTH
-        goes_on = live & (flags == 0)  # one that ended stays where it is: there may be no column behind
-        state[FLAGS] = torch.where(live, flags, state[FLAGS])
-        state[STATE] = torch.where(goes_on, tables.next[tokens, before], before)
-        state[LAST] = torch.where(goes_on, tokens, last)
-        state[POSITION] += goes_on
+        tables = self.engine.tables
+        self.kernels.follow(
+            state, tokens, logprobs, self.written_logprobs[:, :num], tables.next, tables.hits, LINES, LENGTH
+        )
 
     def _logits(self, last: torch.Tensor, position: torch.Tensor, columns: int) -> torch.Tensor:
         """[R, V] of each row's next token."""
@@ -264,6 +262,21 @@ class DeviceBatch(Batch):
             self.numbers[:num, column] = lines[column]
         ended = np.flatnonzero(flags)
         return self._leave(ended, flags[ended]) if len(ended) else []
+
+
+def _reasons(problem: BaseException | None) -> Iterator[str]:
+    """Why a step could not be recorded: the error, and what came before it."""
+    while problem is not None:
+        yield f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
+        problem = problem.__cause__ or problem.__context__
+
+
+def _release(device: torch.device) -> None:
+    """A recording that failed keeps the device's random numbers: take them back."""
+    torch.cuda.synchronize(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def rows_of(number: int) -> int:

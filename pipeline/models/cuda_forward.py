@@ -65,6 +65,7 @@ class Fast:
         places = torch.arange(config.max_position_embeddings + 512, device=self.last.device)
         self.turns = tuple(part[0].contiguous() for part in body.rotary_emb(self.last, places[None]))
         self.layers = [_layer(layer) for layer in body.layers]
+        self.products: Any = None  #: with what stands between them, for few rows
 
     def read(
         self, ids: torch.Tensor, held: Sequence[Stash] | None, at: torch.Tensor | None = None
@@ -105,6 +106,8 @@ class Fast:
         """Hidden states [R, width] of one new token a row, `last` [R] at `positions` [R]; slots: for each
         layer keys and values, of which row i has the i-th slot.
         """
+        if self.products is not None and len(last) <= self.products.most:
+            return self._write_few(last, positions, slots)
 
         def attention(place: int, found: torch.Tensor, norms: Any) -> torch.Tensor:
             keys, values = slots[place].keys, slots[place].values
@@ -114,6 +117,22 @@ class Fast:
             return self.kernels.attend(queries, keys, values, positions, self.size**-0.5)
 
         return self._layers(last, attention)
+
+    def _write_few(self, last: torch.Tensor, positions: torch.Tensor, slots: Sequence[Any]) -> torch.Tensor:
+        """The same in five launches a layer."""
+        products = self.products
+        stream, given = products.begin(last, self.words.weight, self.layers[0].before)
+        followers = [*(layer.before for layer in self.layers[1:]), self.last]
+        for layer, slot, following in zip(self.layers, slots, followers, strict=True):
+            keys, values = slot.keys, slot.values
+            queries = products.turned(
+                given, layer.asks, positions, self.turns, keys, values, self.heads, self.eps
+            )
+            seen = self.kernels.attend(queries, keys, values, positions, self.size**-0.5, pdl=products.pdl)
+            given = products.added(seen, layer.out, stream, layer.after)
+            opened = products.gated(given, layer.gates, self.eps)
+            given = products.added(opened, layer.down, stream, following)
+        return self.kernels.add_norm(stream, None, self.last, self.eps)
 
     def _layers(self, ids: torch.Tensor, attention: Callable[[int, torch.Tensor, Any], Any]) -> torch.Tensor:
         """All layers over tokens [T]; `attention` sees each one's queries, keys and values."""
@@ -159,6 +178,9 @@ def fast_of(model: Any, head: Callable[[torch.Tensor], torch.Tensor], kernels: A
         return None
     device = body.embed_tokens.weight.device
     fast = Fast(body, kernels or kernels_of(device))
+    fast.products = _products(fast, device)
+    if fast.products is not None and not _agree(model, fast, head):
+        fast.products = None
     far = max(gaps(model, fast, head))
     if not far < ROUND.get(fast.last.dtype, 0.0):  # NaN is no answer either
         warnings.warn(
@@ -168,6 +190,28 @@ def fast_of(model: Any, head: Callable[[torch.Tensor], torch.Tensor], kernels: A
         )
         return None
     return fast
+
+
+def _products(fast: Fast, device: torch.device) -> Any:
+    """Products with what stands between them, in half precision on a GPU whose Triton has them, or None."""
+    if device.type != "cuda" or fast.kernels is cuda_plain or fast.last.dtype == torch.float32:
+        return None
+    from pipeline.models import cuda_products
+
+    if not all(cuda_products.fits(layer, fast.size) for layer in fast.layers):
+        return None
+    return cuda_products.Products(device, pdl=torch.cuda.get_device_capability(device) >= (9, 0))
+
+
+def _agree(model: Any, fast: Fast, head: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether a token's products can be launched here, and give the model's logits."""
+    try:
+        return gaps(model, fast, head)[1] < ROUND[fast.last.dtype]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:  # noqa: BLE001  a compiler or a chip that cannot; the plain launches can
+        warnings.warn(f"products alone, without what stands between them: {problem}"[:300], stacklevel=2)
+        return False
 
 
 @torch.inference_mode()

@@ -2,8 +2,8 @@
 
 A step of a model of 1.5 G weights reads 3 GB and takes a millisecond of an H100's memory; a launch takes two
 microseconds even in a CUDA graph, and transformers' layers make some forty-five beside their products. Here a
-layer makes six: norm with the residual added, heads turned and put into their columns, attention over the
-columns a row really has, in two launches, the second norm, and the gate.
+layer makes five: norm with the residual added, heads turned and put into their columns, attention over the
+columns a row really has, the second norm, and the gate; `cuda_products` has them in one with their products.
 
 Attention is split over a row's columns (Dao et al., "Flash-Decoding", 2023), so that a few long rows fill the
 chip. A token is drawn by the inverse CDF in vocabulary order, as `draws.pick` does, but in blocks: one pass
@@ -12,14 +12,48 @@ over the logits, one over the sums of the blocks, one over the block that the un
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-CHUNK = 128  #: columns of one part of a row's attention
 VOCABULARY = 2048  #: tokens of one block of the logits
+
+
+@dataclass(slots=True)
+class Attend:
+    """How a row's attention is cut: columns of a part and of a block of it."""
+
+    part: int = 128
+    block: int = 64
+    stages: int = 2
+    warps: int = 4
+
+
+ATTEND = Attend()
+
+
+@functools.cache
+def counters_of(device: torch.device) -> torch.Tensor:
+    """How many parts of something have arrived; each launch leaves zeros."""
+    return torch.zeros(1 << 16, dtype=torch.int32, device=device)
+
+
+@triton.jit
+def gdc_wait(PDL: tl.constexpr):
+    """Wait for the launch before, where this one may have started early."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def gdc_launch(PDL: tl.constexpr):
+    """Let the next launch start."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
@@ -80,14 +114,18 @@ def _turn(
 
 
 @triton.jit
-def _attend_part(
-    queries, keys, values, positions, sums, most, totals, scale, heads, row_stride, head_stride, parts,
+def _attend(
+    queries, keys, values, positions, sums, most, totals, counters, out, scale, heads, row_stride,
+    head_stride, parts,
     SHARED: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, PART: tl.constexpr,
-    BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """One part of a row's columns for the heads that share them; the last part to arrive joins all."""
+    gdc_wait(PDL)
+    gdc_launch(PDL)
     row = tl.program_id(0).to(tl.int64)
     shared, part = tl.program_id(1), tl.program_id(2)
-    length = tl.load(positions + row) + 1
+    length = (tl.load(positions + row) + 1).to(tl.int32)
     first = part * PART
     if first < length:
         ask, size = tl.arange(0, GROUP), tl.arange(0, SIZE)
@@ -100,43 +138,48 @@ def _attend_part(
         total = tl.zeros([GROUP], tl.float32)
         held = tl.zeros([GROUP, SIZE], tl.float32)
         begin = row * row_stride + shared * head_stride
-        for start in range(first, tl.minimum(first + PART, length), BLOCK):
+        for start in tl.range(first, tl.minimum(first + PART, length), BLOCK, num_stages=STAGES):
             column = start + columns
             inside = column < length
             spot = begin + column[:, None] * SIZE + size[None, :]
             key = tl.load(keys + spot, mask=inside[:, None], other=0.0)
+            value = tl.load(values + spot, mask=inside[:, None], other=0.0)
             weight = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
             weight = tl.where(inside[None, :], weight, float("-inf"))
             higher = tl.maximum(top, tl.max(weight, axis=1))
             weight = tl.exp(weight - higher[:, None])
             fade = tl.exp(top - higher)
-            value = tl.load(values + spot, mask=inside[:, None], other=0.0)
             held = held * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
             total = total * fade + tl.sum(weight, axis=1)
             top = higher
-        place = (row * heads + head) * parts + part
-        tl.store(sums + place[:, None] * SIZE + size[None, :], held, mask=real[:, None])
-        tl.store(most + place, top, mask=real)
-        tl.store(totals + place, total, mask=real)
-
-
-@triton.jit
-def _attend_join(
-    sums, most, totals, positions, out, heads, parts,
-    SIZE: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    length = tl.load(positions + row) + 1
-    part, size = tl.arange(0, PARTS), tl.arange(0, SIZE)
-    real = part * PART < length
-    place = (row * heads + head) * parts + part
-    top = tl.load(most + place, mask=real, other=float("-inf"))
-    fade = tl.exp(top - tl.max(top, axis=0))
-    total = tl.sum(tl.load(totals + place, mask=real, other=0.0) * fade, axis=0)
-    held = tl.load(sums + place[:, None] * SIZE + size[None, :], mask=real[:, None], other=0.0)
-    whole = tl.sum(held * fade[:, None], axis=0) / total
-    tl.store(out + (row * heads + head) * SIZE + size, whole.to(out.dtype.element_ty))
+        live = tl.cdiv(length, PART)
+        complete = live == 1
+        if live > 1:
+            place = (row * heads + head) * parts
+            tl.store(sums + (place + part)[:, None] * SIZE + size[None, :], held, mask=real[:, None])
+            tl.store(most + place + part, top, mask=real)
+            tl.store(totals + place + part, total, mask=real)
+            tl.debug_barrier()
+            counter = counters + row * tl.num_programs(1) + shared
+            complete = tl.atomic_add(counter, 1, sem="acq_rel") == live - 1
+            if complete:
+                tl.store(counter, 0)
+                top = tl.full([GROUP], float("-inf"), tl.float32)
+                total = tl.zeros([GROUP], tl.float32)
+                held = tl.zeros([GROUP, SIZE], tl.float32)
+                for other in range(0, live):
+                    spot = place + other
+                    peak = tl.load(most + spot, mask=real, other=0.0, cache_modifier=".cg")
+                    higher = tl.maximum(top, peak)
+                    fade, more = tl.exp(top - higher), tl.exp(peak - higher)
+                    sum_ = tl.load(totals + spot, mask=real, other=1.0, cache_modifier=".cg")
+                    total = total * fade + sum_ * more
+                    spot = spot[:, None] * SIZE + size[None, :]
+                    found = tl.load(sums + spot, mask=real[:, None], other=0.0, cache_modifier=".cg")
+                    held = held * fade[:, None] + found * more[:, None]
+                    top = higher
+        if complete:
+            tl.store(out + lines, (held / total[:, None]).to(out.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit
@@ -209,6 +252,39 @@ def _choose(
     tl.store(logprobs + row, logit - peak - tl.log(total))
 
 
+@triton.jit
+def _follow(
+    state, tokens, logprobs, written, following, hits, num, stride, logprob_stride, states,
+    LAST: tl.constexpr, POSITION: tl.constexpr, STATE: tl.constexpr, COUNT: tl.constexpr,
+    LIMIT: tl.constexpr, MASK: tl.constexpr, FLAGS: tl.constexpr, STEPS: tl.constexpr,
+    TOKENS: tl.constexpr, LENGTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * 128 + tl.arange(0, 128)
+    real = row < num
+    at = state + row
+    token = tl.load(tokens + row, mask=real, other=0)
+    steps = tl.load(at + STEPS * stride, mask=real, other=0)
+    before = tl.load(at + STATE * stride, mask=real, other=0)
+    flagged = tl.load(at + FLAGS * stride, mask=real, other=1)
+    live = flagged == 0
+    tl.store(at + (TOKENS + steps) * stride, token, mask=real)
+    logprob = tl.load(logprobs + row, mask=real, other=0.0)
+    tl.store(written + steps * logprob_stride + row, logprob, mask=real)
+    count = tl.load(at + COUNT * stride, mask=real, other=0) + live.to(tl.int64)
+    spot = token * states + before
+    flags = tl.load(hits + spot, mask=real, other=0).to(tl.int64)
+    flags = flags & tl.load(at + MASK * stride, mask=real, other=0)
+    flags = flags | tl.where(count >= tl.load(at + LIMIT * stride, mask=real, other=0), LENGTH, 0)
+    on = live & (flags == 0) & real
+    tl.store(at + COUNT * stride, count, mask=real)
+    tl.store(at + STEPS * stride, steps + live.to(tl.int64), mask=real)
+    tl.store(at + FLAGS * stride, flags, mask=live & real)
+    tl.store(at + STATE * stride, tl.load(following + spot, mask=on, other=0).to(tl.int64), mask=on)
+    tl.store(at + LAST * stride, token, mask=on)
+    position = tl.load(at + POSITION * stride, mask=on, other=0)
+    tl.store(at + POSITION * stride, position + 1, mask=on)
+
+
 def add_norm(rows: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """The RMS norm of rows [R, W], to which `more` is added first, in place."""
     out = torch.empty_like(rows)
@@ -241,30 +317,41 @@ def turn(
 
 
 def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """One query a row, [R, heads, size], over the columns up to its position; [R, heads x size]."""
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, scale: float,
+    pdl: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """One query a row, [R, heads, size], over the columns up to its position; [R, heads x size]. pdl: it may
+    start while the launch before it ends.
+    """
     num, heads, size = queries.shape
     shared = heads // keys.shape[1]
-    part = CHUNK
-    while -(-keys.shape[2] // part) > 64:
-        part *= 2
-    parts = -(-keys.shape[2] // part)
+    parts = triton.cdiv(keys.shape[2], ATTEND.part)
     single = {"dtype": torch.float32, "device": queries.device}
     sums = torch.empty(num, heads, parts, size, **single)  # type: ignore[call-overload]
     most, totals = torch.empty(2, num, heads, parts, **single)  # type: ignore[call-overload]
     out = torch.empty(num, heads * size, dtype=queries.dtype, device=queries.device)
-    precision = "ieee" if queries.dtype == torch.float32 else "tf32"
-    _attend_part[(num, keys.shape[1], parts)](
-        queries, keys, values, positions, sums, most, totals, scale, heads, keys.stride(0), keys.stride(1),
-        parts, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)), SIZE=size, PART=part,
-        BLOCK=64 if queries.dtype != torch.float32 else 32, PRECISION=precision, num_warps=4, num_stages=2,
-    )  # fmt: skip
-    _attend_join[(num, heads)](
-        sums, most, totals, positions, out, heads, parts, SIZE=size, PART=part,
-        PARTS=triton.next_power_of_2(parts), num_warps=1,
+    exact = queries.dtype == torch.float32
+    _attend[(num, keys.shape[1], parts)](
+        queries, keys, values, positions, sums, most, totals, counters_of(queries.device), out, scale, heads,
+        keys.stride(0), keys.stride(1), parts, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)),
+        SIZE=size, PART=ATTEND.part, BLOCK=32 if exact else ATTEND.block, STAGES=ATTEND.stages, PDL=pdl,
+        PRECISION="ieee" if exact else "tf32", num_warps=ATTEND.warps, launch_pdl=pdl,
     )  # fmt: skip
     return out
+
+
+def follow(
+    state: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor, written: torch.Tensor,
+    following: torch.Tensor, hits: torch.Tensor, lines: tuple[int, ...], length: int,
+) -> None:  # fmt: skip
+    """Write down a token for each row whose flags are 0, in place: the state's lines are last token, position,
+    state of the endings, count, limit, mask, flags, steps, and from there on the tokens.
+    """
+    num = state.shape[1]
+    _follow[(triton.cdiv(num, 128),)](
+        state, tokens, logprobs, written, following, hits, num, state.stride(0), written.stride(0),
+        following.shape[1], *lines, LENGTH=length, num_warps=4,
+    )  # fmt: skip
 
 
 def gate(both: torch.Tensor) -> torch.Tensor:

@@ -42,8 +42,9 @@ def turn(
 
 
 def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, scale: float
-) -> torch.Tensor:
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, scale: float,
+    pdl: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """One query a row, [R, heads, size], over the columns up to its position; [R, heads x size]."""
     num, heads, size = queries.shape
     shared = keys.shape[1]
@@ -71,3 +72,23 @@ def choose(
     tokens = torch.where(greedy != 0, logits.argmax(-1), drawn)
     total = draws.weights(logits)[1]
     return tokens, logits.gather(-1, tokens[:, None]).squeeze(-1) - total
+
+
+def follow(
+    state: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor, written: torch.Tensor,
+    following: torch.Tensor, hits: torch.Tensor, lines: tuple[int, ...], length: int,
+) -> None:  # fmt: skip
+    """Write down a token for each row whose flags are 0, in place, as in `cuda_kernels.follow`."""
+    LAST, POSITION, STATE, COUNT, LIMIT, MASK, FLAGS, STEPS, TOKENS = lines  # noqa: N806
+    last, before, live = state[LAST], state[STATE], state[FLAGS] == 0
+    state[TOKENS:].scatter_(0, state[STEPS][None], tokens[None])
+    written.scatter_(0, state[STEPS][None], logprobs[None])
+    state[COUNT] += live
+    state[STEPS] += live
+    flags = hits[tokens, before] & state[MASK]
+    flags = flags | (state[COUNT] >= state[LIMIT]) * length
+    goes_on = live & (flags == 0)  # one that ended stays where it is: there may be no column behind
+    state[FLAGS] = torch.where(live, flags, state[FLAGS])
+    state[STATE] = torch.where(goes_on, following[tokens, before], before)
+    state[LAST] = torch.where(goes_on, tokens, last)
+    state[POSITION] += goes_on

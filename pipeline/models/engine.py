@@ -33,6 +33,7 @@ from pipeline.models.memory import Held, Memory, Reading, Room, gathered, readin
 from pipeline.models.text import Text, trained_as_probability
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
+LOGITS = 1 << 27  #: that a GPU holds at once of sequences it reads
 WIDE = (512, 2048)  #: on a GPU, where a row's own columns are read alone; then steps of 4096
 
 
@@ -115,7 +116,6 @@ class Engine(Text):
         from pipeline.models.cuda_forward import fast_of
 
         self.batch_kind, self.tables = DeviceBatch, Tables(self.device)
-        self.graph_pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         windowless = not self._sliding or (bool(self._kinds) and "sliding_attention" not in self._kinds)
         fixed = not attention.feels_length(self.model.config.get_text_config())
         if windowless and fixed and self._top is not None:
@@ -368,9 +368,12 @@ class Engine(Text):
     def _score_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at, held)
         if self._signs:
-            return logits[..., list(self._signs)].softmax(-1)[..., 0]
+            signs = list(self._signs)
+            return self._by_parts(
+                ids, positions, mask, at, held, lambda logits: logits[..., signs].softmax(-1)[..., 0]
+            )
+        logits = self._logits_at(ids, positions, mask, at, held)
         if logits.shape[-1] > 1:
             return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
         return logits[..., 0].sigmoid() if self.probability else logits[..., 0]
@@ -386,10 +389,27 @@ class Engine(Text):
     def _logprob_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at, held)
         rows = torch.arange(len(at), device=at.device)[:, None]
         following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
-        return logits.gather(-1, following[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+        def reduce(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+        return self._by_parts(ids, positions, mask, at, held, reduce, following)
+
+    def _by_parts(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """`reduce` of the logits at the asked positions; on a GPU of some at a time, for those of a large
+        vocabulary take more room than the weights. more: of each position, given to `reduce` too.
+        """
+        if self.exact or self._top is None:
+            return reduce(self._logits_at(ids, positions, mask, at, held), *more)
+        hidden = self._hidden(ids, positions, mask, cache_of(held) if held else None, at).flatten(0, 1)
+        size = max(1, LOGITS // self.num_tokens)
+        parts = zip(hidden.split(size), *(one.flatten().split(size) for one in more), strict=True)
+        return torch.cat([reduce(self._top(part).float(), *each) for part, *each in parts]).view(at.shape)
 
     def _read(
         self,

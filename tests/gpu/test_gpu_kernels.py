@@ -130,3 +130,97 @@ def test_plain_choice_is_that_of_the_cpu_batch():
     weight, total = draws.weights(logits)
     assert torch.equal(tokens, draws.pick(weight, uniforms[torch.arange(20), steps]))
     assert torch.equal(logprobs, logits[torch.arange(20), tokens] - total)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cut", [{}, {"columns": 16, "step": 32, "parts": 2, "stages": 3}])
+@pytest.mark.parametrize("num", [1, 5, 24, 64])
+@pytest.mark.parametrize(
+    ("heads", "shared", "size", "width", "inner"), [(12, 2, 128, 1536, 8960), (14, 2, 64, 896, 4864), (4, 4, 32, 128, 192)]
+)  # fmt: skip
+def test_products_do_what_stands_between_them(
+    heads: int, shared: int, size: int, width: int, inner: int, num: int, cut: dict[str, int],
+    kind: torch.dtype, device: str, kernels, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """A layer of a new token: against the plain launches in double precision, each from what the last gave."""
+    from pipeline.models import cuda_products
+    from pipeline.models.lean import _Product
+
+    if device == "cpu" and num * width > 6000:
+        pytest.skip("minutes in Triton's interpreter")
+    columns, far = 200, 3 * FAR[kind]
+    dims = {
+        "turned": ((heads + 2 * shared) * size, width),
+        "gated": (2 * inner, width),
+        "down": (width, inner),
+    }
+    if cut:
+        tiling = cuda_products.Tiling(**cut)
+        tuned = {(name.replace("down", "added"), *shape): tiling for name, shape in dims.items()}
+        monkeypatch.setattr(cuda_products, "TUNED", tuned)
+    products = cuda_products.Products(torch.device(device), pdl=device == "cuda")
+
+    def weights(*shape: int, bias: bool = False) -> _Product:
+        full = some(device, *shape) / shape[1] ** 0.5
+        return _Product(full.to(kind), some(device, shape[0]).to(kind) if bias else None)
+
+    def double(product: _Product, rows: torch.Tensor) -> torch.Tensor:
+        more = 0 if product.bias is None else product.bias.double()
+        return rows.double() @ product.weight.double().T + more
+
+    def check(found: torch.Tensor, wanted: torch.Tensor) -> None:
+        gap = (found.double() - wanted.double()).norm() / wanted.double().norm()
+        assert gap < far, f"{gap:.3g} of its norm off"
+
+    asks, out = weights(*dims["turned"], bias=True), weights(width, heads * size)
+    gates, down = weights(*dims["gated"]), weights(*dims["down"])
+    words, learnt, later = some(device, 40, width).to(kind), *(some(device, width).to(kind) for _ in range(2))
+    ids = torch.randint(0, 40, (num,), device=device)
+    positions = torch.randint(0, columns, (num,), device=device)
+    angle = torch.rand(columns, size // 2, device=device, dtype=torch.float64)
+    turns = tuple(torch.cat([part, part], -1).to(kind) for part in (angle.cos(), angle.sin()))
+    keys, values = (some(device, num + 2, shared, columns, size).to(kind) for _ in range(2))
+    wide = keys.double(), values.double()
+    for _ in range(3):  # parts of sums arrive in another order each time
+        stream, given = products.begin(ids, words, learnt)
+        assert torch.equal(stream, words[ids])
+        queries = products.turned(given, asks, positions, turns, keys, values, heads, 1e-6)
+        normed = plain.add_norm(words[ids].double(), None, learnt.double(), 1e-6)
+        turned = tuple(part.double() for part in turns)
+        check(queries, plain.turn(double(asks, normed), positions, turned, None, *wide, 1, heads, 1e-6))
+        check(keys, wide[0])
+        check(values, wide[1])
+        seen = kernels.attend(queries, keys, values, positions, size**-0.5, pdl=device == "cuda")
+        check(seen, plain.attend(queries.double(), *wide, positions, size**-0.5))
+        before = stream.double()
+        given = products.added(seen, out, stream, later)
+        check(stream, before + double(out, seen))
+        opened = products.gated(given, gates, 1e-6)
+        normed = plain.add_norm(stream.double(), None, later.double(), 1e-6)
+        check(opened, plain.gate(double(gates, normed)))
+        before = stream.double()
+        products.added(opened, down, stream, learnt)
+        check(stream, before + double(down, opened))
+    assert int(kernels.counters_of(torch.device(device)).abs().sum()) == 0
+
+
+@pytest.mark.gpu
+def test_what_a_step_leaves_is_that_of_plain_torch(device: str, kernels):
+    from pipeline.models.cuda_batch import COUNT, FLAGS, LIMIT, LINES, MASK, MOST, STATE, TOKENS
+
+    num, states, tokens = 137, 9, 60
+    state = torch.randint(0, 5, (TOKENS + MOST + 1, num + 3), device=device)
+    state[FLAGS] = (torch.rand(num + 3, device=device) < 0.3).long() * 2
+    state[MASK] = torch.randint(0, 8, (num + 3,), device=device)
+    state[LIMIT] = state[COUNT] + torch.randint(1, 3, (num + 3,), device=device)
+    state[STATE] = torch.randint(0, 4, (num + 3,), device=device)
+    following = torch.randint(0, 4, (tokens, states), dtype=torch.int32, device=device)
+    hits = torch.randint(0, 8, (tokens, states), device=device)
+    hits = (hits * (torch.rand(tokens, states, device=device) < 0.3)).to(torch.uint8)
+    drawn, logprobs = torch.randint(0, tokens, (num,), device=device), torch.randn(num, device=device)
+    found, wanted = ((state.clone(), torch.zeros(MOST + 1, num + 3, device=device)) for _ in range(2))
+    for one, room in ((kernels, found), (plain, wanted)):
+        one.follow(room[0][:, :num], drawn, logprobs, room[1][:, :num], following, hits, LINES, 4)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    assert not torch.equal(found[0], state)
