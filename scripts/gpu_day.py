@@ -130,6 +130,7 @@ def in_turns(given: argparse.Namespace, names: list[str]) -> int:
         str(given.checkpoints),
         "--for-tests",
         str(given.for_tests),
+        *["--tiny"] * given.tiny,
     ]
     with tempfile.TemporaryDirectory() as place:
         turns = [Path(place) / name for name in names]

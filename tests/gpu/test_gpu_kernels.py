@@ -148,6 +148,8 @@ def test_products_do_what_stands_between_them(
 
     if device == "cpu" and num * width > 6000:
         pytest.skip("minutes in Triton's interpreter")
+    if device == "cuda" and kind == torch.float32:
+        pytest.skip("in float32 the plain launches run: see cuda_forward._products")
     columns, far = 200, 3 * FAR[kind]
     dims = {
         "turned": ((heads + 2 * shared) * size, width),
