@@ -10,6 +10,7 @@ until they are over. Prefixes are read without their last token's logits: a row'
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -273,10 +274,11 @@ def _reasons(problem: BaseException | None) -> Iterator[str]:
 
 def _release(device: torch.device) -> None:
     """A recording that failed keeps the device's random numbers: take them back."""
-    torch.cuda.synchronize(device)
     index = torch.cuda.current_device() if device.index is None else device.index
-    generator = torch.cuda.default_generators[index]
-    generator.graphsafe_set_state(generator.clone_state())
+    with contextlib.suppress(RuntimeError):  # what failed is reported by the caller
+        torch.cuda.synchronize(device)
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def rows_of(number: int) -> int:
