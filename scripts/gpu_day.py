@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,8 +43,12 @@ PLATFORMS = (
 COUNTDOWN = {"use": "countdown", "largest": 100, "train": 9000, "dev": 300, "test": 1000, "max_tokens": 48}
 
 
-PARTS = ("tune", "decode", "against", "score", "search", "train", "decode_small", "tests")
-LONGEST = {"tune": 70.0, "decode": 60.0, "against": 40.0, "score": 30.0, "search": 45.0, "train": 60.0}
+PARTS = ("tests", "tune", "decode", "decode_slow", "against", "score", "search", "train", "decode_small")
+#: seconds from a part's turn on
+LONGEST = {
+    "tests": 118.0, "tune": 70.0, "decode": 55.0, "decode_slow": 45.0, "against": 50.0, "score": 30.0,
+    "search": 70.0, "train": 60.0, "decode_small": 20.0,
+}  # fmt: skip
 
 
 def pack(folder: Path, python: str) -> None:
@@ -66,29 +71,45 @@ def pack(folder: Path, python: str) -> None:
     print(f"{folder}: {size / 2**20:.1f} MiB, {len(list((folder / 'wheels').iterdir()))} wheels, {seed.name}")
 
 
+TESTING = "GPU_DAY_TESTS"  #: set for all that the tests start, so that nothing of theirs outlives them
+
+
+def end_tests() -> None:
+    """End what the tests left running: it would share the device with what is timed."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{TESTING}=".encode() in (place / "environ").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+        except OSError:  # it has ended, or is another's
+            continue
+
+
 def tests(record: Any, out: Path, tiny: bool, seconds: float) -> None:
     """The tests that need a GPU, in several processes; on a CPU those of the same files that do not. Rounds that
     are killed and gone on with run beside the others.
     """
     which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n"]
     running = {}
-    for name, more in (("others", ["10", "-k", "not loop"]), ("loop", ["2", "-k", "loop"])):
+    for name, more in (("others", ["7", "-k", "not loop"]), ("loop", ["3", "-k", "loop"])):
         words = [*which, *(more[1:] if tiny else more), "-v", "-rfEs", "--tb=short", "--durations=8"]
         with (out / f"pytest-{name}.txt").open("w") as log:
             running[name] = subprocess.Popen(  # noqa: S603  our own words
                 [sys.executable, "-m", "pytest", "tests/gpu", *words], cwd=ROOT, stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, TESTING: "1"},
             )  # fmt: skip
     end = time.monotonic() + seconds
     for name, process in running.items():
         try:
             record.note(f"{name}/exit_code", process.wait(timeout=max(0.1, end - time.monotonic())))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             record.note(f"{name}/exit_code", f"none in {seconds:.0f} s")
         lines = (out / f"pytest-{name}.txt").read_text().splitlines()
+        passed = [line for line in lines if " PASSED " in line]
+        record.note(f"{name}/passed", len(passed))
         record.note(f"{name}/failed", [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))])
         record.note(f"{name}/last", lines[-1][:200] if lines else "")
+    end_tests()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600, help="begin no part after this")
     parser.add_argument("--for-tests", type=float, default=200, help="seconds that the tests may take")
     parser.add_argument("--turn", type=Path, help=argparse.SUPPRESS)  # a process of its own waits for it
+    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)  # where such processes share models
     given = parser.parse_args(arguments)
     if given.pack:
         pack(given.pack, given.python)
@@ -120,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_turns(given: argparse.Namespace, names: list[str]) -> int:
-    """Each part in a process of its own, one at a time; the next one or two load their libraries meanwhile."""
+    """Each part in a process of its own, one at a time; all set up what they need at once, while the tests run."""
     begun = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     same = [
@@ -135,19 +157,20 @@ def in_turns(given: argparse.Namespace, names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         turns = [Path(place) / name for name in names]
         waiting: list[subprocess.Popen[bytes]] = []
+        for turn, name in zip(turns, names, strict=True):
+            words = [sys.executable, __file__, "--run", name, "--turn", str(turn), "--scratch", place, *same]
+            waiting.append(subprocess.Popen(words))  # noqa: S603  our own words
         for i, name in enumerate(names):
-            for turn, later in zip(turns[len(waiting) : i + 3], names[len(waiting) : i + 3], strict=True):
-                words = [sys.executable, __file__, "--run", later, "--turn", str(turn), *same]
-                waiting.append(subprocess.Popen(words))  # noqa: S603  our own words
             left = given.seconds - (time.monotonic() - begun)
             try:
                 if left > 0:
                     turns[i].touch()
                 waiting[i].wait(timeout=max(0.0, min(left, LONGEST.get(name, 240.0))))
             except subprocess.TimeoutExpired:
-                print(f"{name}: cut after {time.monotonic() - begun:.0f} s in all", flush=True)
+                print(f"{name}: cut", flush=True)
                 waiting[i].kill()
                 waiting[i].wait()
+            print(f"{name}: over after {time.monotonic() - begun:.0f} s in all", flush=True)
     return 0
 
 
@@ -155,7 +178,7 @@ def run(given: argparse.Namespace, names: list[str]) -> int:
     """The parts asked for."""
     begun = time.monotonic()
     import torch
-    from gpu_decode import WAYS, against, ceilings, decode
+    from gpu_decode import SLOW, WAYS, against, ceilings, decode
     from gpu_read import score, search, train
     from gpu_tune import processes, tune, use_best
     from gpu_world import Record, quiet
@@ -167,12 +190,10 @@ def run(given: argparse.Namespace, names: list[str]) -> int:
     small, large = ("tiny", "tiny") if given.tiny else ("0.5b", "1.5b")
     rows = (3, 5) if given.tiny else (64, 256)
     given.out.mkdir(parents=True, exist_ok=True)
-    while given.turn and not given.turn.exists():
-        time.sleep(0.02)
     if not given.tiny:
         use_best(given.out / "tune.json", large)
     with tempfile.TemporaryDirectory() as place, quiet():
-        scratch = Path(place)
+        scratch = given.scratch or Path(place)
 
         def seed() -> Path:
             return build(
@@ -185,6 +206,7 @@ def run(given: argparse.Namespace, names: list[str]) -> int:
             "tune": lambda record: None if given.tiny else tune(record, large, rows[0], processes()),
             "tests": lambda record: tests(record, given.out, given.tiny, given.for_tests),
             "decode": lambda record: decode(record, scratch, device, large, WAYS, given.tiny, rows),
+            "decode_slow": lambda record: decode(record, scratch, device, large, SLOW, given.tiny, rows),
             "decode_small": lambda record: decode(
                 record, scratch, device, small, WAYS[:1], given.tiny, rows[:1]
             ),
@@ -194,11 +216,11 @@ def run(given: argparse.Namespace, names: list[str]) -> int:
             "train": lambda record: train(record, scratch, device, small, given.tiny),
         }
         for name in names:
-            record = Record(given.out / f"{name}.json")
+            record = Record(given.out / f"{name}.json", given.turn if name != "tests" else None)
             if time.monotonic() - begun > given.seconds:
                 record.note("left_out", f"{time.monotonic() - begun:.0f} s had passed")
                 continue
-            if name in ("decode", "score"):
+            if name in ("decode", "decode_small", "decode_slow", "score"):
                 record.attempt("ceilings", ceilings, record, device, given.tiny)
             record.attempt(name, parts[name], record)
     return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,17 @@ from pipeline.models.growth import Row
 #: the engine's ways: (name, kind of batch, few launches, recorded as a graph)
 WAYS = (
     ("few_graph", DeviceBatch, "products", True),
+    ("gates_late", DeviceBatch, "gates_late", True),
+    ("columns_ahead", DeviceBatch, "columns", True),
+    ("ahead_256", DeviceBatch, "256", True),
+    ("ahead_512", DeviceBatch, "512", True),
+    ("ahead_768", DeviceBatch, "768", True),
+    ("columns_256", DeviceBatch, "columns 256", True),
+    ("columns_512", DeviceBatch, "columns 512", True),
+    ("late_columns_512", DeviceBatch, "gates_late columns 512", True),
     ("few_no_pdl", DeviceBatch, "no_pdl", True),
+)
+SLOW = (
     ("few_cublas", DeviceBatch, "plain", True),
     ("few_eager", DeviceBatch, "products", False),
     ("hf_graph", DeviceBatch, "", True),
@@ -27,7 +38,7 @@ WAYS = (
 )
 
 
-MANY = ("few_graph", "hf_graph")  #: of the ways, those measured with many rows too
+MANY = ("few_graph", "columns_ahead")  #: of the ways, those measured with many rows too
 
 
 def ceilings(record: Record, device: str, tiny: bool) -> None:
@@ -53,9 +64,15 @@ def set_way(engine: Engine, kind: type[Batch], few: str, graph: bool, kept: Any)
     engine.batch_kind, engine.records = kind, graph and engine.device.type == "cuda"
     engine.fast = kept if few else None
     if few and engine.device.type == "cuda":
+        from pipeline.models.cuda_kernels import ATTEND
         from pipeline.models.cuda_products import Products
 
-        kept.products = None if few == "plain" else Products(engine.device, few == "products")
+        words = few.split()
+        kept.products = None if few == "plain" else Products(engine.device, few != "no_pdl")
+        if "gates_late" in words:
+            kept.products.late = frozenset({"gated"})
+        ATTEND.columns_ahead = "columns" in words
+        ATTEND.ahead = int(words[-1]) if words[-1].isdigit() else 0
 
 
 def prompts_of(size: int, number: int, least: int, most: int) -> list[list[int]]:
@@ -105,34 +122,61 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
         kept = Fast(engine.model.base_model, kernels_of(engine.device))
     if kept is not None:
         record.note(f"{shape}/few_launches/gaps", list(gaps(engine.model, kept, engine.head_of)))
+        record.attempt(f"{shape}/last_gaps", lambda: record.note(f"{shape}/gaps", last_gaps(engine, kept)))
     prompt, tokens = (12, 9) if tiny else (256, 256)
+    if device == "cuda":
+        set_way(engine, *ways[0][1:], kept)
+        engine.max_rows = rows[0]
+        steady(engine, rows[0], prompt, 4, 4)  # compiles
+        for way in ways:
+            if way[2] in ("columns", "512"):
+                set_way(engine, *way[1:], kept)
+                steady(engine, rows[0], prompt, 4, 4)
+    record.ready()
+    best = 0.0
+    chosen = ways[0]
     for number in rows:
         engine.max_rows = number
-        for name, kind, few, graph in ways:
-            if (few and kept is None) or (name not in MANY and number > rows[0]):
+        for way in ways:
+            name, kind, few, graph = way
+            if few and kept is None:
+                continue
+            if number > rows[0] and name not in MANY:
                 continue  # what is slow at few rows need not be measured at many
             set_way(engine, kind, few, graph, kept)
-            short = tokens if name == "few_graph" else min(tokens, 96)
 
-            def measure(name: str = name, short: int = short, number: int = number) -> None:
+            def measure(name: str = name, number: int = number) -> float:
                 steady(engine, number, prompt, 4, 4)  # compiles, records
-                rate, all_told = steady(engine, number, prompt, short, 8)
+                rate, all_told = steady(engine, number, prompt, tokens, 16)
                 key = f"{shape}/{name}/{number}"
                 record.note(f"{key}/tokens_per_second", rate)
                 record.note(f"{key}/with_reading", all_told)
-                weights, cache = bytes_of(folder, engine.dtype.itemsize, number * (prompt + short // 2))
+                weights, cache = bytes_of(folder, engine.dtype.itemsize, number * (prompt + tokens // 2))
                 if "copy_tb_per_second" in record.found:
                     limit = number / ((weights + cache) / record.found["copy_tb_per_second"] / 1e12)
                     record.note(f"{key}/share_of_bandwidth", rate / limit)
+                return rate
 
-            record.attempt(f"{shape}/{name}/{number}", measure)
-            if name == "few_graph" and number == rows[0]:
+            rate = record.attempt(f"{shape}/{name}/{number}", measure)
+            if number == rows[0] and rate and rate > best:
+                best, chosen = rate, way
+    record.note(f"{shape}/best", chosen[0])
+    ways = (chosen,)
+    set_way(engine, *chosen[1:], kept)
+    engine.max_rows = rows[0]
+    if chosen[1] is DeviceBatch:
+        for at_once in (8, 4):
 
-                def longer(number: int = number) -> None:
-                    rate, _ = steady(engine, number, prompt, tokens, 16)
-                    record.note(f"{shape}/few_graph/{number}/16_at_once", rate)
+            def fewer(at_once: int = at_once) -> None:
+                steady(engine, rows[0], prompt, 4, 4)
+                rate, _ = steady(engine, rows[0], prompt, tokens, at_once)
+                record.note(f"{shape}/{chosen[0]}/{rows[0]}/{at_once}_at_once", rate)
 
-                record.attempt(f"{shape}/few_graph/{number}/longer", longer)
+            record.attempt(f"{shape}/{at_once}_at_once", fewer)
+    if device == "cuda":
+        set_way(engine, *ways[0][1:], kept)
+        engine.max_rows = rows[0]
+        record.attempt(f"{shape}/profile", profile, record, engine, rows[0], prompt)
     for name, kind, few, graph in ways[:1]:
         set_way(engine, kind, few, graph, kept)
         number = 24 if tiny else 512
@@ -143,10 +187,26 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
             record.note(f"{shape}/{name}/queue_{live}", queue(engine, number, live, 24 if tiny else 238, 8))
 
         record.attempt(f"{shape}/{name}/queue", queued)
-    if device == "cuda":
-        set_way(engine, *ways[0][1:], kept)
-        engine.max_rows = rows[0]
-        record.attempt(f"{shape}/profile", profile, record, engine, rows[0], prompt)
+
+
+@torch.inference_mode()
+def last_gaps(engine: Engine, kept: Any) -> dict[str, float]:
+    """How far the last tokens' logits part from transformers' own in float32, as a share of their norm: read in few
+    launches, written by plain products and by those with what stands between them, and transformers' own in half
+    precision."""
+    from pipeline.models.cache import Stash
+
+    ids = torch.arange(48, device=engine.device).view(2, -1) % engine.num_tokens
+    half = engine.model(input_ids=ids, use_cache=False).logits[:, -1].float()
+    single = copy.deepcopy(engine.model).float()(input_ids=ids, use_cache=False).logits[:, -1]
+    held = [Stash() for _ in kept.layers]
+    found = {"transformers": half, "read": engine.head_of(kept.read(ids, held))[:, -1]}
+    last, products = torch.full((2,), 23, device=engine.device), kept.products
+    for name, using in (("products", products), ("plain", None)):
+        kept.products = using
+        found[name] = engine.head_of(kept.write(ids[:, -1], last, held))
+    kept.products = products
+    return {name: float((one.float() - single).norm() / single.norm()) for name, one in found.items()}
 
 
 def profile(record: Record, engine: Engine, rows: int, prompt: int) -> None:
@@ -187,9 +247,15 @@ def against(record: Record, scratch: Path, device: str, shape: str, tiny: bool, 
         folder, dtype=torch.bfloat16 if device == "cuda" else torch.float32
     ).to(device)
     model.eval()
+    record.ready()
     size = model.config.vocab_size
     prompt, tokens = (12, 9) if tiny else (256, 96)
-    for number in rows:
+    for number in rows[:1]:
+        record.attempt(
+            f"{shape}/generate_batch/{number}", continuous, record, model, device, shape, number,
+            prompt, 256 if device == "cuda" and not tiny else tokens,
+        )  # fmt: skip
+    for number in rows[1:]:
         ids = torch.tensor(prompts_of(size, number, prompt, prompt), device=device)
 
         def theirs(ids: torch.Tensor = ids, number: int = number) -> None:
@@ -203,11 +269,6 @@ def against(record: Record, scratch: Path, device: str, shape: str, tiny: bool, 
             record.note(f"{shape}/generate/{number}/tokens_per_second", number * tokens / spent)
 
         record.attempt(f"{shape}/generate/{number}", theirs)
-    for number in rows[:1]:
-        record.attempt(
-            f"{shape}/generate_batch/{number}", continuous, record, model, device, shape, number,
-            prompt, 256 if device == "cuda" and not tiny else tokens,
-        )  # fmt: skip
 
 
 def continuous(

@@ -23,6 +23,7 @@ def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
         engine._prepare_gpu()
     kept = engine.fast
     record.note(f"{shape}/prm_few_launches", kept is not None)
+    record.ready()
     number, length = (6, 40) if tiny else (256, 512)
     sequences = prompts_of(engine.model.config.vocab_size, number, length, length)
     items = [(ids, range(7 if tiny else 31, length, 8 if tiny else 32)) for ids in sequences]
@@ -55,30 +56,78 @@ def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
 
 
 def search(record: Record, seed: Path, scratch: Path, device: str, tiny: bool) -> None:
-    """ReST-MCTS* on countdown with the seed policy: the search against its own asks, replayed flat."""
-    from bench_search import forward, make_prm, replay, run_searches
+    """ReST-MCTS* on countdown, a search against its own asks replayed flat: with random weights of a model that
+    keeps a GPU busy, which write in the seed's tokens, and with the seed itself, where the host has the work."""
+    from bench_search import make_prm, run_searches
     from bench_world import Bench
+    from transformers import AutoTokenizer
 
     from pipeline.tasks import countdown
 
-    settings = countdown.Settings(use="countdown", largest=100, max_tokens=48)
-    bench = Bench(seed, device, countdown.Task(settings), scratch, 1)
-    policy = bench.engine(seed, name="policy")
-    prm = bench.engine(make_prm(bench), head="value", name="prm")
-    live, number = (4, 6) if tiny else (512, 1024)
-    run_searches(bench, policy, prm, live, live)
-    now = run_searches(bench, policy, prm, live, number)
-    record.note("search/trees_per_second", now.trees)
-    record.note("search/tokens_per_second", now.written)
-    record.note("search/prefixes_per_second", now.read)
-    record.note("search/rows", len(now.rows))
-    record.note("search/tokens_a_row", sum(len(row.new_ids) for row in now.rows) / len(now.rows))
+    task = countdown.Task(countdown.Settings(use="countdown", largest=100, max_tokens=48))
+    shape = "tiny" if tiny else "0.5b"
+    large = make(scratch / f"{shape}-words", shape, device, words=AutoTokenizer.from_pretrained(seed))
+    live = 4 if tiny else 512
+    worlds = []
+    for name, folder in ((shape, large), ("seed", seed)):
+        (scratch / f"search-{name}").mkdir(parents=True, exist_ok=True)
+        bench = Bench(folder, device, task, scratch / f"search-{name}", 1)
+        policy = bench.engine(folder, name="policy", max_rows=512)
+        prm = bench.engine(make_prm(bench), head="value", name="prm")
+        record.note(f"{name}/few_launches", [policy.fast is not None, prm.fast is not None])
+        run_searches(bench, policy, prm, live, live)
+        worlds.append((name, bench, policy, prm))
+    record.ready()
+    for name, bench, policy, prm in worlds:
+        for every in (4, 12):
+            record.attempt(
+                f"{name}/{every}", searched, record, bench, policy, prm, live, f"{name}/{every}", every
+            )
+    for name, bench, policy, prm in worlds:
+        record.attempt(f"{name}/host", hosted, record, bench, policy, prm, live, name)
+
+
+def searched(
+    record: Record, bench: Any, policy: Engine, prm: Engine, live: int, name: str, every: int
+) -> None:
+    """As many searches as live at a time; `every`: tokens between two looks at who may join."""
+    from bench_search import forward, replay, run_searches
+
+    from pipeline.models import driver
+
+    before, driver.JOIN_EVERY = driver.JOIN_EVERY, every
+    try:
+        now = run_searches(bench, policy, prm, live, live)
+    finally:
+        driver.JOIN_EVERY = before
+    record.note(f"{name}/trees_per_second", now.trees)
+    record.note(f"{name}/tokens_per_second", now.written)
+    record.note(f"{name}/prefixes_per_second", now.read)
+    record.note(f"{name}/seconds", {key: round(value, 3) for key, value in now.seconds.items()})
+    record.note(f"{name}/rows", len(now.rows))
+    record.note(f"{name}/tokens_a_row", sum(len(row.new_ids) for row in now.rows) / len(now.rows))
     flat = replay(bench, policy, now, live)
-    record.note("search/flat_tokens_per_second", flat)
-    record.note("search/vs_flat", now.written / flat)
+    record.note(f"{name}/flat_tokens_per_second", flat)
+    record.note(f"{name}/vs_flat", now.written / flat)
     read = forward(bench, prm, now)
-    record.note("search/flat_prefixes_per_second", read)
-    record.note("search/reading_vs_flat", now.read / read)
+    record.note(f"{name}/flat_prefixes_per_second", read)
+    record.note(f"{name}/reading_vs_flat", now.read / read)
+
+
+def hosted(record: Record, bench: Any, policy: Engine, prm: Engine, live: int, name: str) -> None:
+    """Where the host's time goes."""
+    import cProfile
+    import io
+    import pstats
+
+    from bench_search import run_searches
+
+    seen = cProfile.Profile()
+    seen.runcall(run_searches, bench, policy, prm, live, live // 2)
+    for order in ("tottime", "cumtime"):
+        text = io.StringIO()
+        pstats.Stats(seen, stream=text).strip_dirs().sort_stats(order).print_stats(26)
+        record.note(f"{name}/host_by_{order}", text.getvalue().splitlines()[4:])
 
 
 def train(record: Record, scratch: Path, device: str, shape: str, tiny: bool) -> None:
@@ -89,6 +138,7 @@ def train(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
     prompts = prompts_of(size, number, most // 8, most // 4)
     answers = prompts_of(size - 1, number, most // 4, most // 2)
     given = record, folder, prompts, answers, batch, steps
+    record.ready()
     ours = record.attempt("ours", _ours, *given, "ours", {})
     from pipeline.train import _alone
 

@@ -239,6 +239,7 @@ def tune(record: Record, shape: str, rows: int, processes: int) -> None:
             "compiled", sum(pool.map(_compile, *zip(*((shape, rows, s) for s in shares), strict=True)))
         )
     world = World(shape, rows, LAYERS)
+    record.ready()
     for name in names:
         if name != "attend":
             record.attempt(f"{name}/plain", lambda name=name: record.note(

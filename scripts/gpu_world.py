@@ -3,6 +3,7 @@ written after every figure."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import time
@@ -34,12 +35,20 @@ SHAPES: dict[str, dict[str, int]] = {
 class Record:
     """The figures of one part: written to its file after each, so that a run that is cut leaves them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, turn: Path | None = None) -> None:
+        self.path, self.turn = path, turn
         self.started = time.monotonic()
         self.found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
         if torch.cuda.is_available():
             self.found["device"] = torch.cuda.get_device_name()
+
+    def ready(self) -> None:
+        """All is set up: what is timed waits until it is this part's turn."""
+        if self.turn and not self.turn.exists():
+            self.note("ready_after", time.monotonic() - self.started)
+            while not self.turn.exists():
+                time.sleep(0.02)
+        self.started = time.monotonic()
 
     def note(self, name: str, value: Any) -> Any:
         """Keep and show a figure."""
@@ -106,30 +115,51 @@ def word_tokenizer(size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="t57")
 
 
-def make(folder: Path, shape: str, device: str, head: bool = False) -> Path:
-    """A Qwen2 folder of this shape with random weights, made on the device: nearly uniform next tokens, one
-    in 57 ends. head: a reward model with a scalar head."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForTokenClassification
+def make(folder: Path, shape: str, device: str, head: bool = False, words: Any = None) -> Path:
+    """A Qwen2 (with `words` Llama) folder of this shape with random weights, made on the device, by one process at a time: nearly
+    uniform next tokens, one in 57 ends. head: a reward model with a scalar head. words: another tokenizer, of
+    whose few tokens one ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder if (folder / "done").exists() else _made(folder, shape, device, head, words)
 
-    if (folder / "config.json").exists():
-        return folder
-    like = SHAPES[shape]
+
+def _made(folder: Path, shape: str, device: str, head: bool, words: Any) -> Path:
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlamaForTokenClassification,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen2ForTokenClassification,
+    )
+
+    like = dict(SHAPES[shape])
+    if words is not None:
+        like["vocab_size"] = len(words)
     size = like["vocab_size"]
-    word_tokenizer(size).save_pretrained(folder)
-    config = Qwen2Config(
+    ends = list(range(WORDS_A_ROW, size, WORDS_A_ROW)) if words is None else [words.eos_token_id]
+    (words or word_tokenizer(size)).save_pretrained(folder)
+    # a library reads any tokenizer of a Qwen2 folder as Qwen2's
+    kind: Any = Qwen2Config if words is None else LlamaConfig
+    config = kind(
         **like, max_position_embeddings=2048, bos_token_id=None, pad_token_id=0, initializer_range=0.005,
-        tie_word_embeddings=True, eos_token_id=list(range(WORDS_A_ROW, size, WORDS_A_ROW)),
-        **({"num_labels": 1} if head else {}),
+        tie_word_embeddings=True, eos_token_id=ends, **({"num_labels": 1} if head else {}),
     )  # fmt: skip
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
     try:
         with torch.device(device):
-            model = (Qwen2ForTokenClassification if head else Qwen2ForCausalLM)(config)
+            if words is None:
+                model = (Qwen2ForTokenClassification if head else Qwen2ForCausalLM)(config)
+            else:
+                model = (LlamaForTokenClassification if head else LlamaForCausalLM)(config)
     finally:
         torch.set_default_dtype(before)
     model.save_pretrained(folder)
+    (folder / "done").touch()
     return folder
 
 

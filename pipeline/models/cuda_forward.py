@@ -128,7 +128,9 @@ class Fast:
             queries = products.turned(
                 given, layer.asks, positions, self.turns, keys, values, self.heads, self.eps
             )
-            seen = self.kernels.attend(queries, keys, values, positions, self.size**-0.5, pdl=products.pdl)
+            seen = self.kernels.attend(
+                queries, keys, values, positions, self.size**-0.5, products.pdl, layer.gates.weight
+            )
             given = products.added(seen, layer.out, stream, layer.after)
             opened = products.gated(given, layer.gates, self.eps)
             given = products.added(opened, layer.down, stream, following)

@@ -27,10 +27,12 @@ VOCABULARY = 2048  #: tokens of one block of the logits
 class Attend:
     """How a row's attention is cut: columns of a part and of a block of it."""
 
-    part: int = 128
-    block: int = 64
-    stages: int = 2
+    part: int = 256
+    block: int = 32
+    stages: int = 3
     warps: int = 4
+    columns_ahead: bool = False  #: a part's columns are asked for before the queries are there
+    ahead: int = 0  #: columns of a following product's weights that are asked for meanwhile
 
 
 ATTEND = Attend()
@@ -54,6 +56,14 @@ def gdc_launch(PDL: tl.constexpr):
     """Let the next launch start."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(pointers):
+    """Ask for lines of memory that are needed soon."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -117,14 +127,31 @@ def _turn(
 def _attend(
     queries, keys, values, positions, sums, most, totals, counters, out, scale, heads, row_stride,
     head_stride, parts,
+    following, num_lines,
     SHARED: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, PART: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
+    COLUMNS_AHEAD: tl.constexpr, AHEAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One part of a row's columns for the heads that share them; the last part to arrive joins all."""
-    gdc_wait(PDL)
-    gdc_launch(PDL)
     row = tl.program_id(0).to(tl.int64)
     shared, part = tl.program_id(1), tl.program_id(2)
+    wide: tl.constexpr = 1024 // keys.dtype.element_ty.primitive_bitwidth  # of a line of the cache
+    if COLUMNS_AHEAD:
+        last = tl.load(positions + row).to(tl.int32) * SIZE
+        if part * PART * SIZE <= last:
+            spot = part * PART * SIZE + tl.arange(0, PART * SIZE // wide) * wide
+            spot = row * row_stride + shared * head_stride + tl.minimum(spot, last)
+            prefetch(keys + spot)
+            prefetch(values + spot)
+    if AHEAD:
+        program = (tl.program_id(0) * tl.num_programs(1) + shared) * tl.num_programs(2) + part
+        num = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
+        each: tl.constexpr = AHEAD // wide
+        for start in range(program * 512, num_lines, num * 512):
+            line = tl.minimum(start + tl.arange(0, 512), num_lines - 1)
+            prefetch(following + (line // each) * WIDTH + (line % each) * wide)
+    gdc_wait(PDL)
+    gdc_launch(PDL)
     length = (tl.load(positions + row) + 1).to(tl.int32)
     first = part * PART
     if first < length:
@@ -318,10 +345,10 @@ def turn(
 
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, scale: float,
-    pdl: bool = False,
+    pdl: bool = False, following: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """One query a row, [R, heads, size], over the columns up to its position; [R, heads x size]. pdl: it may
-    start while the launch before it ends.
+    start while the launch before it ends. following: weights that are needed soon after.
     """
     num, heads, size = queries.shape
     shared = heads // keys.shape[1]
@@ -331,11 +358,16 @@ def attend(
     most, totals = torch.empty(2, num, heads, parts, **single)  # type: ignore[call-overload]
     out = torch.empty(num, heads * size, dtype=queries.dtype, device=queries.device)
     exact = queries.dtype == torch.float32
+    ahead: tuple[torch.Tensor, int] = queries, 0
+    if following is not None:
+        ahead = following, following.shape[0] * ATTEND.ahead * following.element_size() // 128
     _attend[(num, keys.shape[1], parts)](
         queries, keys, values, positions, sums, most, totals, counters_of(queries.device), out, scale, heads,
-        keys.stride(0), keys.stride(1), parts, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)),
+        keys.stride(0), keys.stride(1), parts, *ahead, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)),
         SIZE=size, PART=ATTEND.part, BLOCK=32 if exact else ATTEND.block, STAGES=ATTEND.stages, PDL=pdl,
-        PRECISION="ieee" if exact else "tf32", num_warps=ATTEND.warps, launch_pdl=pdl,
+        PRECISION="ieee" if exact else "tf32", COLUMNS_AHEAD=ATTEND.columns_ahead,
+        AHEAD=0 if following is None else ATTEND.ahead, WIDTH=1 if following is None else following.shape[1],
+        num_warps=ATTEND.warps, launch_pdl=pdl,
     )  # fmt: skip
     return out
 

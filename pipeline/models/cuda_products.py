@@ -35,7 +35,12 @@ class Tiling:
 
 
 #: (kind, columns, width of the sum): found by `scripts/gpu_tune.py` on an H100; others follow `tiling_of`
-TUNED: dict[tuple[str, int, int], Tiling] = {}
+TUNED: dict[tuple[str, int, int], Tiling] = {
+    ("turned", 2048, 1536): Tiling(16, 128, 2, 6),
+    ("added", 1536, 1536): Tiling(16, 128, 1, 6),
+    ("gated", 17920, 1536): Tiling(32, 64, 1, 4),
+    ("added", 1536, 8960): Tiling(64, 128, 5, 4),
+}
 KINDS = ("turned", "gated", "added")
 
 
@@ -239,6 +244,7 @@ class Products:
 
     def __init__(self, device: torch.device, pdl: bool) -> None:
         self.pdl = pdl
+        self.late: frozenset[str] = frozenset()  #: kinds that start when the launch before has ended
         self.most = MOST_ROWS
         self.counters = counters_of(device)
 
@@ -273,7 +279,7 @@ class Products:
             given.squares, out, positions, *turns, keys, values, self._room(given.rows, tiles, 2, rows, tiling),
             self.counters, num, eps, keys.stride(0), keys.stride(1), WIDTH=width, HALF=size // 2, TURNED=True,
             HEADS=heads, SHARED=shared, SIZE=size, BIASED=product.bias is not None, BLOCKS=given.blocks,
-            **self._options(given.rows, tiling, rows),
+            **self._options("turned", given.rows, tiling, rows),
         )  # fmt: skip
         return out
 
@@ -289,7 +295,7 @@ class Products:
             given.squares, out, self.counters, none, none, none, none,
             self._room(given.rows, tiles, 2, rows, tiling), self.counters, num, eps, 0, 0, WIDTH=width,
             HALF=columns // 2, TURNED=False, HEADS=0, SHARED=0, SIZE=0, BIASED=product.bias is not None,
-            BLOCKS=given.blocks, **self._options(given.rows, tiling, rows),
+            BLOCKS=given.blocks, **self._options("gated", given.rows, tiling, rows),
         )  # fmt: skip
         return out
 
@@ -303,7 +309,7 @@ class Products:
         squares = torch.empty(tiles, num, dtype=torch.float32, device=rows.device)
         _added[(tiles, tiling.parts)](
             rows, product.weight, stream, learnt, weighed, squares, self._room(rows, tiles, 1, high, tiling),
-            self.counters, num, columns, WIDTH=width, **self._options(rows, tiling, high),
+            self.counters, num, columns, WIDTH=width, **self._options("added", rows, tiling, high),
         )  # fmt: skip
         return Weighed(weighed, squares, tiles)
 
@@ -312,17 +318,18 @@ class Products:
         size = tiles * tiling.parts * halves * high * tiling.columns if tiling.parts > 1 else 1
         return torch.empty(size, dtype=torch.float32, device=rows.device)
 
-    def _options(self, rows: torch.Tensor, tiling: Tiling, high: int) -> dict[str, Any]:
+    def _options(self, kind: str, rows: torch.Tensor, tiling: Tiling, high: int) -> dict[str, Any]:
+        pdl = self.pdl and kind not in self.late
         return {
             "ROWS": high,
             "COLUMNS": tiling.columns,
             "STEP": tiling.step,
             "PARTS": tiling.parts,
             "STAGES": tiling.stages,
-            "PDL": self.pdl,
+            "PDL": pdl,
             "PRECISION": "ieee" if rows.dtype == torch.float32 else "tf32",
             "num_warps": tiling.warps,
-            "launch_pdl": self.pdl,
+            "launch_pdl": pdl,
         }
 
 

@@ -77,8 +77,9 @@ def test_heads_are_turned_and_put_into_their_columns(
 @pytest.mark.parametrize(("heads", "shared", "size"), [(12, 2, 128), (14, 2, 64), (9, 3, 64), (4, 4, 16)])
 @pytest.mark.parametrize("columns", [64, 512, 2048])
 def test_attention_sees_a_rows_own_columns(
-    heads: int, shared: int, size: int, columns: int, kind: torch.dtype, device: str, kernels
-):
+    heads: int, shared: int, size: int, columns: int, kind: torch.dtype, device: str, kernels,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
     num = 6 if device == "cpu" else 64
     queries = some(device, num, heads, size).to(kind)
     keys, values = (some(device, num + 3, shared, columns, size).to(kind) for _ in range(2))
@@ -91,6 +92,11 @@ def test_attention_sees_a_rows_own_columns(
         for row, position in enumerate(positions.tolist()):
             held[row, :, position + 1 :] = float("nan")
     near(kernels.attend(queries, keys, values, positions, size**-0.5), wanted)
+    if device == "cuda":  # what is asked for ahead changes nothing; an interpreter cannot ask
+        monkeypatch.setattr(kernels.ATTEND, "columns_ahead", True)
+        monkeypatch.setattr(kernels.ATTEND, "ahead", 64)
+        soon = some(device, 40, 128).to(kind)
+        near(kernels.attend(queries, keys, values, positions, size**-0.5, following=soon), wanted)
 
 
 @pytest.mark.gpu

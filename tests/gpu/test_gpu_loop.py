@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.recipe import load
 
@@ -120,3 +121,33 @@ def test_a_round_killed_and_gone_on_with(recipe: str, stage: str, device: str, t
     kept = data / "round-001" / {"sample": "rows", "search": "traces"}[stage]
     assert {row["trace_id"] for row in rows(kept)} <= set(ids)
     assert (data / "metrics.jsonl").read_text().count("\n") >= 2
+
+
+SMALL_DEVICE = """
+import sys, torch
+torch.cuda.set_per_process_memory_fraction(float(sys.argv.pop(1)))
+from pipeline.__main__ import main
+main()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(300)
+def test_a_loop_whose_device_has_too_little_memory_says_what_to_lower(device: str, tmp_path: Path):
+    if device == "cpu":
+        pytest.skip("a CPU's memory: tests/faults/test_full_memory.py")
+    path = ROOT / "recipes" / "quickstart.yaml"
+    if SEEDS.is_dir():
+        shutil.copytree(SEEDS, tmp_path / "checkpoints" / "seed")
+    share = (60 << 20) / torch.cuda.get_device_properties(0).total_memory
+    words = ["run", str(path), *words_of(path), "stages.sample.n=64", "stages.sample.chunk=64", "-q"]
+    given = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    ended = subprocess.run(
+        [sys.executable, "-c", SMALL_DEVICE, f"{share:.8f}", *words], cwd=tmp_path, env=given,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 8, ended.stdout[-1000:] + ended.stderr[-3000:]
+    told = json.loads((tmp_path / "data/quickstart/outcome.json").read_text())["message"]
+    assert "out of memory (" in told
+    assert "models.policy.engine.max_rows=64 window=1" in told
+    assert "Traceback" not in ended.stderr

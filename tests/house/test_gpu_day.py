@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[2]
 #: a figure that each part must leave
 FIGURES = {
     "decode": "tiny/few_graph/3/tokens_per_second",
+    "decode_slow": "tiny/each/3/tokens_per_second",
     "decode_small": "tiny/few_graph/queue_3",
     "against": "tiny/generate_batch/3/tokens_per_second",
     "score": "tiny/score/relative_gap",
-    "search": "search/vs_flat",
+    "search": "seed/4/vs_flat",
     "train": "tiny/sft_vs_trl",
 }
 
