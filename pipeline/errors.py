@@ -7,7 +7,18 @@ launcher loses both."""
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])?", re.DOTALL)
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Words from outside (a server, a file) in one line that a terminal only prints: no escape sequences,
+    control or invisible characters, at most `most` characters."""
+    told = "".join(c if c.isprintable() else " " for c in _ESCAPES.sub(" ", text[: 20 * most]))
+    told = " ".join(told.split())
+    return told if len(told) <= most else f"{told[: most - 3]}..."
 
 
 class RatchetError(Exception):

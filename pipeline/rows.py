@@ -44,6 +44,11 @@ class Problem:
     meta: str = ""  #: JSON text of what the task wants to remember; gold too
 
 
+def without_gold(problem: Problem) -> Problem:
+    """What a labeller that declares `sees_gold = False` may see of a problem."""
+    return dataclasses.replace(problem, answer=None, solution="", meta="")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace(Row):
     """One completion. `token_ids`, `step_ends` and `logprobs` are of the completion alone."""
@@ -182,6 +187,8 @@ class Group:
     )  #: by trace id; a later labeller's fields win
     dropped: list[Dropped] = dataclasses.field(default_factory=list)
     examples: list[Example | StepExample | Pair] = dataclasses.field(default_factory=list)
+    #: what labellers had written and did not label (`parent`: the trace that one begins with)
+    rollouts: list[Trace] = dataclasses.field(default_factory=list)
 
     def label(self, trace: Trace) -> Label | None:
         """The merged label of a trace."""
@@ -231,8 +238,3 @@ def to_table(kind: type[R], rows: list[R]) -> pyarrow.Table:
     return pa.table(
         {n: pa.array([getattr(r, n) for r in rows], wanted.field(n).type) for n in names}, schema=wanted
     )
-
-
-def from_table(kind: type[R], table: pyarrow.Table) -> list[R]:
-    """The rows of an Arrow table whose schema is the kind's."""
-    return [kind(**values) for values in table.to_pylist()]

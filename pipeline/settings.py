@@ -10,10 +10,22 @@ Apart from `recipe.py` because rooms declare their settings and may not import t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, get_args
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from pipeline.errors import RecipeError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _may_be_bool(annotation: Any) -> bool:
@@ -40,6 +52,12 @@ def operational(default: Any, **more: Any) -> Any:
     return Field(default, json_schema_extra={"change": "operational"}, **more)
 
 
+def added(default: Any, **more: Any) -> Any:
+    """A data field that came after runs were made without it: at its default it is in no fingerprint, so they
+    go on."""
+    return Field(default, json_schema_extra={"change": "data", "added": True}, **more)
+
+
 def extendable(default: Any, **more: Any) -> Any:
     """A field that a finished run may raise."""
     return Field(default, json_schema_extra={"change": "extendable"}, **more)
@@ -51,36 +69,168 @@ def change_kind(settings: type[BaseModel], field: str) -> Literal["data", "exten
     return extra.get("change", "data") if isinstance(extra, dict) else "data"  # type: ignore[return-value]
 
 
-class _ModelMark:
-    """Marks an annotation as naming a model of the recipe."""
+# --- models that act
 
 
-MODEL_MARK = _ModelMark()
-#: The name of a model of the recipe. Every acting model's weights enter the fingerprint, whatever the key is
-#: called.
-ModelName = Annotated[str, MODEL_MARK]
+@dataclass(frozen=True)
+class Act:
+    """The mark of a setting that names a model of the recipe: what the model is asked to do there.
+
+    `writes`: text (a policy). `scores`: step values (whatever answers `Score`). `chooses`: among given
+    answers (a judge, a pairwise model). `any`: whatever it is.
+    """
+
+    does: Literal["any", "writes", "scores", "chooses"]
 
 
-def _holds_mark(annotation: Any) -> bool:
-    return annotation is MODEL_MARK or any(_holds_mark(part) for part in get_args(annotation))
+def in_fingerprint(settings: BaseModel, key: str) -> bool:
+    """Does a key's value belong to the fingerprint: is it data, and not a later key at its default?"""
+    described = type(settings).model_fields[key]
+    extra = described.json_schema_extra
+    later = isinstance(extra, dict) and extra.get("added")
+    still = later and getattr(settings, key) == described.get_default(call_default_factory=True)
+    return change_kind(type(settings), key) == "data" and not still
 
 
-def models_named(settings: BaseModel) -> Iterator[tuple[str, str]]:
-    """(key, model name) for each model that a settings object names, in lists and maps and nested settings
-    too."""
+class _Standing:
+    """Marks a model that acts as it stood before the round, where others act as the round's candidates."""
+
+
+STANDING = _Standing()
+#: Names of models. Every acting model's weights enter the fingerprint, whatever the key is called; `check`
+#: holds the model's head against what it is asked to do.
+ModelName = Annotated[str, Act("any")]
+PolicyName = Annotated[str, Act("writes")]
+RewardModelName = Annotated[str, Act("scores")]
+JudgeName = Annotated[str, Act("chooses")]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One model that a stage's settings name."""
+
+    key: str  #: where: `by`, `search.value`
+    name: str  #: `policy@0` and such kept
+    does: str = "any"
+    standing: bool = False
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    if isinstance(annotation, (Act, _Standing)):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _marks(part)
+
+
+def actors(settings: BaseModel) -> Iterator[Actor]:
+    """Each model that a settings object names, in lists and maps and nested settings too."""
     for key, field in type(settings).model_fields.items():
         value = getattr(settings, key)
         if isinstance(value, BaseModel):
-            yield from ((f"{key}.{inner}", name) for inner, name in models_named(value))
-        elif any(mark is MODEL_MARK for mark in field.metadata) or _holds_mark(field.annotation):
-            names = (
-                value.values()
-                if isinstance(value, dict)
-                else value
-                if isinstance(value, (list, tuple))
-                else [value]
-            )
-            yield from ((key, name) for name in names if isinstance(name, str))
+            yield from (replace(one, key=f"{key}.{one.key}") for one in actors(value))
+            continue
+        marks = [*field.metadata, *_marks(field.annotation)]
+        act = next((mark for mark in marks if isinstance(mark, Act)), None)
+        if act is None:
+            continue
+        standing = any(mark is STANDING for mark in marks)
+        names = list(value.values()) if isinstance(value, dict) else value
+        for name in names if isinstance(names, (list, tuple)) else [names]:
+            if isinstance(name, str):
+                yield Actor(key, name, act.does, standing)
+
+
+def asked_of(kind: type[BaseModel]) -> dict[str, str]:
+    """Key -> what its model is asked to do, for each key of a settings class that names one."""
+    marks = {key: [*f.metadata, *_marks(f.annotation)] for key, f in kind.model_fields.items()}
+    return {key: one.does for key, found in marks.items() for one in found if isinstance(one, Act)}
+
+
+def names_model(settings: type[BaseModel], key: str) -> bool:
+    """Does this field name models of the recipe?"""
+    return key in asked_of(settings)
+
+
+def models_named(settings: BaseModel) -> Iterator[tuple[str, str]]:
+    """(key, model name) for each model that a settings object names."""
+    yield from ((one.key, one.name) for one in actors(settings))
+
+
+# --- methods, named in settings
+
+METHOD_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class NotBuilt(LookupError):
+    """No file and no entry point offers this method."""
+
+
+@functools.cache
+def module_of(room: str, name: str) -> ModuleType:
+    """The module of a method, not yet held against its room's contract: `pipeline/<room>/<name>.py`, or an
+    entry point of the group `ratchet.<room>`. Shared code asks `recipe.methods.method`, which does.
+
+    Raises:
+        NotBuilt: there is none, or the file is no method (it has no `Settings`).
+        RecipeError: its file cannot be imported.
+    """
+    why = ""
+    if METHOD_NAME.fullmatch(name):
+        full = f"pipeline.{room}.{name}"
+        if importlib.util.find_spec(full) is not None:
+            module = _imported(full, lambda: importlib.import_module(full))
+            if isinstance(getattr(module, "Settings", None), type):
+                return module
+            why = f" (pipeline/{room}/{name}.py has no class Settings)"
+        for entry in importlib.metadata.entry_points(group=f"ratchet.{room}"):
+            if entry.name == name:
+                return _imported(f"{room}: {name}: the entry point {entry.value}", entry.load)
+    raise NotBuilt(f"{room}: {name}{why}")
+
+
+def _imported(what: str, load: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return load()
+    except Exception as problem:  # a stranger's file may fail in any way: the user gets its first line
+        said = str(problem).splitlines()[0] if str(problem) else ""
+        raise RecipeError(f"{what} cannot be imported: {type(problem).__name__}: {said}") from problem
+
+
+def optional(hook: F) -> F:
+    """Marks a function of a room's Protocol that a method need not have: the Protocol's own is taken."""
+    hook.optional = True  # type: ignore[attr-defined]
+    return hook
+
+
+# --- what a method expects to cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one problem is expected to cost: tokens written and read by model name, and the traces left."""
+
+    written: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    read: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  #: by reward models, judges, references
+    traces: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        def both(one: Mapping[str, float], two: Mapping[str, float]) -> dict[str, float]:
+            return {name: one.get(name, 0.0) + two.get(name, 0.0) for name in {**one, **two}}
+
+        return Cost(
+            both(self.written, other.written), both(self.read, other.read), self.traces + other.traces
+        )
+
+
+class Length(Protocol):
+    """What a task says of a typical completion; every TaskSettings is one."""
+
+    @property
+    def typical_tokens(self) -> float: ...
+    @property
+    def typical_steps(self) -> float: ...
 
 
 class FileSource(Settings):
@@ -99,6 +249,7 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
         (), alias="from", description="earlier stages, `train`, or files"
@@ -111,6 +262,42 @@ class StageSettings(Settings):
     on_empty: Literal["stop", "continue"] = Field(
         "stop", description="what to do when a filter keeps nothing; a training: one row, or one target"
     )
+
+    # What the shared code asks of a stage. A method overrides what differs; nothing reads a key by its name.
+
+    @property
+    def kinds_needed(self) -> tuple[str, ...]:
+        """Row kinds that must stand in its input under these settings."""
+        return self.needs
+
+    @property
+    def kinds_made(self) -> tuple[str, ...]:
+        """Row kinds that it writes under these settings, the main one first."""
+        return self.makes
+
+    @property
+    def on_split(self) -> str:
+        """Whose problems it works on: train, dev or test."""
+        return "train"
+
+    @property
+    def pools_rounds(self) -> bool:
+        """Does it read every round so far?"""
+        return False
+
+    @property
+    def draws_alike(self) -> bool:
+        """Is each of its draws after one prefix the same text (temperature 0)?"""
+        return False
+
+    @property
+    def completion_limit(self) -> int:
+        """Tokens that a completion it asks for may have; 0: as the task says."""
+        return 0
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """What one problem is expected to cost. given: traces of the problem that arrive by `from`."""
+        return Cost(traces=given)
 
 
 class GateRule(Settings):

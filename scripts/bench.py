@@ -34,8 +34,8 @@ from bench_search import search_figures  # noqa: E402
 from bench_store import million_rows  # noqa: E402
 from bench_world import Bench, in_turns, seconds  # noqa: E402
 
-from pipeline.models.endings import EOS  # noqa: E402
-from pipeline.models.growth import Row  # noqa: E402
+from pipeline.engine.endings import EOS  # noqa: E402
+from pipeline.engine.growth import Request  # noqa: E402
 from pipeline.tasks import countdown  # noqa: E402
 
 LIVE_ROWS, NUM_PROMPTS = 64, 1024
@@ -98,7 +98,7 @@ def against_generate(bench: Bench, case: str, folder: Path, prompts: list[list[i
 
     def ours() -> float:
         start = seconds(bench.device)
-        rows = [Row(ids, limit, seed=i, ends_on=EOS) for i, ids in enumerate(prompts)]
+        rows = [Request(ids, limit, seed=i, ends_on=EOS) for i, ids in enumerate(prompts)]
         engine.submit(rows)
         while engine.busy:
             engine.step(4)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from bench_world import Bench, seconds
 
+from pipeline.asks import Asks, Continue, Prefix, Score
+from pipeline.engine.driver import Driver, Search
+from pipeline.engine.endings import EOS, LENGTH, STEP
+from pipeline.engine.growth import Request, grown
+from pipeline.engine.local import Engine
 from pipeline.generate import mcts_star
-from pipeline.models.asks import Asks, Continue, Prefix, Score
-from pipeline.models.driver import Driver, Search
-from pipeline.models.endings import EOS, LENGTH, STEP
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row, grown
 
 LIVE_SEARCHES = (32, 128, 512)
 
@@ -47,7 +47,7 @@ class Recording:
     trees: float
     written: float
     read: float
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Request] = field(default_factory=list)
     items: list[Any] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  #: by kind of work
 
@@ -65,7 +65,7 @@ def run_searches(
     """`number` searches, `live` at a time. Rates are a second: trees, tokens written, prefixes read."""
     could = policy.remembers, prm.remembers
     policy.remembers, prm.remembers = could if remember else (False, False)
-    rows: list[Row] = []
+    rows: list[Request] = []
     items: list[Any] = []
     submit, score = policy.submit, prm.score
     policy.submit = lambda new: (new := list(new), rows.extend(new), submit(new))[-1]  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def replay(bench: Bench, policy: Engine, recorded: Recording, live: int) -> floa
     before, policy.max_rows = policy.max_rows, min(policy.max_rows, 3 * live)
     policy.clear()
     rows = [
-        Row(r.ids, r.limit, r.seed, r.temperature, r.top_p, r.top_k, r.ends_on, r.state)
+        Request(r.ids, r.limit, r.seed, r.temperature, r.top_p, r.top_k, r.ends_on, r.state)
         for r in recorded.rows
     ]
     start = seconds(bench.device)
@@ -141,7 +141,7 @@ def one_prompt_a_call(bench: Bench, policy: Engine, prm: Engine, number: int) ->
             **({"temperature": ask.temperature} if ask.temperature else {}),
         )[0, ids.shape[1] :].tolist()  # fmt: skip
         flags = EOS if out[-1] in policy.eos_ids else STEP if out[-1] in ends else LENGTH
-        row = Row([], room, new_ids=out, logprobs=[0.0] * len(out), flags=flags, state=rule.start)
+        row = Request([], room, new_ids=out, logprobs=[0.0] * len(out), flags=flags, state=rule.start)
         return grown(
             prefix, row, policy, rule, bench.task, "policy", ask.until, bench.task.settings.max_tokens
         )

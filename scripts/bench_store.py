@@ -31,14 +31,14 @@ prepare_environment(1)
 import yaml  # noqa: E402  the environment comes first
 
 from pipeline.loop import close_round, prepare  # noqa: E402
-from pipeline.recipe import load  # noqa: E402
+from pipeline.processes.group import Processes  # noqa: E402
+from pipeline.recipe.read import load  # noqa: E402
 from pipeline.report.console import Console  # noqa: E402
 from pipeline.rows import Problem, Trace  # noqa: E402
-from pipeline.run import Run  # noqa: E402
-from pipeline.session import session  # noqa: E402
-from pipeline.stages import plan_stage, run_stage  # noqa: E402
+from pipeline.run.run import Run  # noqa: E402
+from pipeline.run.session import session  # noqa: E402
+from pipeline.stages.run import plan_stage, run_stage  # noqa: E402
 from pipeline.store.folder import StageFolder  # noqa: E402
-from pipeline.world import World  # noqa: E402
 
 ROWS, PROBLEMS, CHUNK = 1_000_000, 8_000, 40
 RECIPE = {
@@ -73,7 +73,7 @@ def base(folder: Path) -> None:
 
 def opened() -> Any:
     """A session on the run of this folder."""
-    return session(load(Path("r.yaml")), Console(quiet=True, main=False), World())
+    return session(load(Path("r.yaml")), Console(quiet=True, main=False), Processes())
 
 
 def traces(run: Run, problem: Problem, number: int, task: Any) -> Iterator[Trace]:

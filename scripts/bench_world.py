@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.models.engine import Engine
+from pipeline.engine.local import Engine
 from pipeline.rows import Question
 
 

@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.workspace import Workspace
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -35,20 +37,22 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 from claims_table import Evidence, document  # noqa: E402  the environment comes first
 
-from pipeline.compare import tokens_of  # noqa: E402
+from pipeline.commands.compare import tokens_of  # noqa: E402
 from pipeline.evaluate import accuracy  # noqa: E402
 from pipeline.evaluate.pool import Pool  # noqa: E402
 from pipeline.loop import run_loop  # noqa: E402
-from pipeline.recipe import Recipe, dump, fingerprint, load, method  # noqa: E402
+from pipeline.processes.group import Processes  # noqa: E402
+from pipeline.recipe.methods import method  # noqa: E402
+from pipeline.recipe.read import load  # noqa: E402
+from pipeline.recipe.shape import Recipe, dump, fingerprint  # noqa: E402
 from pipeline.report.console import Console  # noqa: E402
-from pipeline.report.metrics import by_round, read  # noqa: E402
 from pipeline.rows import Label, Trace  # noqa: E402
-from pipeline.run import Run  # noqa: E402
-from pipeline.session import session  # noqa: E402
-from pipeline.stages import engine_of, make_search, question_of, template_of  # noqa: E402
-from pipeline.status import open_run, run_status  # noqa: E402
+from pipeline.run.record import by_round, read  # noqa: E402
+from pipeline.run.run import Run  # noqa: E402
+from pipeline.run.session import open_run, session  # noqa: E402
+from pipeline.run.status import run_status  # noqa: E402
+from pipeline.stages.work import engine_of, make_search, question_of, template_of  # noqa: E402
 from pipeline.store.disk import DISK  # noqa: E402
-from pipeline.world import World  # noqa: E402
 
 GUIDED, PLAIN = "rest_mcts_countdown", "rest_em_countdown"
 VOTERS = 64  #: samples in a vote, where one number is asked for
@@ -92,11 +96,11 @@ class Asked:
 def finished(asked: Asked, name: str, make: Callable[[], Recipe]) -> Run:
     """A run that is complete; one that is absent is made, one that stopped goes on."""
     there = (asked.data / name / "recipe.yaml").is_file()
-    if not there or not run_status(name, asked.data, asked.checkpoints)["complete"]:
+    if not there or not run_status(name, Workspace(asked.data, asked.checkpoints))["complete"]:
         recipe = load(asked.data / name / "recipe.yaml") if there else make()
-        with session(recipe, Console(), World(), asked.data, asked.checkpoints) as run:
+        with session(recipe, Console(), Processes(), Workspace(asked.data, asked.checkpoints)) as run:
             run_loop(run)
-    return open_run(name, asked.data, asked.checkpoints)
+    return open_run(name, Workspace(asked.data, asked.checkpoints))
 
 
 def guided_run(asked: Asked, seed: int) -> Run:
@@ -163,10 +167,10 @@ class Sitting:
 
     def drive(self, what: str, settings: Any, asks_of: Callable[[Any], Any], window: int) -> Iterator[Any]:
         """(problem, rows, tokens charged by model), as problems end; `what` and problem name the draws."""
-        from pipeline.models.driver import Driver
+        from pipeline.engine.driver import Driver
 
         run = self.run
-        weights = {name: run.standing(name, run.recipe.rounds) for name in run.recipe.models}
+        weights = {name: run.versions.standing(name, run.recipe.rounds) for name in run.recipe.models}
         template = template_of(run, weights["policy"])
 
         def searches() -> Iterator[Any]:
@@ -240,7 +244,7 @@ class Sitting:
     def kept(self, what: str, ask: Callable[[], Columns], *more: Any) -> Columns:
         """What was answered before under the same weights and settings, or is answered now and kept."""
         run, asked = self.run, self.asked
-        weights = [run.standing(name, run.recipe.rounds).hash for name in sorted(run.recipe.models)]
+        weights = [run.versions.standing(name, run.recipe.rounds).hash for name in sorted(run.recipe.models)]
         constants = [self.ids, asked.samples, TEMPERATURE, DRAWS, run.recipe.seed, *more]
         place = asked.data / "claims" / f"{what}-{fingerprint([weights, constants])[:16]}.json"
         if not place.exists():

@@ -85,8 +85,8 @@ def end_tests() -> None:
 
 
 def tests(record: Any, out: Path, tiny: bool, seconds: float) -> None:
-    """The tests that need a GPU, in several processes; on a CPU those of the same files that do not. Rounds that
-    are killed and gone on with run beside the others.
+    """The tests that need a GPU, in several processes; on a CPU those of the same files that do not. Rounds
+    that are killed and gone on with run beside the others.
     """
     which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n"]
     running = {}
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_turns(given: argparse.Namespace, names: list[str]) -> int:
-    """Each part in a process of its own, one at a time; all set up what they need at once, while the tests run."""
+    """Each part in a process of its own, one at a time; all set up at once, while the tests run."""
     begun = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     same = [

@@ -11,34 +11,27 @@ from typing import Any
 import torch
 from gpu_world import Record, bytes_of, make, median_seconds, sync
 
-from pipeline.models.batch import Batch
-from pipeline.models.cuda_batch import DeviceBatch
-from pipeline.models.cuda_forward import Fast, gaps, kernels_of
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
+from pipeline.engine import cuda_engine
+from pipeline.engine.batch import Batch
+from pipeline.engine.cuda_batch import DeviceBatch
+from pipeline.engine.cuda_forward import Fast, gaps, kernels_of
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
 
 #: the engine's ways: (name, kind of batch, few launches, recorded as a graph)
 WAYS = (
-    ("few_graph", DeviceBatch, "products", True),
-    ("gates_late", DeviceBatch, "gates_late", True),
-    ("columns_ahead", DeviceBatch, "columns", True),
-    ("ahead_256", DeviceBatch, "256", True),
-    ("ahead_512", DeviceBatch, "512", True),
-    ("ahead_768", DeviceBatch, "768", True),
-    ("columns_256", DeviceBatch, "columns 256", True),
-    ("columns_512", DeviceBatch, "columns 512", True),
-    ("late_columns_512", DeviceBatch, "gates_late columns 512", True),
-    ("few_no_pdl", DeviceBatch, "no_pdl", True),
+    ("few_graph", DeviceBatch, "plain", True),  # as it is by default
+    ("products", DeviceBatch, "products", True),
+    ("products_no_pdl", DeviceBatch, "no_pdl", True),
 )
 SLOW = (
-    ("few_cublas", DeviceBatch, "plain", True),
-    ("few_eager", DeviceBatch, "products", False),
+    ("few_eager", DeviceBatch, "plain", False),
     ("hf_graph", DeviceBatch, "", True),
     ("each", Batch, "", False),
 )
 
 
-MANY = ("few_graph", "columns_ahead")  #: of the ways, those measured with many rows too
+MANY = ("few_graph",)  #: of the ways, those measured with many rows too
 
 
 def ceilings(record: Record, device: str, tiny: bool) -> None:
@@ -64,15 +57,13 @@ def set_way(engine: Engine, kind: type[Batch], few: str, graph: bool, kept: Any)
     engine.batch_kind, engine.records = kind, graph and engine.device.type == "cuda"
     engine.fast = kept if few else None
     if few and engine.device.type == "cuda":
-        from pipeline.models.cuda_kernels import ATTEND
-        from pipeline.models.cuda_products import Products
+        kept.products = None
+        if few != "plain":
+            from pipeline.engine.cuda_products import Products, fits
 
-        words = few.split()
-        kept.products = None if few == "plain" else Products(engine.device, few != "no_pdl")
-        if "gates_late" in words:
-            kept.products.late = frozenset({"gated"})
-        ATTEND.columns_ahead = "columns" in words
-        ATTEND.ahead = int(words[-1]) if words[-1].isdigit() else 0
+            if not all(fits(layer, kept.size) for layer in kept.layers):
+                raise ValueError("a product of these shapes cannot be cut: only torch's own run")
+            kept.products = Products(engine.device, few != "no_pdl")
 
 
 def prompts_of(size: int, number: int, least: int, most: int) -> list[list[int]]:
@@ -85,7 +76,7 @@ def steady(engine: Engine, rows: int, prompt: int, tokens: int, ask: int) -> tup
     """`rows` rows that all write `tokens` tokens after `prompt`: (tokens a second while they decode, all
     told)."""
     prompts = prompts_of(engine.model.config.vocab_size, rows, prompt, prompt)
-    todo = [Row(ids, tokens, seed=i, ends_on=0) for i, ids in enumerate(prompts)]
+    todo = [Request(ids, tokens, seed=i, ends_on=0) for i, ids in enumerate(prompts)]
     begun = sync(engine.device.type)
     engine.submit(todo)
     engine.step(1)  # reads the prompts
@@ -102,7 +93,7 @@ def queue(engine: Engine, number: int, live: int, most: int, ask: int) -> float:
     prompts = prompts_of(engine.model.config.vocab_size, number, 8, 16)
     engine.max_rows = live
     engine._batches.clear()
-    todo = [Row(ids, most, seed=i) for i, ids in enumerate(prompts)]
+    todo = [Request(ids, most, seed=i) for i, ids in enumerate(prompts)]
     begun = sync(engine.device.type)
     engine.submit(todo)
     while engine.busy:
@@ -115,23 +106,19 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
     folder = make(scratch / shape, shape, device)
     engine = Engine(folder, device=device, max_rows=max(rows), name=shape)
     if device == "cpu":  # the GPU's ways, in plain torch
-        engine._prepare_gpu()
+        cuda_engine.prepare(engine)
     kept = engine.fast
     record.note(f"{shape}/few_launches", kept is not None)
     if kept is None and not tiny:  # measured all the same; the gap says what is wrong
         kept = Fast(engine.model.base_model, kernels_of(engine.device))
     if kept is not None:
-        record.note(f"{shape}/few_launches/gaps", list(gaps(engine.model, kept, engine.head_of)))
+        record.note(f"{shape}/few_launches/gaps", list(gaps(engine.model, kept, engine.top)))
         record.attempt(f"{shape}/last_gaps", lambda: record.note(f"{shape}/gaps", last_gaps(engine, kept)))
     prompt, tokens = (12, 9) if tiny else (256, 256)
     if device == "cuda":
         set_way(engine, *ways[0][1:], kept)
         engine.max_rows = rows[0]
         steady(engine, rows[0], prompt, 4, 4)  # compiles
-        for way in ways:
-            if way[2] in ("columns", "512"):
-                set_way(engine, *way[1:], kept)
-                steady(engine, rows[0], prompt, 4, 4)
     record.ready()
     best = 0.0
     chosen = ways[0]
@@ -143,9 +130,11 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
                 continue
             if number > rows[0] and name not in MANY:
                 continue  # what is slow at few rows need not be measured at many
-            set_way(engine, kind, few, graph, kept)
 
-            def measure(name: str = name, number: int = number) -> float:
+            def measure(
+                name: str = name, kind: Any = kind, few: str = few, graph: bool = graph, number: int = number
+            ) -> float:
+                set_way(engine, kind, few, graph, kept)
                 steady(engine, number, prompt, 4, 4)  # compiles, records
                 rate, all_told = steady(engine, number, prompt, tokens, 16)
                 key = f"{shape}/{name}/{number}"
@@ -191,20 +180,21 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
 
 @torch.inference_mode()
 def last_gaps(engine: Engine, kept: Any) -> dict[str, float]:
-    """How far the last tokens' logits part from transformers' own in float32, as a share of their norm: read in few
-    launches, written by plain products and by those with what stands between them, and transformers' own in half
-    precision."""
-    from pipeline.models.cache import Stash
+    """How far the last tokens' logits part from transformers' own in float32, as a share of their norm: read
+    in few launches, written by torch's products and by those with what stands between them, and transformers'
+    own in half precision.
+    """
+    from pipeline.engine.cache import Stash
 
     ids = torch.arange(48, device=engine.device).view(2, -1) % engine.num_tokens
     half = engine.model(input_ids=ids, use_cache=False).logits[:, -1].float()
     single = copy.deepcopy(engine.model).float()(input_ids=ids, use_cache=False).logits[:, -1]
     held = [Stash() for _ in kept.layers]
-    found = {"transformers": half, "read": engine.head_of(kept.read(ids, held))[:, -1]}
+    found = {"transformers": half, "read": engine.top(kept.read(ids, held))[:, -1]}
     last, products = torch.full((2,), 23, device=engine.device), kept.products
     for name, using in (("products", products), ("plain", None)):
         kept.products = using
-        found[name] = engine.head_of(kept.write(ids[:, -1], last, held))
+        found[name] = engine.top(kept.write(ids[:, -1], last, held))
     kept.products = products
     return {name: float((one.float() - single).norm() / single.norm()) for name, one in found.items()}
 
@@ -214,7 +204,7 @@ def profile(record: Record, engine: Engine, rows: int, prompt: int) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     todo = [
-        Row(ids, 64, seed=i, ends_on=0)
+        Request(ids, 64, seed=i, ends_on=0)
         for i, ids in enumerate(prompts_of(engine.model.config.vocab_size, rows, prompt, prompt))
     ]
     engine.submit(todo)

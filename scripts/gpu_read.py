@@ -12,7 +12,8 @@ import torch
 from gpu_decode import prompts_of
 from gpu_world import Record, bytes_of, make, sync
 
-from pipeline.models.engine import Engine
+from pipeline.engine import cuda_engine
+from pipeline.engine.local import Engine
 
 
 def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) -> None:
@@ -20,7 +21,7 @@ def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
     folder = make(scratch / f"{shape}-prm", shape, device, head=True)
     engine = Engine(folder, head="value", device=device, name="prm")
     if device == "cpu":  # the GPU's ways, in plain torch
-        engine._prepare_gpu()
+        cuda_engine.prepare(engine)
     kept = engine.fast
     record.note(f"{shape}/prm_few_launches", kept is not None)
     record.ready()
@@ -56,8 +57,10 @@ def score(record: Record, scratch: Path, device: str, shape: str, tiny: bool) ->
 
 
 def search(record: Record, seed: Path, scratch: Path, device: str, tiny: bool) -> None:
-    """ReST-MCTS* on countdown, a search against its own asks replayed flat: with random weights of a model that
-    keeps a GPU busy, which write in the seed's tokens, and with the seed itself, where the host has the work."""
+    """ReST-MCTS* on countdown, a search against its own asks replayed flat: with random weights of a model
+    that keeps a GPU busy, which write in the seed's tokens, and with the seed itself, where the host has the
+    work.
+    """
     from bench_search import make_prm, run_searches
     from bench_world import Bench
     from transformers import AutoTokenizer
@@ -93,7 +96,7 @@ def searched(
     """As many searches as live at a time; `every`: tokens between two looks at who may join."""
     from bench_search import forward, replay, run_searches
 
-    from pipeline.models import driver
+    from pipeline.engine import driver
 
     before, driver.JOIN_EVERY = driver.JOIN_EVERY, every
     try:

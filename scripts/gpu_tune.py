@@ -21,7 +21,7 @@ class World:
     """The tensors of one product of a shape, for several layers."""
 
     def __init__(self, shape: str, rows: int, layers: int) -> None:
-        from pipeline.models.lean import _Product
+        from pipeline.engine.cpu_forward import _Product
 
         like = SHAPES[shape]
         self.width, inner = like["hidden_size"], like["intermediate_size"]
@@ -58,8 +58,8 @@ class World:
 
     def launch(self, name: str, pdl: bool) -> Any:
         """What runs one layer of a product, or of attention."""
-        from pipeline.models import cuda_kernels
-        from pipeline.models.cuda_products import Products, Weighed
+        from pipeline.engine import cuda_kernels
+        from pipeline.engine.cuda_products import Products, Weighed
 
         products = Products(torch.device("cuda"), pdl)
         squares = None if name == "attend" else self.rows[name].float().square().sum(1) / 24
@@ -86,7 +86,7 @@ class World:
 
     def gap(self, name: str, run: Any) -> float:
         """How far a launch is from plain torch in single precision, as a share of its norm."""
-        from pipeline.models import cuda_plain as plain
+        from pipeline.engine import cuda_plain as plain
 
         product, rows = self.products.get(name, [None])[0], self.rows.get(name)
         keys, values = self.caches[0]
@@ -112,7 +112,7 @@ class World:
 
     def plain(self, name: str) -> Any:
         """The same with a library's product and the launches behind it."""
-        from pipeline.models import cuda_kernels as kernels
+        from pipeline.engine import cuda_kernels as kernels
 
         def run(layer: int) -> None:
             product, rows = self.products[name][layer], self.rows[name]
@@ -190,7 +190,7 @@ def cuts(name: str, shape: str, rows: int) -> list[dict[str, int]]:
 
 def use(name: str, shape: str, cut: dict[str, int]) -> None:
     """Let a product be cut so."""
-    from pipeline.models import cuda_kernels, cuda_products
+    from pipeline.engine import cuda_kernels, cuda_products
 
     if name == "attend":
         for key, value in cut.items():

@@ -116,9 +116,10 @@ def word_tokenizer(size: int) -> Any:
 
 
 def make(folder: Path, shape: str, device: str, head: bool = False, words: Any = None) -> Path:
-    """A Qwen2 (with `words` Llama) folder of this shape with random weights, made on the device, by one process at a time: nearly
-    uniform next tokens, one in 57 ends. head: a reward model with a scalar head. words: another tokenizer, of
-    whose few tokens one ends."""
+    """A Qwen2 (with `words` Llama) folder of this shape with random weights, made on the device, by one
+    process at a time: nearly uniform next tokens, one in 57 ends. head: a reward model with a scalar head.
+    words: another tokenizer, of whose few tokens one ends.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import recipe as recipes  # noqa: E402
+from pipeline.recipe import read as recipes  # noqa: E402
 from pipeline.settings import GateRule, Settings, StageSettings, change_kind  # noqa: E402
 
 HEAD = """# The recipe, key by key
@@ -27,10 +27,17 @@ refuses a change with a diff.
 """
 
 
+#: what a key that names a model takes, by its mark
+ACTS = {"any": "model", "writes": "policy", "scores": "reward model", "chooses": "judge"}
+
+
 def _type(annotation: Any) -> str:
     text = re.sub(r"\b(typing|pipeline\.\w+|collections\.abc)(\.\w+)*\.", "", str(annotation))
     text = re.sub(r"<class '([\w.]+)'>", lambda m: m[1].rsplit(".", 1)[-1], text)
-    text = re.sub(r"Annotated\[str, <[^>]*>\]", "model", text)
+    for does, said in ACTS.items():
+        text = re.sub(rf"Annotated\[str, Act\(does='{does}'\)(, <[^>]*>)?\]", said, text)
+    text = re.sub(r"Annotated\[int, [^\]]*\]", "int", text)
+    text = re.sub(r"Union\[([^\[\]]*)\]", lambda m: m[1].replace(", ", " | "), text)
     return text.replace("NoneType", "none").replace("None", "none").replace("|", "or")
 
 

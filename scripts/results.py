@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.report.metrics import by_round, read  # noqa: E402
+from pipeline.run.record import by_round, read  # noqa: E402
 
 DATA = Path("data")
 

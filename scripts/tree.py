@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
-LIMIT = 92
+LIMIT = 110  #: characters of a phrase; a longer one ends with its first clause that stands alone
 
 
 def phrase(path: Path) -> str:
@@ -24,8 +24,15 @@ def phrase(path: Path) -> str:
         said = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].replace("\n", " ")
     else:
         said = text.split("\n")[0].removeprefix("#").strip()
-    said = re.split(r"(?<=[a-z0-9)`*])[.:](?: |$)", said)[0].rstrip(".")
-    return said if len(said) <= LIMIT else said[:LIMIT].rsplit(" ", 1)[0] + " ..."
+    said = re.split(r"(?<=[a-z0-9)`*])(?<!et al)(?<!e\.g)\.(?: |$)", said)[0].rstrip(".")
+    while len(said) > LIMIT and (clause := re.match(r"(.{24,})[,;:] ", said)) and whole(clause[1]):
+        said = clause[1]
+    return said
+
+
+def whole(said: str) -> bool:
+    """No bracket and no backquote is left open."""
+    return said.count("(") == said.count(")") and said.count("`") % 2 == 0
 
 
 def tree() -> str:

@@ -1,7 +1,7 @@
-"""The inside of the answer jail: a process of its own that compares two answers with math-verify, and is
-easy to kill.
+"""The inside of the answer jail: a process of its own that compares two answers with sympy, and is easy to
+kill.
 
-Started by `jail.py` as a plain script under `python -I`, so it shares no module, no environment and no open
+Started by `jail.py` as a plain script under `python -I`, so it shares no memory, no environment and no open
 file with the training process. It reads frames of JSON (4 bytes of length, then the text) and answers each
 job with one frame. Memory, CPU time, files and processes are limited by the kernel; an audit hook refuses
 what a comparison never needs. It is not a sandbox for code, and needs not to be: no text is ever executed,
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 MAX_FRAME = 64 * 1024 * 1024
+MAX_PAIR = 4_000  #: characters of two answers together; `compare.py` sends fewer
 REFUSED = (
     "os.",
     "subprocess.",
@@ -101,41 +102,19 @@ def _disarm_sympy() -> None:
                 setattr(module, name, _numbers_only)
 
 
-def _one_piece(text: str) -> bool:
-    """Do the braces balance, and none closes more than was opened?"""
-    depth = 0
-    for brace in re.findall(r"[{}]", re.sub(r"\\[\\{}]", "", text)):
-        depth += 1 if brace == "{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def _make_same() -> Callable[[str, str], bool | None]:
-    from math_verify import LatexExtractionConfig, parse, verify
+    from pipeline.answers import sameness
+    from pipeline.answers._symbols import Sympy
+    from pipeline.answers.forms import read
 
     _disarm_sympy()
-    whole = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    def read(text: str) -> list[Any]:
-        if not _one_piece(text):
-            raise ValueError("its braces would close the box")
-        # As one box, and only that: math-verify would otherwise pick any number out of a text that it
-        # cannot read.
-        return parse(
-            "\\boxed{" + text + "}",
-            whole,
-            fallback_mode="no_fallback",
-            extraction_mode="first_match",
-            parsing_timeout=None,
-            raise_on_error=True,
-        )
+    algebra = Sympy()
 
     def same(answer: str, gold: str) -> bool | None:
-        wanted, found = read(gold), read(answer)
-        if not wanted or not found:
+        if len(answer) + len(gold) > MAX_PAIR:
             return None
-        return bool(verify(wanted, found, timeout_seconds=None, raise_on_error=True))
+        one, other = sorted((answer, gold))  # so that the order of the two never counts
+        return sameness.same(read(one), read(other), algebra)
 
     return same
 
@@ -186,7 +165,7 @@ def main() -> None:
     setup = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _die_with_parent(setup["parent"])
-    sys.path[:] = setup["path"]
+    sys.path[:] = [*setup["path"], setup["code"]]
     sys.dont_write_bytecode = True
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints may reach the replies
@@ -196,7 +175,7 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
-    sys.addaudithook(_guard(tuple(path for path in sys.path if path) + (sys.base_prefix, sys.prefix)))
+    sys.addaudithook(_guard(tuple(path for path in setup["path"] if path) + (sys.base_prefix, sys.prefix)))
 
     def reply(message: dict[str, Any]) -> None:
         data = json.dumps(message).encode()

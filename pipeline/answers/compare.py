@@ -1,21 +1,23 @@
-"""Is an answer the gold one? Text first, then exact rational numbers, and only then sympy, in the jail.
+"""Is an answer the gold one? Text first, then exact numbers and forms, and only then sympy, in the jail.
 
     same("1/2", "0.5")                      True, without a jail
-    same("x+1", "1 + x")                    True, by math-verify in a worker process
+    same("x+1", "1 + x")                    True, by sympy in a worker process
     same("18 dollars", "18", kind="numeric")
 
-"Cannot compare" counts as not the same. This module never imports sympy and never evaluates text.
+`same` is symmetric. "Cannot compare" counts as not the same. This module never imports sympy and never
+evaluates text. What counts as equal is told in `docs/answers.md`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from pipeline.answers import extract, jail
+from pipeline.answers import forms, jail, sameness
+from pipeline.answers.looks import plain, tidy
+from pipeline.answers.numbers import quantity
 
 Kind = Literal["exact", "numeric", "math"]
 
@@ -31,9 +33,10 @@ _ACTIVE = re.compile(
 def same(answer: str | None, gold: str | None, *, kind: Kind = "math", tolerance: float = 0.0) -> bool:
     """Does the answer equal the gold one?
 
-    exact: equal once looks are taken away (`extract.plain`), letter case kept. numeric: equal as numbers,
-    units after a number ignored, `10%` equal to 10 and to 0.1, within the relative `tolerance` (absolute
-    where gold is 0). math: exact, numeric, or equal to math-verify.
+    exact: equal once looks are taken away (`looks.plain`), letter case kept. numeric: equal as numbers, a
+    name before (`x = 5`) and a unit after them dropped unless both have one and they differ, `10%` equal to
+    10 and to 0.1, within the relative `tolerance` (of the larger; absolute where one is 0). math: exact,
+    numeric, or the same mathematical object.
     """
     verdict = _quick(answer, gold, kind, tolerance)
     if verdict is None:
@@ -50,13 +53,21 @@ def same_many(
     verdicts = [_quick(answer, gold, kind, tolerance) for answer, gold in pairs]
     open_pairs = list(
         {
-            (a, g)
+            _ordered(a, g)
             for (a, g), v in zip(pairs, verdicts, strict=True)
             if v is None and a is not None and g is not None
         }
     )
     known = dict(zip(open_pairs, jail.default_jail().same_many(open_pairs), strict=True))
-    return [bool(known[pair]) if v is None else v for pair, v in zip(pairs, verdicts, strict=True)]  # type: ignore[index]
+    return [
+        bool(known[_ordered(str(a), str(g))]) if v is None else v
+        for (a, g), v in zip(pairs, verdicts, strict=True)
+    ]
+
+
+def _ordered(answer: str, gold: str) -> tuple[str, str]:
+    """The jail sees a pair in one order, whichever of the two is gold."""
+    return (answer, gold) if answer <= gold else (gold, answer)
 
 
 def comparable(text: str) -> bool:
@@ -82,43 +93,29 @@ def comparable(text: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
+def _asked(one: str, other: str) -> bool | None:
+    return jail.default_jail().same_math(one, other)
+
+
 def _jailed(answer: str, gold: str) -> bool | None:
-    return jail.default_jail().same_math(answer, gold)
+    return _asked(*_ordered(answer, gold))
 
 
 def _quick(answer: str | None, gold: str | None, kind: Kind, tolerance: float) -> bool | None:
     """The verdict where no jail is needed, else None."""
     if not answer or not gold or not answer.strip() or not gold.strip():
         return False
-    if extract.plain(answer) == extract.plain(gold):
+    if answer == gold or plain(answer) == plain(gold):
         return True
     if kind == "exact":
         return False
-    units = kind == "numeric"
-    found, wanted = extract.number(answer, units=units), extract.number(gold, units=units)
+    loose = kind == "numeric"
+    found, wanted = quantity(answer, loose=loose), quantity(gold, loose=loose)
     if found is not None and wanted is not None:
-        shares = {"%" in answer, "%" in gold} == {True, False}
-        return _equal(answer, found, gold, wanted, tolerance) or (
-            shares
-            and _equal(
-                answer,
-                found / 100 if "%" in answer else found,
-                gold,
-                wanted / 100 if "%" in gold else wanted,
-                tolerance,
-            )
-        )
-    if kind == "numeric" or not (comparable(answer) and comparable(gold)):
+        return sameness.same_quantity(found, wanted, (answer, gold), tolerance=tolerance, strict=not loose)
+    if loose or not (comparable(tidy(answer[: MAX_ANSWER + 1])) and comparable(tidy(gold[: MAX_ANSWER + 1]))):
         return False
-    return None
-
-
-def _equal(answer: str, found: Fraction, gold: str, wanted: Fraction, tolerance: float) -> bool:
-    if found == wanted:
-        return True
-    distance = abs(found - wanted)
-    if tolerance > 0:
-        return distance <= Fraction(tolerance) * (abs(wanted) or 1)
-    # a number written to six decimals or more stands for what it rounds (1/3 and 0.333333), as in math-verify
-    rounded = any(re.search(r"\.\d{6,}", text) for text in (answer, gold))
-    return rounded and distance < Fraction(1, 1_000_000)
+    try:
+        return bool(sameness.same(forms.read(answer), forms.read(gold), sameness.NoAlgebra()))
+    except sameness.Undecided:
+        return None

@@ -50,6 +50,7 @@ class _Worker:
         setup = {
             "parent": os.getpid(),
             "path": [os.path.abspath(p) for p in sys.path if p],
+            "code": str(Path(__file__).resolve().parents[2]),
             "seconds": seconds,
             "memory_mb": memory_mb,
         }

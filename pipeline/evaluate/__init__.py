@@ -1,17 +1,27 @@
 """Models -> numbers, and the gate. Evaluation is gold's other reader beside the labellers.
 
-A method is one file: `Settings(EvaluateSettings)`, `answer(question, settings, model, search) ->
-Asks[list[Trace]]` (one model on one problem) and `measure(outcomes, settings, ...)`, which turns
-per-problem outcomes into metrics with 95 % intervals.
+A method is one file with the hooks of `EvaluateMethod`. In the order of their calls: `answer` is what one
+model does on one problem, a generator of asks; `grade` holds the rows against gold; both are committed. Then,
+from the rows on disk (an incumbent's may be an earlier round's), `outcomes` sums up a problem, `measure`
+makes metrics with 95 % intervals of all problems, and `health` says whether such a model may go on.
+`metrics` and `panels` declare beforehand what is measured, for the gate, the console and the report.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from pipeline.settings import ModelName, StageSettings
+from pipeline.asks import Asks
+from pipeline.rows import Group, Label, Problem, Question, Trace
+from pipeline.settings import Cost, Length, ModelName, NotBuilt, StageSettings, module_of, optional
+from pipeline.tasks import BaseTask
+
+Search = Callable[[Question], Asks[list[Any]]]  #: a generate method, ready to be asked by one model
 
 
 class EvaluateSettings(StageSettings):
@@ -26,3 +36,133 @@ class EvaluateSettings(StageSettings):
     split: Literal["train", "dev", "test"] = "dev"
     problems: int | None = Field(None, ge=1, description="at most this many problems of the split; none: all")
     search: dict[str, Any] | None = Field(None, description="act by a generate method: {generate: beam, ...}")
+
+    @property
+    def measured(self) -> list[str]:
+        """The models that it measures."""
+        return [self.of] if isinstance(self.of, str) else list(self.of)
+
+    @property
+    def on_split(self) -> str:
+        return self.split
+
+    def acting(self, model: str | None = None) -> Any:
+        """The settings of the generate method that a model acts by (the first measured one by default); None
+        where there is no `search`, or no such method.
+
+        Raises:
+            pydantic.ValidationError: `search` has wrong keys; `check` says which.
+        """
+        if self.search is None:
+            return None
+        given = {key: value for key, value in self.search.items() if key != "generate"}
+        try:
+            kind = module_of("generate", str(self.search.get("generate"))).Settings
+        except NotBuilt:
+            return None
+        return kind.model_validate(given | {"by": model or self.measured[0]})
+
+    def answering(self, model: str, task: Length) -> Cost:
+        """What one model's answers to a problem cost; a search's are what its method says."""
+        acting = self.acting(model)
+        return Cost(written={model: task.typical_tokens}, traces=1) if acting is None else acting.cost(task)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        return sum((self.answering(model, task) for model in self.measured), Cost())
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a look at a model's metrics found: things to say, and things that must not pass."""
+
+    warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric that an evaluation writes, as it may be named before anything has run."""
+
+    name: str  #: as `measure` writes it: accuracy/greedy
+    says: str  #: what a reader calls it: greedy accuracy
+    less: bool = False  #: less is better
+    share: bool = True  #: from 0 to 1, shown in per cent
+    headline: bool = False  #: said when the stage ends, and a column of the round table
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure that an evaluation offers the report.
+
+    metrics: metric -> what a reader calls it. A name that ends in "/" stands for all metrics that begin so
+    (`calibration/`), whose rest is theirs: a bin, a percentage. kind:
+    - curve: each metric by round, with its `/low` and `/high` where they are there;
+    - bars: the newest round's metrics side by side;
+    - table: a row a round, a column a metric;
+    - calibration: `PREFIX/BIN/score`, `/true`, `/share`;
+    - roc: `PREFIX/PERCENT`, the share of true points found where that many per cent of the false ones pass.
+    """
+
+    section: str  #: the question that its section of the report answers: Can I trust the PRM?
+    title: str
+    kind: Literal["curve", "bars", "table", "calibration", "roc"]
+    metrics: Mapping[str, str]
+    note: str = ""
+    share: bool = True  #: in per cent
+
+
+class EvaluateMethod(Protocol):
+    """What a file in evaluate/ has."""
+
+    Settings: type[EvaluateSettings]
+
+    def answer(
+        self, question: Question, settings: Any, model: str, search: Search | None, given: Group | None
+    ) -> Asks[list[Any]]:
+        """What one model does on one problem: Trace rows (their ids and `model` hold its name), Labels that
+        it made, Node and Dropped rows. search: the generate method that it acts by, where the recipe names
+        one. given: the problem's rows from `from`; None without.
+        """
+        ...
+
+    @optional
+    def grade(self, problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
+        """Labels of a problem's rows by its gold answer; none."""
+        return []
+
+    def outcomes(
+        self,
+        problem: Problem,
+        traces: Sequence[Trace],
+        labels: Sequence[Label],
+        settings: Any,
+        model: str,
+        task: BaseTask,
+    ) -> Any:
+        """One model on one problem, compact; rows of other models are to be passed over. All problems'
+        outcomes are in memory at once.
+        """
+        ...
+
+    def measure(self, found: Mapping[str, Sequence[Any]], settings: Any) -> dict[str, float]:
+        """Metrics without the stage's name. Keys of `found`: those of `of` in order, `NAME@incumbent`."""
+        ...
+
+    def metrics(self, settings: Any) -> list[Metric]:
+        """What `measure` will write, as far as it is known beforehand."""
+        ...
+
+    @optional
+    def panels(self, settings: Any) -> list[Panel]:
+        """The figures that the report draws of it; none."""
+        return []
+
+    @optional
+    def health(self, metrics: Mapping[str, float], settings: Any) -> Health:
+        """Is the first model of `of` fit to go on? A failure refuses it at the gate; well."""
+        return Health()
+
+
+def contract(module: ModuleType) -> type:
+    """The Protocol that a module has to keep."""
+    return EvaluateMethod

@@ -3,36 +3,35 @@ intervals.
 
     measure: {evaluate: accuracy, of: policy, split: dev, samples: 8, value: prm, votes: [majority, weighted]}
 
-Beside accuracy it says what users of such loops lost weeks without (METHODS 32, issue threads in
-RELIABILITY 1): length, answers cut by the limit, missing ends, missing answers, the share of right answers
-whose trace holds a wrong step (trace error, arXiv:2211.14275), distinct traces, and the distance to the
-base in nats a token. Metric names: `compare.py`.
+Beside accuracy it says what users of such loops lost weeks without: length, answers cut by the limit, missing
+ends, missing answers, the share of right answers whose trace holds a wrong step (trace error,
+arXiv:2211.14275), distinct traces, and the distance to the base in nats a token. Metric names: `paired.py`.
 
 Not here: whether the model may take over (`gate.py`), drawing (the driver), what is right (the task).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.evaluate import EvaluateSettings
-from pipeline.evaluate.compare import Measured, aligned, tabulate
-from pipeline.evaluate.gate import Health
+from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
+from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate.intervals import resample
-from pipeline.evaluate.outcomes import Outcome, columns, one_outcome
-from pipeline.models.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
-from pipeline.rows import Label, Problem, Question, Trace
-from pipeline.settings import ModelName
+from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
+from pipeline.evaluate.paired import Measured, aligned, tabulate
+from pipeline.rows import Group, Label, Problem, Question, Trace
+from pipeline.settings import Cost, Length, ModelName, RewardModelName
 from pipeline.tasks import BaseTask
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.vote import Kind, Rule, rule
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
 GOLD = "gold"  #: the labeller of what the task itself says: right or wrong, and the step oracle's verdicts
 KL = "kl"  #: the labeller whose `value` is the log-ratio to the base in nats, summed over a trace's tokens
-SCORED_VOTES = ("best", "weighted", "borda")
 
 
 class Settings(EvaluateSettings):
@@ -43,11 +42,17 @@ class Settings(EvaluateSettings):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off")
     max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
-    value: ModelName | None = Field(None, description="a PRM that scores the samples")
+    value: RewardModelName | None = Field(None, description="a PRM that scores the samples")
     aggregate: Aggregate = Field("last", description="step scores -> one score a trace")
-    votes: tuple[str, ...] = Field((), description="rules of vote/: majority, best, weighted, ...")
+    votes: tuple[str | dict[str, Any], ...] = Field(
+        (), description="rules of vote/: majority, best, weighted, {use: weighted, aggregate: min}, ..."
+    )
     k: tuple[int, ...] = Field((), description="the k of pass@k and maj@k; none: 2, 4, 8, ... up to samples")
-    kl: ModelName | None = Field(None, description="the base to measure the distance to; true: the seed")
+    kl: ModelName | None = Field(
+        None,
+        description="the base to measure the distance to; true: the seed",
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "boolean"}, {"type": "null"}]},
+    )
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
 
     @model_validator(mode="before")
@@ -67,17 +72,59 @@ class Settings(EvaluateSettings):
             raise ValueError("each k is 1 or more")
         return tuple(sorted(set(k)))
 
+    @field_validator("votes")
+    @classmethod
+    def _votes_known(cls, votes: tuple[Any, ...]) -> tuple[Any, ...]:
+        labels = [rule(each).label for each in votes]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands twice")
+        return votes
+
     @model_validator(mode="after")
     def _samples_suffice(self) -> Settings:
-        if self.search is not None:
+        own = [each.label for each in self.rules if each.settings.step_rule]
+        if own and (self.search is not None or not self.value):
+            raise ValueError(
+                f"votes: {', '.join(own)}: an aggregate of its own needs samples whose steps are scored: set "
+                "value, and no search"
+            )
+        if self.search is not None or self.from_:
             return self
         if self.votes and not self.samples:
             raise ValueError("votes need samples: set samples to 1 or more")
         if self.k and max(self.k) > self.samples:
             raise ValueError(f"k={max(self.k)} is more than samples={self.samples}")
-        if not self.value and (scored := [rule for rule in self.votes if rule in SCORED_VOTES]):
+        if not self.value and (scored := [each.label for each in self.rules if each.settings.scored]):
             raise ValueError(f"votes by {', '.join(scored)} need a reward model: set value")
         return self
+
+    @functools.cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The votes, ready to be asked."""
+        return tuple(map(rule, self.votes))
+
+    @functools.cached_property
+    def score_kind(self) -> Kind:
+        """What the traces' own scores are: as the search says that wrote them, or as they are aggregated."""
+        acting = self.acting()
+        return kind_of(self.aggregate) if acting is None else acting.score_kind
+
+    @property
+    def chosen(self) -> bool:
+        """Is there one answer that a search, or the stage in `from`, stands for, and no greedy one?"""
+        return self.search is not None or bool(self.from_)
+
+    @property
+    def completion_limit(self) -> int:
+        return self.max_tokens
+
+    def answering(self, model: str, task: Length) -> Cost:
+        if self.chosen:
+            return super().answering(model, task) if self.search is not None else Cost()
+        tokens = min(task.typical_tokens, self.max_tokens or task.typical_tokens)
+        read = {self.value: self.samples * tokens} if self.value else {}
+        far = Cost(read={self.kl: (1 + self.samples) * tokens}) if self.kl and self.kl != model else Cost()
+        return Cost({model: (1 + self.samples) * tokens}, read, 1 + self.samples) + far
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -89,14 +136,17 @@ def answer(
     question: Question,
     settings: Settings,
     model: str,
-    search: Callable[[Question], Asks[list[Any]]] | None = None,
+    search: Search | None = None,
+    given: Group | None = None,
 ) -> Asks[list[Any]]:
-    """One model on one problem: trace 0 is greedy, 1.. are samples; or what the search gives.
+    """One model on one problem: trace 0 is greedy, 1.. are samples; or what the search gives, or `from`.
 
     Returns Traces (`model` = its name in `of`; ids hold it too), Labels with the PRM's step scores
     (`labeller` = the PRM), Labels with the log-ratio to the base (`labeller` = "kl"), and a search's Nodes
     and Dropped rows.
     """
+    if given is not None:
+        return [_named(trace, question.id, model) for trace in given.traces]
     if search is not None:
         found = yield from search(question)
         return [_named(row, question.id, model) for row in found]
@@ -201,7 +251,9 @@ def outcomes(
     mine = [trace for trace in traces if trace.model == model]
     gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
     ratios = {label.trace_id: label.value for label in labels if label.labeller == KL}
-    return one_outcome(problem, mine, gold, ratios, settings.votes, settings.search is not None, task)
+    steps = {label.trace_id: label.step_scores or [] for label in labels if label.labeller == settings.value}
+    ballot = Ballots(settings.rules, settings.score_kind, steps)
+    return one_outcome(problem, mine, gold, ratios, ballot, settings.chosen, task)
 
 
 def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[str, float]:
@@ -214,22 +266,57 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
     weights = resample(len(ids), settings.resamples)
     measured: dict[str, Measured] = {}
     for name, rows in by_id.items():
-        measured[name] = columns([rows[i] for i in ids], settings.ks, settings.votes)
+        measured[name] = columns([rows[i] for i in ids], settings.ks, [each.label for each in settings.rules])
     return {"problems": float(len(ids)), **tabulate(measured, weights)}
 
 
-def metric_names(settings: Settings) -> list[str]:
+def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run (bins and sources are known only after)."""
-    head = "search" if settings.search is not None else "greedy"
-    names = [f"accuracy/{head}", *(f"accuracy/{rule}" for rule in settings.votes)]
-    if settings.samples or settings.search is not None:
-        names += ["accuracy/sampled", "distinct/samples"]
-        names += [f"{kind}@{k}" for k in settings.ks for kind in ("pass", "maj")]
-    names += ["length/mean", "truncated", "missing_eos", "no_answer", "trace_error", "distinct"]
-    return [*names, "kl"] if settings.kl else names
+    head = "search" if settings.chosen else "greedy"
+    found = [Metric(f"accuracy/{head}", f"{head} accuracy", headline=True)]
+    found += [
+        Metric(f"accuracy/{each.label}", f"vote: {each.label}", headline=True) for each in settings.rules
+    ]
+    if settings.samples or settings.chosen:
+        found += [
+            Metric("accuracy/sampled", "accuracy of a sample", headline=True),
+            Metric("distinct/samples", "different samples"),
+        ]
+        kinds = {"pass": "any of {} is right", "maj": "majority of {}"}
+        found += [Metric(f"{kind}@{k}", says.format(k)) for k in settings.ks for kind, says in kinds.items()]
+    found += [
+        Metric("length/mean", "tokens an answer", less=True, share=False),
+        Metric("truncated", "cut by the limit", less=True),
+        Metric("missing_eos", "answered, never ended", less=True),
+        Metric("no_answer", "no answer", less=True),
+        Metric("trace_error", "right by a wrong step", less=True),
+        Metric("distinct", "right or different traces"),
+    ]
+    return (
+        [*found, Metric("kl", "nats a token from the base", less=True, share=False)] if settings.kl else found
+    )
 
 
-#: RELIABILITY 20: a policy whose traces are identical or empty
+def panels(settings: Settings) -> list[Panel]:
+    """Accuracy by round, pass@k and maj@k, and the signs of a policy that goes astray."""
+    learning, known = "Did it learn?", metrics(settings)
+    signs = {each.name: each.says for each in known if each.less}
+    found = [
+        Panel(
+            learning,
+            "Accuracy by round",
+            "curve",
+            {each.name: each.says for each in known if each.name.startswith("accuracy/")},
+            "with 95 % intervals",
+        ),
+        *(Panel("What else changed?", says, "curve", {name: says}) for name, says in signs.items()),
+    ]
+    if drawn := {each.name: each.says for each in known if each.name.startswith(("pass@", "maj@"))}:
+        found.append(Panel(learning, "Several samples", "bars", drawn, "any right, and the majority"))
+    return found
+
+
+#: a policy whose traces are identical or empty
 WARN_DISTINCT, STOP_DISTINCT, ENOUGH_TRACES = 0.20, 0.05, 20
 
 

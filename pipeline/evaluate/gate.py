@@ -1,7 +1,7 @@
 """The gate: may this round's weights take over?
 
 It refuses only what is surely worse: the paired 95 % upper bound of the change lies below -margin
-(ARCHITECTURE 6). It reads metrics, never rows. A model that had no working weights before skips the
+(docs/design.md, 1). It reads metrics, never rows. A model that had no working weights before skips the
 comparison; limits (`at_most`) and a reward model's health check always count.
 
 For a metric of which less is better (trace_error, brier, ...) a margin works the other way round: refused
@@ -12,23 +12,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import RecipeError
+from pipeline.evaluate import Health
 from pipeline.settings import GateRule
-
-#: the metrics of which less is better, by the name after the stage's
-LESS_IS_BETTER = ("trace_error", "truncated", "missing_eos", "no_answer", "length/mean", "kl", "brier", "ece")
-
-
-@dataclass(frozen=True)
-class Health:
-    """What a look at a model's metrics found: things to say, and things that must not pass."""
-
-    warnings: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,22 +34,18 @@ class Decision:
         return asdict(self)
 
 
-def less_is_better(metric: str) -> bool:
-    """Is a smaller value of this metric (with its stage in front) the better one?"""
-    name = metric.partition("/")[2].partition("@")[0]
-    return name in LESS_IS_BETTER
-
-
 def decide(
     rules: GateRule | Sequence[GateRule],
     metrics: Mapping[str, float],
     first: bool,
     health: Health | None = None,
+    less: Collection[str] = (),
 ) -> Decision:
     """Promote or refuse one model.
 
     rules: none promote whatever passes its health check. metrics: the round's, with the stage in front.
-    first: the model had no working weights before.
+    first: the model had no working weights before. less: the rules' metrics of which less is better, as their
+    evaluations declare.
 
     Raises:
         RecipeError: a rule names a metric that no stage wrote. Not where the health check failed: the model
@@ -73,7 +59,9 @@ def decide(
     if missing and not failures:
         raise RecipeError(list(missing.values()))
     verdicts = [
-        _verdict(rule, metrics, first) for rule in rules if not missing.keys() & {*_read(rule, first)}
+        _verdict(rule, metrics, first, rule.metric in less)
+        for rule in rules
+        if not missing.keys() & {*_read(rule, first)}
     ]
     reasons = [sentence for _, sentence in verdicts] + [f"health check: {text}" for text in failures]
     if first:
@@ -95,7 +83,7 @@ def _missing(name: str, metrics: Mapping[str, float]) -> str:
     return f"gate: no metric {name}{there}"
 
 
-def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool) -> tuple[bool, str]:
+def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool, less: bool) -> tuple[bool, str]:
     if rule.at_most is not None:
         value = metrics[rule.metric]
         ok = value <= rule.at_most  # a NaN is refused: a limit must be seen to hold
@@ -104,7 +92,7 @@ def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool) -> tuple
         return True, f"{rule.metric}: not compared"
     assert rule.margin is not None
     value, change, low, high = (metrics[name] for name in _read(rule, first))
-    worse = low > rule.margin if less_is_better(rule.metric) else high < -rule.margin
+    worse = low > rule.margin if less else high < -rule.margin
     if math.isnan(low) or math.isnan(high):
         worse = False  # no interval, no proof
     verdict = "refused, surely worse" if worse else "kept"

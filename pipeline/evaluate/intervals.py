@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
-Z95 = 1.959963984540054
 
 
 class Statistic(Protocol):
@@ -94,13 +93,13 @@ def change(after: Statistic, before: Statistic, weights: Floats) -> tuple[float,
 
 
 def wilson(num_right: int, num: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a single proportion."""
+    """Wilson's 95 % interval of a single proportion; NaN where num is 0."""
+    from scipy.stats import binomtest
+
     if num == 0:
         return math.nan, math.nan
-    share, z2 = num_right / num, Z95 * Z95
-    middle = (share + z2 / (2 * num)) / (1 + z2 / num)
-    half = Z95 * math.sqrt(share * (1 - share) / num + z2 / (4 * num * num)) / (1 + z2 / num)
-    return (0.0 if num_right == 0 else middle - half), (1.0 if num_right == num else middle + half)
+    found = binomtest(num_right, num).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def pass_at(num: int, num_right: int, k: int) -> float:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.evaluate.compare import Measured
 from pipeline.evaluate.intervals import Ratio, Statistic, majority_at, pass_at
+from pipeline.evaluate.paired import Measured
 from pipeline.rows import Label, Problem, Trace
 from pipeline.tasks import BaseTask
-from pipeline.vote import Candidate, keys
+from pipeline.vote import Candidate, Kind, Rule, keys
+from pipeline.vote.aggregate import aggregate, kind_of
 
 MOST_BINS = 30  #: more difficulty values than this are no bins, and are not reported
 RESERVED = ("low", "high", "change")  #: a bin of such a name would hide an interval
@@ -48,12 +48,31 @@ class Outcome:
     log_ratio: float | None = None  #: nats a token, mean over traces
 
 
+@dataclass(frozen=True)
+class Ballots:
+    """The votes of an evaluation. kind: what the traces' own scores are. steps: the reward model's step
+    scores by trace, for a vote that makes its own score of them."""
+
+    rules: Sequence[Rule] = ()
+    kind: Kind = "probability"
+    steps: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+
+    def candidate(self, rule: Rule, trace: Trace, key: str | None) -> Candidate:
+        """A trace as one rule sees it."""
+        score, kind = trace.score, self.kind
+        if how := rule.settings.step_rule:
+            known = [each for each in self.steps.get(trace.id, ()) if each is not None]
+            score, kind = aggregate(known, how) if known else None, kind_of(how)
+        logprob = math.fsum(trace.logprobs) if trace.logprobs else None
+        return Candidate(trace.answer, score, logprob, key or "", kind)
+
+
 def one_outcome(
     problem: Problem,
     traces: Sequence[Trace],
     gold: Mapping[str, Label],
     ratios: Mapping[str, float | None],
-    votes: Sequence[str],
+    votes: Ballots,
     searched: bool,
     task: BaseTask,
 ) -> Outcome:
@@ -76,7 +95,9 @@ def one_outcome(
         right=tuple(right.get(t.id, False) for t in samples) if known else (),
         answers=tuple(spelled),
         scores=tuple(t.score for t in samples) if known else (),
-        votes=tuple((rule, _voted(rule, samples, spelled, right)) for rule in votes) if known else (),
+        votes=tuple((rule.label, _voted(votes, rule, samples, spelled, right)) for rule in votes.rules)
+        if known
+        else (),
         lengths=tuple(len(t.token_ids) for t in traces),
         truncated=sum(t.answer is None for t in limit),
         missing_eos=sum(t.answer is not None for t in limit),
@@ -110,14 +131,15 @@ def _log_ratios(traces: Iterable[Trace], ratios: Mapping[str, float | None]) -> 
 
 
 def _voted(
-    rule: str, samples: Sequence[Trace], spelled: Sequence[str | None], right: Mapping[str, bool]
+    votes: Ballots,
+    rule: Rule,
+    samples: Sequence[Trace],
+    spelled: Sequence[str | None],
+    right: Mapping[str, bool],
 ) -> bool:
     """Is the answer that a rule of vote/ chooses among the samples right?"""
-    candidates = [
-        Candidate(t.answer, t.score, math.fsum(t.logprobs) if t.logprobs else None, key or "")
-        for t, key in zip(samples, spelled, strict=True)
-    ]
-    winner = importlib.import_module(f"pipeline.vote.{rule}").vote(candidates)
+    pairs = zip(samples, spelled, strict=True)
+    winner = rule([votes.candidate(rule, trace, key) for trace, key in pairs])
     verdicts = {t.answer: right.get(t.id, False) for t in samples}
     return winner is not None and verdicts.get(winner, False)
 

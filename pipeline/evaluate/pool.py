@@ -1,6 +1,6 @@
 """One pool of samples of a problem, drawn and scored once: what N of them would have given, for every N.
 
-pass@N and best of N are exact means over all sub-samples (METHODS 14 reports them for every power of two);
+pass@N and best of N are exact means over all sub-samples (search-and-learn reports powers of two);
 votes are means over sub-samples drawn at random, by the rules of `vote/` themselves. All are unbiased, and
 all figures of a problem share the pool, so that they can be paired.
 
@@ -9,7 +9,6 @@ Not here: drawing and scoring (`accuracy.py`), intervals over problems (`interva
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import numpy as np
 from pipeline.evaluate.intervals import best_at, pass_at
 from pipeline.rows import Trace
 from pipeline.vote import Candidate, keys
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.vote import rule as vote_rule
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Pool:
         """
         spelled, scores = keys([trace.answer for trace in self.traces], self.same), self.scores(rule)
         candidates = [
-            Candidate(trace.answer, score, math.fsum(trace.logprobs), key or "")
+            Candidate(trace.answer, score, math.fsum(trace.logprobs), key or "", kind_of(rule))
             for trace, score, key in zip(self.traces, scores, spelled, strict=True)
         ]
         verdicts = {t.answer: ok for t, ok in zip(self.traces, self.right, strict=True)}
-        vote = {name: importlib.import_module(f"pipeline.vote.{name}").vote for name in rules}
+        vote = {name: vote_rule(name) for name in rules}
         generator = np.random.Generator(np.random.PCG64(seed))
         found = dict.fromkeys([(name, n) for name in rules for n in sizes], 0.0)
         for _ in range(draws):

@@ -19,19 +19,19 @@ Not here: training it (`train/prm.py`), files of human labels (`step_files.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.evaluate import EvaluateSettings
+from pipeline.asks import Asks, Continue, Score, prefix_of, start, to_trace
+from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate.accuracy import GOLD, grade, judged
-from pipeline.evaluate.compare import Measured, aligned, tabulate
-from pipeline.evaluate.gate import Health
 from pipeline.evaluate.intervals import Ratio, Statistic, resample
 from pipeline.evaluate.outcomes import ratio
+from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.evaluate.ranking import (
     Harmonic,
     Points,
@@ -41,25 +41,24 @@ from pipeline.evaluate.ranking import (
     first_wrong,
     length_correlation,
 )
-from pipeline.models.asks import Asks, Continue, Score, start, to_trace
-from pipeline.rows import Label, Problem, Question, Trace
-from pipeline.settings import ModelName
+from pipeline.rows import Group, Label, Problem, Question, Trace
+from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate
 
-__all__ = ["Settings", "answer", "grade", "health", "measure", "metric_names", "outcomes"]
+__all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels"]
 
 NUM_BINS = 10  #: of the calibration
 ROC_AT = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)  #: percent of false points let through
 
 
 class Settings(EvaluateSettings):
-    """Which traces are scored, and what a healthy reward model must reach (RELIABILITY 21)."""
+    """Which traces are scored, and what a healthy reward model must reach."""
 
     needs: ClassVar[tuple[str, ...]] = ()
 
-    of: ModelName | list[ModelName] = Field("prm", description="the reward models measured")
-    by: ModelName = Field("policy", description="the policy whose traces are scored")
+    of: RewardModelName | list[RewardModelName] = Field("prm", description="the reward models measured")
+    by: Annotated[PolicyName, STANDING] = Field("policy", description="the policy whose traces are scored")
     samples: int = Field(4, ge=1, description="traces a problem")
     temperature: float = Field(1.0, gt=0, le=10)
     max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
@@ -71,6 +70,14 @@ class Settings(EvaluateSettings):
     min_sd: float = Field(0.02, ge=0)
     max_length_correlation: float = Field(0.6, ge=0, le=1)
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+
+    @property
+    def completion_limit(self) -> int:
+        return self.max_tokens
+
+    def answering(self, model: str, task: Length) -> Cost:
+        tokens = self.samples * min(task.typical_tokens, self.max_tokens or task.typical_tokens)
+        return Cost({} if self.from_ else {self.by: tokens}, {model: tokens}, self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +105,27 @@ def answer(
     question: Question,
     settings: Settings,
     model: str,
-    search: Callable[[Question], Asks[list[Any]]] | None = None,
+    search: Search | None = None,
+    given: Group | None = None,
 ) -> Asks[list[Any]]:
-    """The policy's traces (their ids hold the reward model's name), and Labels with the PRM's step scores."""
-    written = yield Continue(
-        start(question),
-        by=settings.by,
-        n=settings.samples,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-    )
-    traces = []
-    for number, prefix in enumerate(written):
-        trace = to_trace(question, prefix, number, temperature=settings.temperature)
-        traces.append(replace(trace, id=f"{question.id}/{model}/{number}", model=settings.by))
+    """The policy's traces, or those of `from` (their ids hold the reward model's name), and Labels with the
+    PRM's step scores.
+    """
+    if given is not None:
+        traces, written = given.traces, [prefix_of(trace) for trace in given.traces]
+    else:
+        written = yield Continue(
+            start(question),
+            by=settings.by,
+            n=settings.samples,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+        )
+        traces = [
+            replace(to_trace(question, prefix, number, temperature=settings.temperature), model=settings.by)
+            for number, prefix in enumerate(written)
+        ]
+    traces = [replace(t, id=f"{question.id}/{model}/{number}") for number, t in enumerate(traces)]
     scores = yield Score(written, by=model)
     marked, labels = judged(traces, scores, model, settings.aggregate)
     return [*marked, *labels]
@@ -261,10 +275,41 @@ def _first_error(found: Sequence[PrmOutcome], threshold: float | None) -> Harmon
     return Harmonic(ratio(counts[:, :2].tolist()), ratio(counts[:, 2:].tolist()))
 
 
-def metric_names(settings: Settings) -> list[str]:
+#: metric -> what a reader calls it; whether less of it is better, and whether it is a share
+NAMES = {
+    "auc": ("AUC over steps (0.5 is chance)", False, False),
+    "auc/same_step": ("AUC among like steps", False, False),
+    "auc/trace": ("AUC over whole traces", False, False),
+    "brier": ("Brier score", True, False),
+    "ece": ("calibration error", True, False),
+    "first_error_f1": ("finds the first wrong step (F1)", False, False),
+    "score/mean": ("mean score", False, False),
+    "score_sd": ("spread of scores among like steps", False, False),
+    "length_correlation": ("correlation of score and length", False, False),
+    "unusable_scores": ("scores that are no number", True, True),
+}
+
+
+def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run."""
-    ranked = ["auc", "auc/same_step", "auc/trace", "brier", "ece", "first_error_f1"]
-    return [*ranked, "score/mean", "score_sd", "length_correlation", "unusable_scores"]
+    return [
+        Metric(name, says, less, share, headline=name in ("auc", "auc/same_step", "auc/trace", "brier"))
+        for name, (says, less, share) in NAMES.items()
+    ]
+
+
+def panels(settings: Settings) -> list[Panel]:
+    """Ranking by round, calibration, the ROC curve, and a table of the rest."""
+    trust = "Can I trust the PRM?"
+    curves = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
+    return [
+        Panel(trust, "AUC by round", "curve", curves, "0.5 is chance", share=False),
+        Panel(
+            trust, "Calibration", "calibration", {"calibration/": "tenth"}, "bigger points hold more steps"
+        ),
+        Panel(trust, "ROC", "roc", {"roc/": "sound steps found"}, "by threshold on a step's score"),
+        Panel(trust, "In numbers", "table", {n: says for n, (says, *_) in NAMES.items()}, share=False),
+    ]
 
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:

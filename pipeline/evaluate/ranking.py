@@ -133,21 +133,16 @@ def length_correlation(points: Points) -> float:
     Longer traces may well be wrong more often; what a reward model must not do is to like length among
     equals. 0 where like points hardly differ in length.
     """
+    from scipy.stats import rankdata
+
     if len(points) < 3:
         return 0.0
     like = points.step * 2 + points.truth
-    score, length = (_centred(_ranks(column), like) for column in (points.score, points.length))
+    score, length = (_centred(rankdata(column), like) for column in (points.score, points.length))
     full = len(points) ** 2 / 12
     if np.mean(length**2) < FLAT * full or not np.any(np.abs(score) > 1e-9):
         return 0.0
     return float((score * length).sum() / math.sqrt((score**2).sum() * (length**2).sum()))
-
-
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share their mean rank."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[which]
 
 
 def first_wrong(scores: Sequence[float], threshold: float) -> int:

@@ -1,17 +1,21 @@
-"""Problem -> traces. A method is one file: `Settings(GenerateSettings)` and
-`generate(question, settings, given) -> Asks[list[Trace | Node | Dropped]]`.
+"""Problem -> traces. A method is one file with the hooks of `GenerateMethod`.
 
-`question` is a Question (no gold); `given` the problem's Group from `from`, None at a first stage. A method
-that declares `sees_gold` (rationalize) is called with `problem=` and `task=` as keywords too.
+It is a generator of asks (`pipeline/asks.py`) and plain code between them. It sees a Question, which holds no
+gold, and the problem's rows from the stages that `from` names.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from pipeline.settings import ModelName, StageSettings
+from pipeline.asks import Asks
+from pipeline.rows import Group, Problem, Question
+from pipeline.settings import Cost, Length, PolicyName, StageSettings
+from pipeline.tasks import BaseTask
+from pipeline.vote import Kind
 
 
 class GenerateSettings(StageSettings):
@@ -19,7 +23,7 @@ class GenerateSettings(StageSettings):
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
 
-    by: ModelName = Field("policy", description="the model that writes")
+    by: PolicyName = Field("policy", description="the model that writes")
     where: Literal["all", "unsolved"] = Field(
         "all", description="unsolved: problems with no right trace in `from`"
     )
@@ -30,3 +34,62 @@ class GenerateSettings(StageSettings):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off")
+
+    @property
+    def kinds_needed(self) -> tuple[str, ...]:
+        return (*self.needs, "Label") if self.where == "unsolved" else self.needs
+
+    @property
+    def on_split(self) -> str:
+        return self.split
+
+    @property
+    def draws_alike(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def completion_limit(self) -> int:
+        return self.max_tokens
+
+    @property
+    def score_kind(self) -> Kind:
+        """What `Trace.score` is, where it sets one."""
+        return "probability"
+
+    def tokens(self, task: Length) -> float:
+        """Tokens of a typical completion within its limit."""
+        return min(task.typical_tokens, self.max_tokens or task.typical_tokens)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        return Cost(written={self.by: self.tokens(task)}, traces=1)
+
+
+class GenerateMethod(Protocol):
+    """What a file in generate/ has."""
+
+    Settings: type[GenerateSettings]
+
+    def generate(self, question: Question, settings: Any, given: Group | None) -> Asks[list[Any]]:
+        """A problem's Trace rows, with Node, Problem and Dropped rows where it makes such.
+
+        given: the problem's rows from `from`; None at a first stage.
+        """
+        ...
+
+
+class GoldGenerateMethod(Protocol):
+    """What a file in generate/ has that declares `sees_gold`."""
+
+    Settings: type[GenerateSettings]
+
+    def generate(
+        self, question: Question, settings: Any, given: Group | None, *, problem: Problem, task: BaseTask
+    ) -> Asks[list[Any]]:
+        """The same; `question` is rendered with the task's hint."""
+        ...
+
+
+def contract(module: ModuleType) -> type:
+    """Which of the two a module has to keep."""
+    settings = getattr(module, "Settings", GenerateSettings)
+    return GoldGenerateMethod if getattr(settings, "sees_gold", False) else GenerateMethod

@@ -10,12 +10,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, Score, closed, start, to_trace
 from pipeline.generate import GenerateSettings
 from pipeline.generate.tree import answered
-from pipeline.models.asks import Asks, Continue, Score, closed, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Question, Trace
-from pipeline.settings import ModelName
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.settings import Cost, Length, RewardModelName
+from pipeline.vote import Kind
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
 
 class Settings(GenerateSettings):
@@ -23,12 +24,22 @@ class Settings(GenerateSettings):
     score.
     """
 
+    draws: ClassVar[tuple[str, ...]] = ("n",)
+
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
 
     n: int = Field(16, ge=1, description="completions a problem")
-    value: ModelName = Field("prm", description="the model that scores steps")
+    value: RewardModelName = Field("prm", description="the model that scores steps")
     aggregate: Aggregate = Field("last", description="step scores -> one score")
     temperature: float = Field(0.7, ge=0, le=10)
+
+    @property
+    def score_kind(self) -> Kind:
+        return kind_of(self.aggregate)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        tokens = self.n * self.tokens(task)
+        return Cost({self.by: tokens}, {self.value: tokens}, self.n)
 
 
 def generate(

@@ -7,9 +7,9 @@ a node of the tree and still sample apart.
 
 from __future__ import annotations
 
+from pipeline.asks import Asks
 from pipeline.generate.beam import BeamSettings
 from pipeline.generate.tree import Tree, TreeNode
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 
 

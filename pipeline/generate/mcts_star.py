@@ -18,19 +18,22 @@ label the tree (data generation).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.generate.tree import SearchSettings, Tree, TreeNode
-from pipeline.models.asks import Asks
+from pipeline.asks import Asks
+from pipeline.generate.tree import SearchSettings, Tree, TreeNode, places
 from pipeline.rows import Dropped, Group, Node, Question, Trace
+from pipeline.settings import Cost, Length
 
 
 class Settings(SearchSettings):
-    """The authors' settings for generating data on MATH (METHODS 2.2, middle column); GSM8K has 40
-    iterations.
+    """The authors' settings for generating data on MATH (arXiv:2406.03816, appendix; MCTS/task.py);
+    GSM8K has 40 iterations.
     """
+
+    draws: ClassVar[tuple[str, ...]] = ("branch",)
 
     iterations: int = Field(50, ge=1)
     branch: int = Field(3, ge=1, description="next steps asked for at an expansion")
@@ -46,6 +49,12 @@ class Settings(SearchSettings):
     keep_rollouts: bool = Field(False, description="roll-out steps join the tree (not in the paper)")
     mode: Literal["answer", "full"] = "full"
     temperature: float = Field(0.7, ge=0, le=10)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """An expansion and a roll-out an iteration, until the tree has no open node left."""
+        expansions = min(self.iterations, places(task, self.branch))
+        steps = expansions * (self.branch + self.roll_forward * self.roll_branch)
+        return self.searching(task, steps, max(1.0, expansions * (self.branch - 1)))
 
 
 def generate(
@@ -79,7 +88,7 @@ def generate(
 
 
 def ucb(value: float, visits_above: int, visits: int, settings: Settings) -> float:
-    """V + c sqrt(inner ln N / n); a child without visits gets V + INF (METHODS 0: .5, N=4, n=1, c=.5 ->
+    """V + c sqrt(inner ln N / n); a child without visits gets V + INF (by hand: .5, N=4, n=1, c=.5 ->
     1.3326).
     """
     if visits == 0:

@@ -15,14 +15,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import Asks, Continue, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Problem, Question, Trace
+from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
 
 class Settings(GenerateSettings):
     """STaR decodes nearly greedily: temperature 0.01, top-p 0.9 (the authors' device_inference.py)."""
+
+    draws: ClassVar[tuple[str, ...]] = ("n",)
 
     sees_gold: ClassVar[bool] = True
 
@@ -30,6 +33,10 @@ class Settings(GenerateSettings):
     n: int = Field(1, ge=1, description="hinted completions a problem")
     temperature: float = Field(0.01, ge=0, le=10)
     top_p: float = Field(0.9, gt=0, le=1)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """Where every problem needs a second try."""
+        return Cost({self.by: self.n * self.tokens(task)}, {}, given + self.n)
 
 
 def generate(

@@ -6,17 +6,25 @@ puts in front are the task's (`few_shot`). It neither checks nor scores what it 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import Asks, Continue, start, to_trace
 from pipeline.rows import Dropped, Group, Node, Question, Trace
+from pipeline.settings import Cost, Length
 
 
 class Settings(GenerateSettings):
     """How many, and how they are drawn."""
 
+    draws: ClassVar[tuple[str, ...]] = ("n",)
+
     n: int = Field(1, ge=1, description="completions a problem; STaR 1, ReST-EM 32")
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        return Cost({self.by: self.n * self.tokens(task)}, {}, self.n)
 
 
 def generate(

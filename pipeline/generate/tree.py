@@ -20,11 +20,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.asks import All, Asks, Continue, Prefix, Score, abandoned, closed, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.models.asks import All, Asks, Continue, Prefix, Score, abandoned, closed, start, to_trace
 from pipeline.rows import Dropped, Node, Question, Trace
-from pipeline.settings import ModelName
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.settings import Cost, Length, RewardModelName
+from pipeline.vote import Kind
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
 
 class SearchSettings(GenerateSettings):
@@ -32,7 +33,7 @@ class SearchSettings(GenerateSettings):
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Node", "Dropped")
 
-    value: ModelName = Field("prm", description="the model that scores steps")
+    value: RewardModelName = Field("prm", description="the model that scores steps")
     aggregate: Aggregate = Field("last", description="step scores -> the value of a node; value models: last")
     max_depth: int = Field(40, ge=1, description="steps a path may have")
     max_nodes: int | None = Field(
@@ -41,6 +42,28 @@ class SearchSettings(GenerateSettings):
     budget_tokens: int | None = Field(
         None, ge=1, description="tokens the policy may write for a problem; none: no limit"
     )
+
+    @property
+    def score_kind(self) -> Kind:
+        return kind_of(self.aggregate)
+
+    @property
+    def merges(self) -> bool:
+        """Are replies that say the same under one parent one node?"""
+        return True
+
+    def searching(self, task: Length, steps: float, ends: float) -> Cost:
+        """The cost of a search that has so many steps written and read, and leaves so many ends; within its
+        budget of tokens.
+        """
+        tokens = steps * self.tokens(task) / max(task.typical_steps, 1.0)
+        tokens = min(tokens, self.budget_tokens or tokens)
+        return Cost({self.by: tokens}, {self.value: tokens}, ends)
+
+
+def places(task: Length, branch: int) -> float:
+    """Nodes of a typical tree that can be expanded, where each has `branch` children that go on."""
+    return float(sum(branch**depth for depth in range(max(1, min(round(task.typical_steps), 12)))))
 
 
 @dataclass(slots=True, eq=False)
@@ -189,7 +212,8 @@ class Tree:
         self, parent: TreeNode, prefix: Prefix, keep: bool = True, limited: bool = True
     ) -> TreeNode | None:
         child = TreeNode(prefix, parent, depth=parent.depth + 1)
-        twin = next((old for old in parent.children if same(old, child)), None) if keep else None
+        like = (old for old in parent.children if same(old, child))
+        twin = next(like, None) if keep and self.settings.merges else None
         if twin is not None:
             twin.copies += 1
             return twin

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pipeline.asks import Asks
 from pipeline.label import LabelSettings
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask
 

@@ -1,5 +1,6 @@
-"""The first PRM's data (ReST-MCTS*, METHODS 2.1): right prefixes get k / K, and one wrong step after each
-comes from the weak policy.
+"""The first PRM's data (ReST-MCTS*, arXiv:2406.03816, section 3.3): right prefixes get k / K.
+
+One wrong step after each comes from the weak policy.
 
 The paper cuts gold solutions; here the cut ones are *verified*: this problem's shortest right traces, whose
 token ids are the policy's own. After each of their prefixes the policy is asked for `wrong` next steps; one
@@ -18,11 +19,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.asks import Asks, Continue, Prefix, closed, prefix_of
 from pipeline.label import LabelSettings
 from pipeline.label.outcome import verdict
-from pipeline.models.asks import Asks, Continue, Prefix, closed
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
-from pipeline.settings import ModelName
+from pipeline.settings import Cost, Length, PolicyName
 from pipeline.tasks import BaseTask
 
 
@@ -31,10 +32,15 @@ class Settings(LabelSettings):
 
     makes: ClassVar[tuple[str, ...]] = ("Label", "Trace", "Dropped")
 
-    by: ModelName = Field("policy", description="the weak policy that writes wrong steps")
+    by: PolicyName = Field("policy", description="the weak policy that writes wrong steps")
     wrong: int = Field(1, ge=1, description="next steps asked for after each prefix")
     traces: int = Field(1, ge=1, description="right traces cut a problem, the shortest first")
     temperature: float = Field(1.0, ge=0, le=10)
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """A step after each prefix of the right traces that are cut; of as many problems as are solved."""
+        cut = min(given, self.traces) * self.wrong
+        return Cost({self.by: cut * task.typical_tokens}, {}, given + cut * task.typical_steps)
 
 
 def label(
@@ -86,7 +92,7 @@ def label(
 
 def wrong_value(num_right: int, length: int) -> float:
     """The value of a wrong step after k right ones of K: v = k/K falls by (1 - v) / (m + 1), m = K - k
-    (METHODS 0: 1/3, 3 -> 1/9).
+    (by hand: 1/3, 3 -> 1/9).
     """
     before = num_right / length
     return max(0.0, before - (1 - before) / (length - num_right + 1))
@@ -100,19 +106,6 @@ def leaves_route(problem: Problem, prefix: Prefix, task: BaseTask) -> bool:
         return False  # another way to end right
     verdicts = task.step_oracle(problem, list(prefix.steps))
     return True if not verdicts else not verdicts[-1]
-
-
-def prefix_of(trace: Trace, num_steps: int) -> Prefix:
-    """The first steps of a trace, to be continued."""
-    end = trace.step_ends[num_steps - 1] if num_steps else 0
-    return Prefix(
-        prompt=trace.prompt,
-        token_ids=tuple(trace.token_ids[:end]),
-        step_ends=tuple(trace.step_ends[:num_steps]),
-        steps=tuple(trace.steps[:num_steps]),
-        text="".join(trace.steps[:num_steps]),
-        logprobs=tuple(trace.logprobs[:end]),
-    )
 
 
 def _key(steps: tuple[str, ...] | list[str]) -> tuple[str, ...]:

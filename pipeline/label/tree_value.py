@@ -28,9 +28,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.asks import Asks
 from pipeline.label import LabelSettings
 from pipeline.label.outcome import verdict
-from pipeline.models.asks import Asks
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask
 

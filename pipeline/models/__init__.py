@@ -1,1 +1,1 @@
-"""Weights to words: seeds, policies, PRM heads, engines, asks and the driver."""
+"""Models on disk: seeds, folders, Hub ids and other runs' weights, and how they are loaded."""

@@ -3,7 +3,7 @@ imports it.
 
 MKL picks its kernels by the shape of the work and by the number of threads unless it is told not to; with
 conditional numerical reproducibility in strict mode, a row's product no longer depends on how many rows share
-the call (ARCHITECTURE 4: for 5 to 20 % of speed).
+the call (for 5 to 20 % of speed).
 """
 
 from __future__ import annotations

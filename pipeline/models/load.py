@@ -13,10 +13,23 @@ from pipeline.errors import DamagedData, RecipeError
 
 
 def device_of(wanted: str) -> torch.device:
-    """auto: the GPU where there is one."""
+    """auto: the GPU where there is one.
+
+    Raises:
+        RecipeError: torch cannot use it on this machine.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+        if device.type != "cpu":
+            torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:  # no such device, or no driver
+        first = str(problem).strip().split("\n")[0][:120]
+        raise RecipeError(
+            f"engine.device: {wanted}: torch cannot use it here ({first}): set device: auto, or cpu"
+        ) from None
+    return device
 
 
 def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
@@ -29,7 +42,7 @@ def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def hash_folder(folder: Path, adapter: Path | None) -> str:
+def hash_weights(folder: Path, adapter: Path | None) -> str:
     """SHA-256 over the weights and their configuration, for engines made without a committed hash."""
     digest = hashlib.sha256()
     for place in (folder, adapter):
@@ -96,6 +109,18 @@ def _merged(model: Any, adapter: Path) -> Any:
     if (adapter / "adapter_config.json").exists():
         from peft import PeftModel
 
-        # Unmerged decoding is 1.45 times slower (ARCHITECTURE 4).
+        # Unmerged decoding is 1.45 times slower (docs/design.md, 3).
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights
+
+
+@torch.inference_mode()
+def plain_head(model: Any, head: str | None, num_tokens: int) -> Any:
+    """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft cap)."""
+    top = getattr(model, "score", None) if head == "value" else model.get_output_embeddings()
+    if top is None:
+        return None
+    ids = torch.arange(min(8, num_tokens), device=model.device)[None]
+    plain = top(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    whole = model(input_ids=ids, use_cache=False).logits
+    return top if torch.allclose(plain, whole, rtol=1e-3, atol=1e-4) else None

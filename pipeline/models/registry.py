@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.models.folder import require_whole
+from pipeline.store.workspace import Workspace
 
 RUN_SPEC = re.compile(r"run://(?P<run>[\w.-]+)@(?P<round>\d+)/(?P<model>\w+)")
 
@@ -55,8 +57,7 @@ def trained_at(own: Path, recorded: str) -> Path:
 def resolve_base(
     spec: str,
     task: Any,
-    data: Path,
-    checkpoints: Path,
+    workspace: Workspace,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """The folder of a base model.
@@ -65,32 +66,45 @@ def resolve_base(
         RecipeError: it is not there, or the specification is not understood.
         UnsafeFile: it holds pickled weights or code.
     """
-    from pipeline.store.weights import check_model_folder
+    from pipeline.store.model_folder import check_model_folder
 
     if spec.startswith("seed://"):
         from pipeline.models.seeds import build
 
-        return build(spec, task, checkpoints, progress=progress)
+        return build(spec, task, workspace.checkpoints, progress=progress)
     if spec.startswith("run://"):
-        return _from_run(spec, task, data, checkpoints)
+        return _from_run(spec, task, workspace)
+    folder = local_folder(spec)
+    if folder is None:
+        return _from_hub(spec)
+    check_model_folder(folder)
+    require_whole(folder)
+    return folder
+
+
+def local_folder(spec: str) -> Path | None:
+    """The folder that a base names, None where it names a model on the Hub.
+
+    Raises:
+        RecipeError: there is no such folder, or it is no kind of base.
+    """
     if "://" in spec:
         raise RecipeError(
             f"base: {spec}: unknown kind; use seed://NAME, run://RUN@ROUND/MODEL, a folder or a Hub id"
         )
     folder = Path(spec).expanduser()
     if folder.is_dir():
-        check_model_folder(folder)
         return folder
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise RecipeError(f"base: {spec}: no such folder (a Hub id reads like owner/name)")
-    return _from_hub(spec)
+    return None
 
 
 def _from_hub(spec: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    from pipeline.store.weights import check_model_folder
+    from pipeline.store.model_folder import check_model_folder
 
     wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
@@ -104,28 +118,42 @@ def _from_hub(spec: str) -> Path:
             "download it where there is a network, and give its folder"
         ) from None
     check_model_folder(folder)
+    require_whole(folder)
     return folder
 
 
-def _from_run(spec: str, task: Any, data: Path, checkpoints: Path) -> Path:
+def standing_of(spec: str, workspace: Workspace) -> dict[str, Any]:
+    """The record of the model that `run://RUN@ROUND/MODEL` names, as gate.json has it.
+
+    Raises:
+        RecipeError: there is no such run, round or model.
+    """
     found = RUN_SPEC.fullmatch(spec)
     if not found:
         raise RecipeError(f"base: {spec}: write run://RUN@ROUND/MODEL, for example run://quickstart@3/policy")
     run, number, model = found["run"], int(found["round"]), found["model"]
-    gate = data / run / f"round-{number:03d}" / "gate.json"
+    gate = workspace.data / run / f"round-{number:03d}" / "gate.json"
     if not gate.is_file():
         raise RecipeError(f"base: {spec}: run {run} has no finished round {number}")
     standing = json.loads(gate.read_text())["standing"].get(model)
     if standing is None:
         raise RecipeError(f"base: {spec}: run {run} has no model {model}")
+    return standing
+
+
+def _from_run(spec: str, task: Any, workspace: Workspace) -> Path:
+    standing = standing_of(spec, workspace)
+    found = RUN_SPEC.fullmatch(spec)
+    assert found is not None
+    run, number, model = found["run"], int(found["round"]), found["model"]
     if not standing["adapter"] and standing["round"] >= 0:
-        return trained_at(checkpoints / run, standing["base"])
-    base = resolve_base(standing["base"], task, data, checkpoints)
+        return trained_at(workspace.checkpoints / run, standing["base"])
+    base = resolve_base(standing["base"], task, workspace)
     if not standing["adapter"]:
         return base
-    target = checkpoints / "merged" / f"{run}-{number:03d}-{model}-{standing['hash'][:12]}"
+    target = workspace.checkpoints / "merged" / f"{run}-{number:03d}-{model}-{standing['hash'][:12]}"
     if not (target / "manifest.json").exists():
-        adapter = trained_at(checkpoints / run, standing["adapter"])
+        adapter = trained_at(workspace.checkpoints / run, standing["adapter"])
         merge(base, adapter, standing["head"], target, {"from": spec})
     return target
 

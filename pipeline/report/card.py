@@ -16,7 +16,7 @@ from pipeline.report import summary
 from pipeline.store.parts import FOLDERS
 
 if TYPE_CHECKING:
-    from pipeline.run import Run
+    from pipeline.run.run import Run
     from pipeline.store.folder import StageFolder
 
 Rows = Sequence[Mapping[str, Any]]
@@ -60,21 +60,30 @@ def _folders(run: Run) -> Iterator[tuple[str, str, StageFolder]]:
 
 def _kinds(run: Run) -> Iterator[dict[str, Any]]:
     """Every kind of row of every committed stage, as a config of the data set."""
+    known = run.kept.card  # of folders that are committed, which do not change
     for name, made_by, folder in _folders(run):
-        plan, manifest = folder.plan(), folder.manifest()
-        if plan is None or manifest is None:
-            continue
-        place = folder.path.relative_to(run.folder).as_posix()
-        for kind, count in manifest.counts.rows.items():
-            if count:
-                inside = "" if kind == plan.main else f"{FOLDERS[kind]}/"
-                yield {
-                    "config": name if kind == plan.main else f"{name}-{FOLDERS[kind]}",
-                    "path": f"{place}/{inside}train-*.parquet",
-                    "kind": kind,
-                    "rows": count,
-                    "made_by": made_by,
-                }
+        if name not in known:
+            plan, manifest = folder.plan(), folder.manifest()
+            if plan is None or manifest is None:
+                continue
+            place = folder.path.relative_to(run.folder).as_posix()
+            known[name] = list(_configs(name, made_by, place, plan.main, manifest.counts.rows))
+        yield from known[name]
+
+
+def _configs(
+    name: str, made_by: str, place: str, main: str, rows: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    for kind, count in rows.items():
+        if count:
+            inside = "" if kind == main else f"{FOLDERS[kind]}/"
+            yield {
+                "config": name if kind == main else f"{name}-{FOLDERS[kind]}",
+                "path": f"{place}/{inside}train-*.parquet",
+                "kind": kind,
+                "rows": count,
+                "made_by": made_by,
+            }
 
 
 def _what(run: Run, rows: Rows) -> str:

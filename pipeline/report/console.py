@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.report import now, wording
 from pipeline.report import summary as summaries
+from pipeline.report import wording
+from pipeline.run import activity
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -236,7 +237,7 @@ class Console:
         """For `status --watch`, whatever this console shows itself."""
         if self.now is not None and self.main:
             self._told = self.clock()
-            now.tell(self.now, {"round": self._round, **values})
+            activity.tell(self.now, {"round": self._round, **values})
 
     def _advance(self, bar: Bar) -> None:
         if self.clock() - self._told >= TELL_EVERY:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
@@ -19,31 +19,53 @@ MAINS = (Trace, Example, StepExample, Pair, Problem, Label)
 BIDI = set(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a stage holds, of which only the first rows were read."""
+
+    items: int | None  #: traces or training rows; None: nobody counted (trees)
+    dropped: Mapping[str, int]  #: rows by reason
+    problems: int
+
+
+def num_items(rows: Sequence[Any]) -> int:
+    """How many items `render_rows` would show of these rows."""
+    return len(_items(rows))
+
+
+def _reasons(rows: Iterable[Any]) -> Counter[str]:
+    return Counter(row.reason for row in rows if isinstance(row, Dropped))
+
+
 def render_rows(
     rows: Iterable[Any],
     limit: int = 5,
     number: int | None = None,
     problems: Mapping[str, Problem] | None = None,
     width: int = 110,
+    whole: Whole | None = None,
 ) -> str:
     """A stage's rows as text.
 
     rows: of any kinds, mixed. limit: at most this many items. number: only this one (from 0), with every
     field. An item is a search tree where there are nodes, else a trace with its labels, else a training
-    row.
+    row. whole: what all rows come to, where these are the first of them.
     """
     found = list(rows)
     items = _items(found)
+    total = whole.items if whole is not None and whole.items is not None else len(items)
     if number is not None and not 0 <= number < len(items):
-        return f"no row {number}: there are {len(items)}, 0 to {len(items) - 1}" if items else "no rows"
+        return f"no row {number}: there are {total:,}, 0 to {total - 1}" if items else "no rows"
     chosen = range(len(items))[:limit] if number is None else [number]
     page = _Page(found, problems or {}, width)
     for place in chosen:
         page.item(place, items[place], whole=number is not None)
     if number is None:
-        if len(items) > limit:
-            page.lines.append(f"... {len(items) - limit:,} more (--limit, --row)")
-        page.dropped(found)
+        if len(items) > limit and whole is not None and whole.items is None:
+            page.lines.append(f"... more, of {whole.problems:,} problems in all (--limit, --row)")
+        elif total > limit:
+            page.lines.append(f"... {total - limit:,} more (--limit, --row)")
+        page.dropped(Counter(whole.dropped) if whole is not None else _reasons(found))
     return "\n".join(page.lines) or "no rows"
 
 
@@ -184,8 +206,7 @@ class _Page:
             text = safe(repr(getattr(row, field.name)))
             self.lines.append(f"      {field.name}: {textwrap.shorten(text, 2000, placeholder=' ...')}")
 
-    def dropped(self, rows: Sequence[Any]) -> None:
-        reasons = Counter(row.reason for row in rows if isinstance(row, Dropped))
+    def dropped(self, reasons: Counter[str]) -> None:
         if reasons:
             said = ", ".join(f"{num:,} {safe(reason)}" for reason, num in reasons.most_common())
             self.lines.append(f"dropped: {said}")

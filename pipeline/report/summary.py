@@ -6,6 +6,12 @@ Used by the console and by `status`; nothing here prints.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.run.run import Run
+
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,3 +100,39 @@ def _others(metrics: Mapping[str, float], stage: str) -> list[str]:
     return plain + [
         n for n in names if n.startswith(("pass@", "maj@")) and "/" not in n and n.count("@") == 1
     ]
+
+
+def closing_words(run: Run) -> dict[str, Any]:
+    """What the console says at the end: the result, where everything lies, what to try next."""
+    from pipeline.run.record import read
+
+    rows = read(run.folder / "metrics.jsonl")
+    last = [row for row in rows if row.get("final") and row["round"] == run.recipe.rounds] or rows[-1:]
+    metrics: dict[str, float] = {}
+    for row in last:
+        metrics.update(row["metrics"])
+    policy = next((name for name, model in run.recipe.models.items() if model.head is None), "policy")
+    seconds = sum(entry["seconds"] for entry in run.timings())
+    return {
+        "run": run.name,
+        "metrics": metrics,
+        "seconds": seconds,
+        "where": {
+            "rows": str(run.folder),
+            "weights": str(run.weights),
+            "metrics": str(run.folder / "metrics.jsonl"),
+        },
+        "next": [
+            f"ratchet report {run.name}",
+            f"ratchet show {run.name} {max(run.recipe.rounds, 0)} {_shown(run)}",
+            f"ratchet status {run.name}",
+            f"ratchet run {run.name} rounds={run.recipe.rounds + 2}",
+            f"ratchet export {run.name} {run.recipe.rounds} --model {policy}",
+        ],
+    }
+
+
+def _shown(run: Run) -> str:
+    """A stage whose rows are worth a look."""
+    stages = run.recipe.section("stages") or list(run.recipe.stages)
+    return next((stage.name for stage in stages if stage.room == "label"), stages[0].name)

@@ -8,7 +8,7 @@ alike: equal token prefixes are one node. What trains:
 - step_scores (default): the labeller's values, of nodes or of steps. Where no label has any, a prefix is
   worth `values`: share: the share of the problem's traces through it that end right (Math-Shepherd's soft
   label without new roll-outs); distance: ReST-MCTS*'s k / K on a right route, and the value of a wrong step
-  just off it (METHODS 0).
+  just off it (by hand).
 - advantage: the labeller's advantages, one a step or one for the last step; may be negative, so train with
   `target: advantage`.
 - correct: every step has the trace's outcome (Cobbe et al., Uesato et al.). Every trace then trains all its

@@ -1,6 +1,6 @@
 """Training rows for a policy by value: each problem's best-scored traces.
 
-ReST-MCTS*'s filter (value at least 0.2, at least 50 characters; METHODS 2.3) and rStar-Math's (the two
+ReST-MCTS*'s filter (value at least 0.2, at least 50 characters) and rStar-Math's (the two
 right traces of highest mean Q). A trace cut by a limit is never kept, whatever its score.
 """
 
@@ -15,7 +15,9 @@ from pydantic import Field
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
 from pipeline.select.correct import example, normalised
+from pipeline.settings import added
 from pipeline.tasks import BaseTask
+from pipeline.vote.aggregate import Aggregate, aggregate
 
 
 class Settings(SelectSettings):
@@ -28,8 +30,9 @@ class Settings(SelectSettings):
     min_characters: int = Field(50, ge=0, description="shortest completion (ReST-MCTS*: 50)")
     score: Literal["search", "label"] = Field(
         "search",
-        description="search: the generator's own score; label: a labeller's value, or mean of step scores",
+        description="search: the generator's own score; label: a labeller's value, or its step scores in one",
     )
+    aggregate: Aggregate = added("mean", description="with `score: label`: step scores -> one score")
     right: bool = Field(False, description="right traces only (rStar-Math); else no gold is used")
     hint_markers: tuple[Annotated[str, Field(min_length=1)], ...] = ("(CORRECT)",)
 
@@ -42,7 +45,9 @@ def value_of(trace: Trace, group: Group, settings: Settings) -> float | None:
     if label is None:
         return None
     scores = [score for score in label.step_scores or [] if score is not None]
-    return label.value if label.value is not None else math.fsum(scores) / len(scores) if scores else None
+    if label.value is not None:
+        return label.value
+    return aggregate(scores, settings.aggregate) if scores else None
 
 
 def refused(trace: Trace, group: Group, settings: Settings) -> str:

@@ -26,7 +26,7 @@ from pipeline.errors import StorageError
 BUFFER_BYTES = 1 << 20
 #: Errors that mean "this storage cannot take it", told as StorageError. EFBIG is a file size limit (ulimit
 #: -f).
-STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:40] or "host"
 TEMPORARY = re.compile(r"^\.tmp-(?P<pid>\d+)-(?P<host>[^-]*)-")
 _serial = itertools.count()
@@ -59,11 +59,30 @@ def _told(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in STORAGE_ERRNOS:
             raise
+        room = f"{needed:,} bytes needed, {free_bytes(path.parent):,} free. " if is_full(error) else ""
         raise StorageError(
-            f"{path}: {error.strerror or error}: {needed:,} bytes needed, {free_bytes(path.parent):,} free. "
-            "Nothing was half committed. Free some space (`gc RUN` removes scratch) and start the same "
-            "command again."
+            f"{path}: {error.strerror or error}: {room}Nothing was half committed. {cure_of(error)}"
         ) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Is it room that lacks?"""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cure_of(error: OSError) -> str:
+    """What to do about a disk that does not take what is written."""
+    cures = {
+        errno.EROFS: "It is mounted read-only: mount it writable, or start where data/ and checkpoints/ can "
+        "be written (either may be a link)",
+        errno.EACCES: "This user may not write there: change the folder's owner or mode, or start elsewhere",
+        errno.EIO: "The disk or the network storage fails: look at the system's log before going on",
+        errno.EFBIG: "A file may not be that large here: see `ulimit -f`, and the file system's own limit",
+        errno.EDQUOT: "Your quota is used up: free some of it (`ratchet gc RUN` removes scratch)",
+    }
+    return cures.get(error.errno or 0, "Free some space (`ratchet gc RUN` removes scratch)") + (
+        ", then start the same command again."
+    )
 
 
 class Disk:
@@ -123,6 +142,10 @@ class Disk:
         """The folder and its missing parents, each one's name on disk before anything is put inside."""
         if folder.is_dir():
             return
+        if folder.exists():
+            raise StorageError(
+                f"{folder}: is a file where a folder is wanted: move it away, or start elsewhere"
+            )
         with _told(folder, 4096):
             self.make_folder(folder.parent)
             self.make(folder)

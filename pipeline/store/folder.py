@@ -178,14 +178,11 @@ class StageFolder:
 
     # -- the manifest ------------------------------------------------------------------------------
 
-    def commit(self, extra: dict[str, Any] | None = None, check_read: bool = True) -> Manifest:
+    def commit(self, extra: dict[str, Any] | None = None) -> Manifest:
         """Writes manifest.json, last. extra: the stage's metrics.
 
-        check_read: in chunks that counted "read", "named" (default: rows of the main kind) and Dropped rows
-        must add up to it.
-
         Raises:
-            DamagedData: chunks are missing or their counts do not add up.
+            DamagedData: chunks are missing.
         """
         plan = self._planned()
         sidecars = [self._verified(chunk) for chunk in range(len(plan.chunks))]
@@ -196,8 +193,6 @@ class StageFolder:
                 "Start the run again: it makes what is missing."
             )
         whole = [sidecar for sidecar in sidecars if sidecar is not None]
-        if check_read:
-            _check_counts(self.path, plan, whole)
         for path in self._unvouched(whole):
             self._disk.remove(path)
         document = build(plan, whole, plain(extra or {}))
@@ -259,11 +254,6 @@ class StageFolder:
             )
         return manifest
 
-    def drop_manifest(self) -> None:
-        """For repair of a damaged manifest: the stage is uncommitted, its verified chunks stay."""
-        self._disk.remove(self.path / "manifest.json")
-        self._manifest = None
-
     # -- reading -----------------------------------------------------------------------------------
 
     def read(self, kind: type | str, chunks: Iterable[int] | None = None) -> Iterator[Any]:
@@ -274,11 +264,14 @@ class StageFolder:
             DamagedData: the stage is not committed, or a part is missing or changed (both hashes are named).
         """
         manifest = self.require()
-        name = kind_name(kind)
         for chunk in range(len(manifest.chunks)) if chunks is None else chunks:
-            for entry in manifest.chunks[chunk]["parts"]:
-                if entry["kind"] == name:
-                    yield from read_part(self.path, entry)
+            for entry in self.parts(kind, chunk):
+                yield from read_part(self.path, entry)
+
+    def parts(self, kind: type | str, chunk: int) -> list[dict[str, Any]]:
+        """The committed parts of a kind in one chunk: {file, kind, rows, bytes, sha256}."""
+        name = kind_name(kind)
+        return [entry for entry in self.require().chunks[chunk]["parts"] if entry["kind"] == name]
 
     def read_chunk(self, kind: type | str, chunk: int) -> list[Any]:
         """The rows of a kind in one chunk."""
@@ -358,20 +351,3 @@ class StageFolder:
 
 def _hashes(document: dict[str, Any]) -> str:
     return ", ".join(f"{entry['file']} {entry['sha256'][:12]}" for entry in document["parts"]) or "no rows"
-
-
-def _check_counts(path: Path, plan: Plan, sidecars: list[dict[str, Any]]) -> None:
-    """Every input row is named by an output row or by exactly one Dropped row."""
-    for sidecar in sidecars:
-        counters, rows = sidecar["counters"], sidecar["counts"]["rows"]
-        if "read" not in counters:
-            continue
-        named, dropped = counters.get("named", rows.get(plan.main, 0)), rows.get("Dropped", 0)
-        if named + dropped != counters["read"]:
-            raise DamagedData(
-                f"{path}: chunk {sidecar['chunk']} read {counters['read']} rows, but {named} are named by "
-                "its "
-                f"output and {dropped} are dropped. The method {plan.room}/{plan.method} lost or doubled "
-                "rows: "
-                "this is a fault in it."
-            )

@@ -7,6 +7,7 @@ Refused before anything is loaded: pickled weights, and configurations that make
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pipeline.errors import DamagedData, UnsafeFile
 from pipeline.store.disk import DISK
 from pipeline.store.documents import canonical, hash_file, sha256
+from pipeline.store.tensors import read_header
 
 PICKLES = {
     ".bin",
@@ -47,14 +49,20 @@ def check_model_folder(path: Path) -> None:
 
     Raises:
         UnsafeFile: pickled weights without safetensors, code, or a configuration that names code.
-        DamagedData: it is not a folder.
+        DamagedData: it is not a folder, or its safetensors are not whole.
     """
     path = Path(path)
     if not path.is_dir():
         raise DamagedData(f"{path} is not a model folder.")
+    root = path.resolve()
     names = {item.name for item in path.iterdir()}
     for name in sorted(names):
+        _check_link(path / name, root)
         suffix = Path(name).suffix.lower()
+        if suffix == ".safetensors" and _is_pickle(path / name):
+            raise UnsafeFile(f"{path / name} is a pickle by another name, so it is not opened.")
+        if suffix == ".safetensors":
+            read_header(path / name)  # whole, no tensor over another: before a library maps it
         if suffix in PICKLES and not _has_twin(name, names):
             raise UnsafeFile(
                 f"{path / name}: a pickle can run code when it is loaded, so it is not opened. Convert it to "
@@ -68,6 +76,33 @@ def check_model_folder(path: Path) -> None:
             )
         if suffix == ".json":
             _check_config(path / name)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Does a file begin as a pickle, or as the zip that torch keeps one in? (A header of safetensors has its
+    `{` at byte 8.)"""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] != b"{" and (
+        start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] <= b"\x05")
+    )
+
+
+def _check_link(path: Path, root: Path) -> None:
+    """A link may lead to a file of the model's own, as the Hub's cache has them (`snapshots/x` to `blobs/y`),
+    and to nothing else."""
+    if not path.is_symlink():
+        if not (path.is_file() or path.is_dir()):
+            raise UnsafeFile(f"{path} is no ordinary file, so it is not opened.")
+        return
+    target = Path(os.path.realpath(path))  # of a link to itself too
+    model = root.parent.parent if root.parent.name == "snapshots" else root
+    if not os.path.isfile(target):
+        raise UnsafeFile(f"{path} is a link to {target}, which is no file. Copy what it should hold.")
+    if not target.is_relative_to(model):
+        raise UnsafeFile(
+            f"{path} is a link that leaves the model's folder, to {target}. Copy the file into the folder."
+        )
 
 
 def _has_twin(name: str, names: set[str]) -> bool:

@@ -14,7 +14,7 @@ from pipeline.store.card import card
 from pipeline.store.disk import DISK, Disk, is_temporary
 from pipeline.store.documents import unseal
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import stage_folders
+from pipeline.store.run_folder import stage_folders
 from pipeline.store.weights import read_weights
 
 

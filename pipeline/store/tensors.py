@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DamagedData, Diverged
+from pipeline.errors import DamagedData, Diverged, printable
 from pipeline.store.disk import Disk
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def read_header(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise DamagedData(f"{path} is missing.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise DamagedData(f"{path} is not a whole safetensors file: {error}. It was not loaded.") from error
+        raise DamagedData(
+            f"{path} is not a whole safetensors file: {printable(str(error))}. It was not loaded."
+        ) from error
 
 
 def _read_header(path: Path) -> tuple[list[Tensor], dict[str, str]]:
@@ -67,6 +69,8 @@ def _read_header(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     base, tensors = 8 + length, []
     for name, entry in header.items():
         start, end = entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (start, end, *entry["shape"])):
+            raise ValueError(f"tensor {printable(name, 60)} has a shape or place that is no count")
         needed = math.ceil(math.prod(entry["shape"]) * BITS[entry["dtype"]] / 8)
         if end - start != needed:
             raise ValueError(f"tensor {name} has {end - start} bytes instead of {needed}")

@@ -1,4 +1,4 @@
-"""Questions in. One file a task: a `Settings(TaskSettings)` and a `Task(BaseTask)`.
+"""Questions in. One file a task, with the two classes of `TaskMethod`: `Settings` and `Task`.
 
 A task gives problems, prompts, hints, step boundaries, extraction, comparison, difficulty and, where it can,
 a step oracle. Nothing here loads torch. The split of a question is its SHA-256 modulo 10 (0 test, 1 dev, the
@@ -11,7 +11,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -35,6 +36,23 @@ class TaskSettings(Settings):
     system: str = Field("", description="system prompt, with `chat`")
     cache: str = operational("", description="where downloaded data sets are kept")
 
+    @property
+    def typical_tokens(self) -> float:
+        """Tokens of a typical completion, for `plan`: half of what one may have, where the task knows no
+        better.
+        """
+        return 0.5 * self.max_tokens
+
+    @property
+    def typical_steps(self) -> float:
+        """Steps of a typical completion, for `plan`."""
+        return 6.0
+
+    @property
+    def countable(self) -> bool:
+        """May `plan` count the problems by reading them, quickly and without a network?"""
+        return False
+
 
 class BaseTask:
     """One task, made from its settings. Subclasses override what differs."""
@@ -42,6 +60,7 @@ class BaseTask:
     step_separator: str = "\n"  #: a step ends with this
     stop: tuple[str, ...] = ()  #: texts that end a completion, beside the end token
     example_separator: str = "\n\n"  #: stands between worked examples in a plain prompt
+    REQUIRED: ClassVar[tuple[str, ...]] = ("problems", "extract", "correct")  #: what a task must bring
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -66,6 +85,18 @@ class BaseTask:
         """Good input rows that the last `problems()` left out, each with its reason (a question met
         twice).
         """
+        return []
+
+    def source_bytes(self) -> int | None:
+        """Bytes of the files that its problems are read from; None where it has none."""
+        return None
+
+    def first(self) -> list[Problem]:
+        """Some of its problems, where that costs next to nothing; neither split nor id need be set."""
+        return []
+
+    def look(self) -> list[str]:
+        """What a first look at its source finds wrong, a sentence each; reads little, downloads nothing."""
         return []
 
     def prompt(self, question: str) -> str:
@@ -101,6 +132,11 @@ class BaseTask:
         """The final answer of a completion, or None."""
         raise NotImplementedError
 
+    def why_no_answer(self, text: str) -> str:
+        """Why `extract` finds no answer in a completion that ended by itself, in a few words for the report;
+        "" where there is no more to say than that."""
+        return ""
+
     def correct(self, answer: str | None, problem: Problem) -> bool:
         """Is the answer right? May ask the answer jail; never evaluates text here."""
         raise NotImplementedError
@@ -126,6 +162,18 @@ class BaseTask:
         return problem.difficulty
 
 
+class TaskMethod(Protocol):
+    """What a file in tasks/ has."""
+
+    Settings: type[TaskSettings]
+    Task: type[BaseTask]
+
+
+def contract(module: ModuleType) -> type:
+    """The Protocol that a module has to keep."""
+    return TaskMethod
+
+
 def normalise(question: str) -> str:
     """A question as the overlap check sees it: NFKC, lower case, letters and digits only, single spaces."""
     plain = unicodedata.normalize("NFKC", question).casefold()
@@ -133,6 +181,6 @@ def normalise(question: str) -> str:
 
 
 def split_of(question: str) -> str:
-    """train, dev or test by the question's hash (ARCHITECTURE 9)."""
+    """train, dev or test by the question's hash (docs/design.md, 4)."""
     bucket = int.from_bytes(hashlib.sha256(normalise(question).encode()).digest()[:8], "big") % 10
     return {0: "test", 1: "dev"}.get(bucket, "train")

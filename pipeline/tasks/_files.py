@@ -7,8 +7,10 @@ its train rows). A problem's id is the source's own, or its split and the hash o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.errors import DamagedData, RecipeError
+from pipeline.errors import DamagedData, RecipeError, nearest
 from pipeline.rows import Dropped, Problem
 from pipeline.tasks import BaseTask, Message, TaskSettings, normalise, split_of
 from pipeline.tasks import _sources as sources
@@ -28,6 +30,7 @@ _TELLS = re.compile(
     r"|\b(?:in|inside|from) (?:the )?(?:parenthes[ei]s|brackets)\b|\b(?:marked|labell?ed) (?:as )?correct\b",
     re.IGNORECASE,
 )
+FIRST_ROWS = 20  #: of a file, that `look` reads
 
 
 class FileSettings(TaskSettings):
@@ -41,6 +44,19 @@ class FileSettings(TaskSettings):
     revision: str = Field("", description="of the data set on the Hub")
     few_shot_file: str = Field("", description="worked examples: question, completion (and answer) a line")
     instruction: str = Field("", description="said after the question, with `chat`; none: the task's own")
+
+    @property
+    def countable(self) -> bool:
+        return bool(self.path) and Path(self.path).expanduser().exists()
+
+
+def has_field(row: dict[str, Any], name: str) -> bool:
+    """Does a row have a field, `question.stem` looking inside?"""
+    try:
+        sources.field(row, name)
+    except BadRow:
+        return False
+    return True
 
 
 class FileTask(BaseTask):
@@ -133,6 +149,68 @@ class FileTask(BaseTask):
             extra = json.loads(problem.meta) if problem.meta else {}
             meta = json.dumps({"place": Path(place).name, **extra}, ensure_ascii=False)
             yield dataclasses.replace(problem, id=new_id, split=split, source=self.name, meta=meta)
+
+    # --- a look before anything runs ---
+
+    def source_bytes(self) -> int | None:
+        s = self.settings
+        if not s.path and not s.test_path:
+            return None
+        places = [Path(place).expanduser() for place in (s.path, s.test_path) if place]
+        found = [f for p in places for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()]
+        return sum(file.stat().st_size for file in found)
+
+    def _first_rows(self) -> Iterator[Found]:
+        for key in ("path", "test_path"):
+            where = getattr(self.settings, key)
+            for file, split in sources.files(where, f"task.{key}") if where else ():
+                yield from itertools.islice(sources.rows(file, split), FIRST_ROWS)
+
+    def first(self) -> list[Problem]:
+        found: list[Problem] = []
+        with contextlib.suppress(DamagedData):  # `look` says it
+            for each in self._first_rows():
+                with contextlib.suppress(BadRow):
+                    if isinstance(each.row, dict):
+                        found.append(self.read(each.row))
+        return found
+
+    def look(self) -> list[str]:
+        """Files that are not there, fields that their first rows lack, worked examples that are none."""
+        wrong: list[str] = []
+        seen: list[tuple[str, dict[str, Any]]] = []
+        try:
+            seen = [(each.file, each.row) for each in self._first_rows() if isinstance(each.row, dict)]
+        except DamagedData as error:
+            wrong.append(str(error))
+        wrong += self._missing_fields(seen)
+        if self.settings.few_shot_file:
+            try:
+                sources.examples(self.settings.few_shot_file)
+            except (RecipeError, DamagedData) as error:
+                wrong += str(error).split("\n")
+        return wrong
+
+    def fields(self) -> dict[str, str]:
+        """Key of the settings -> the field of a row that it names, for `look`."""
+        return {}
+
+    def _missing_fields(self, seen: list[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+        """Fields that none of the first rows has."""
+        if not seen:
+            return
+        file, first = seen[0]
+        missing = [k for k, name in self.fields().items() if not any(has_field(row, name) for _, row in seen)]
+        for key in missing:
+            name, there = self.fields()[key], ", ".join(list(first)[:8]) or "nothing"
+            near = nearest(name, first)
+            cure = near if "did you mean" in near else ""
+            yield f"task.{key}: no field {name!r} in the first rows of {file}; they have {there}{cure}"
+        if not missing and not self.first():
+            try:
+                self.read(first)
+            except BadRow as bad:
+                yield f"task.path: {file}: none of its first {len(seen)} rows can be used: {bad}"
 
     # --- prompts ---
 

@@ -82,6 +82,11 @@ class Settings(TaskSettings):
     digits: tuple[int, int] = Field((1, 5), description="[fewest, most] digits a number has")
     max_tokens: int = Field(256, ge=1, description="tokens a completion may have")
 
+    @property
+    def typical_steps(self) -> float:
+        """Of sums of a middling length: a line a digit, and five around them."""
+        return 5 + sum(self.digits) / 2
+
     @model_validator(mode="after")
     def _usable(self) -> Settings:
         low, high = self.digits

@@ -114,6 +114,16 @@ class Settings(TaskSettings):
     largest: int = Field(200, ge=1, le=9999, description="largest result on the way")
     max_tokens: int = Field(64, ge=1, description="tokens a completion may have")
 
+    @property
+    def typical_tokens(self) -> float:
+        """Of a whole play, where a number is one token: `19 - 7 = 12, left 20, 12`."""
+        moves = range(self.numbers - 1, 0, -1)  # numbers left after each
+        return min(self.max_tokens, sum(7 + 2 * left if left > 1 else 6 for left in moves))
+
+    @property
+    def typical_steps(self) -> float:
+        return self.numbers - 1
+
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
         for name in ("range", "target"):
@@ -228,6 +238,10 @@ class Task(BaseTask):
                 a, b = max(a, b), min(a, b)  # so that equal answers are equal texts when they vote
             found.append(f"{a} {sign} {b} = {result}")
         return ", ".join(found)
+
+    def why_no_answer(self, text: str) -> str:
+        lines = [LINE.fullmatch(line.strip()) for line in text.strip().split("\n")]
+        return "invalid arithmetic" if all(lines) else ""
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
         if answer is None:

@@ -22,7 +22,7 @@ from pipeline.rows import Problem
 from pipeline.tasks import _sources as sources
 from pipeline.tasks._files import FileSettings, FileTask
 
-LETTERS = "abcdefgh"
+LETTERS = extract.LETTERS
 
 
 class Settings(FileSettings):
@@ -89,7 +89,7 @@ class Task(FileTask):
         return labels, options
 
     def extract(self, text: str) -> str | None:
-        return extract.choice(text, "abcde")
+        return extract.choice(text, LETTERS)
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
         return answer is not None and answer == problem.answer

@@ -72,8 +72,8 @@ class Task(FileTask):
             found = extract.final(text, "any")
         if found is None:
             return None
-        value = extract.number(found, units=True)
-        return extract.spell(value) if value is not None else extract.last_number(found)
+        value = extract.first_number(found)
+        return None if value is None else extract.spell(value)
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
         return same(answer, problem.answer, kind="numeric")

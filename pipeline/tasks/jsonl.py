@@ -17,13 +17,15 @@ does not download; give `path`.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.answers import extract
+from pipeline.answers import extract, units
 from pipeline.answers.compare import same
+from pipeline.answers.extract import How
 from pipeline.answers.jail import default_jail
 from pipeline.rows import Problem
 from pipeline.tasks import _sources as sources
@@ -42,6 +44,7 @@ class Settings(FileSettings):
     gold: Literal["field", "boxed", "hashes", "last_number"] = Field(
         "field", description="where the answer stands within its field"
     )
+    unit: str = Field("", description="the field with the answer's unit (SciBench), with `compare: numeric`")
     template: str = Field("Q: {question}\nA:", description="the prompt, with {question} in it")
     step_separator: str = Field("\n", min_length=1, description="what separates the steps")
     stop: tuple[str, ...] = Field(("\nQ:",), description="texts that end a completion, without `chat`")
@@ -67,7 +70,15 @@ class Settings(FileSettings):
             raise ValueError(f"regex: {self.regex!r} is not a regular expression: {error}") from error
         if self.tolerance and self.compare != "numeric":
             raise ValueError(f"tolerance: {self.tolerance} means something with `compare: numeric` only")
+        if self.unit and self.compare != "numeric":
+            raise ValueError(f"unit: {self.unit!r} means something with `compare: numeric` only")
         return self
+
+
+def _raised(number: str, power: int) -> str:
+    """`2.4 m` with its power of ten."""
+    value, _, unit = number.partition(" ")
+    return rf"{value} \times 10^{{{power}}} {unit}".strip()
 
 
 class Task(FileTask):
@@ -79,6 +90,10 @@ class Task(FileTask):
         super().__init__(settings)
         self.step_separator = settings.step_separator
         self.stop = () if settings.chat else settings.stop
+
+    def fields(self) -> dict[str, str]:
+        named = ("question", "answer", "id", "difficulty", "solution", "split")
+        return {key: name for key in named if (name := getattr(self.settings, key))}
 
     def read(self, row: dict[str, Any]) -> Problem:
         s = self.settings
@@ -92,13 +107,19 @@ class Task(FileTask):
         answer: str | None = None
         if s.answer:
             written = sources.text(row, s.answer, numbers=True).strip()
-            answer = written if s.gold == "field" else extract.final(written, s.gold)
+            answer = written if s.gold == "field" else self._reading(written, s.gold)
             if not answer:
                 raise sources.BadRow(f"{s.answer!r} has no answer by `gold: {s.gold}`: {written[-40:]!r}")
+        unit, power = "", units.asked_power(question)
+        if s.unit and answer:
+            unit, in_unit = units.without_power(sources.text(row, s.unit, empty=True))
+            answer = f"{answer} {unit}" if units.read_unit(unit) else answer
+            power = in_unit or power
         return Problem(
             id=new_id,
             question=question,
             answer=answer,
+            meta=json.dumps({"power": power}) if power and s.compare == "numeric" else "",
             difficulty=sources.text(row, s.difficulty, numbers=True) if s.difficulty else "",
             split=sources.SPLITS.get(split, ""),
             solution=sources.text(row, s.solution, empty=True).strip() if s.solution else "",
@@ -111,12 +132,29 @@ class Task(FileTask):
         how = self.settings.extract
         if how == "regex":
             return default_jail().search(self.settings.regex, text[-extract.MAX_TEXT :])
-        return extract.final(text, how)
+        return self._reading(text, how)
+
+    def _reading(self, text: str, how: How) -> str | None:
+        found = extract.final(text, how)
+        if found and how == "hashes" and self.settings.compare == "numeric":
+            value = extract.first_number(found)  # `#### 12 apples (3 per child)`
+            return found if value is None else extract.spell(value)
+        return found
 
     def correct(self, answer: str | None, problem: Problem) -> bool:
-        return same(answer, problem.answer, kind=self.settings.compare, tolerance=self.settings.tolerance)
+        if answer is None or problem.answer is None:
+            return False
+        if self.same(answer, problem.answer):
+            return True
+        # the gold number counts in its unit's power of ten: `2.4` in $10^6$ m is also 2.4 x 10^6 m
+        power = json.loads(problem.meta).get("power", 0) if problem.meta else 0
+        return bool(power) and self.same(answer, _raised(problem.answer, power))
 
     def same(self, one: str, other: str) -> bool:
+        if self.settings.extract == "choice":  # keys are letters of either case, `B` or `(b)`
+            letters = [extract.choice(text) for text in (one, other)]
+            if None not in letters:
+                return letters[0] == letters[1]
         return same(one, other, kind=self.settings.compare, tolerance=self.settings.tolerance)
 
     def gold_completion(self, problem: Problem) -> str | None:
@@ -125,6 +163,9 @@ class Task(FileTask):
         how, answer = self.settings.extract, problem.answer
         if answer is None or how == "regex":
             return None
+        letter = extract.choice(answer) if how == "choice" else None
+        if letter:  # `B`, `(B)` or `B.`, in its own case
+            answer = letter.upper() if letter.upper() in answer else letter
         end = {"hashes": f"#### {answer}", "choice": f"The answer is ({answer})."}.get(
             how, f"\\boxed{{{answer}}}"
         )

@@ -149,6 +149,19 @@ def _check_splits(problems: list[Problem], keys: dict[str, str]) -> None:
         )
 
 
+def _by_hash(problems: list[Problem], task: BaseTask, split: str) -> str:
+    """Where a split is small because the hash made it: how it came about, and what else can be done."""
+    every = sum(problem.source == task.name for problem in problems)
+    num = sum(problem.split == split and problem.source == task.name for problem in problems)
+    if split == "train" or num > 0.2 * every:
+        return ""
+    own = "`split:`, the field that says it, or `test_path`" if split == "test" else "`split:`, the field"
+    return (
+        f" (a row that names no split goes by its question's hash: one in ten to dev, one in ten to test,"
+        f" so {every} rows gave {num}; {own} that says it, sets them yourself)"
+    )
+
+
 def _counted(problems: list[Problem], keys: dict[str, str], tasks: Sequence[BaseTask]) -> list[Problem]:
     # another hash than the split's, or the order would depend on it
     order = {p.id: hashlib.sha256(b"order\0" + keys[p.id].encode()).digest() for p in problems}
@@ -163,7 +176,7 @@ def _counted(problems: list[Problem], keys: dict[str, str], tasks: Sequence[Base
             if wanted is not None and wanted > len(mine):
                 wrong.append(
                     f"task {task.name}: {split}: {wanted} problems are asked for and {len(mine)} are there:"
-                    " ask for fewer, or give more rows"
+                    f" ask for fewer, or give more rows{_by_hash(problems, task, split)}"
                 )
             chosen += mine[:wanted]
         taken += sorted(chosen, key=lambda problem: order[problem.id])

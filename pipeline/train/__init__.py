@@ -1,18 +1,20 @@
-"""Rows -> weights. A method is one file: `Settings(TrainSettings)` and `train(job, settings) -> TrainReport`.
+"""Rows -> weights. A method is one file with the hooks of `TrainMethod`.
 
 The trainer never hears which method made its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from pipeline.settings import ModelName, Settings, StageSettings
+from pipeline.settings import ModelName, Settings, StageSettings, optional
+from pipeline.train._owned import OWNED
 
 
 class StepSchedule(Settings):
@@ -31,10 +33,14 @@ class StepSchedule(Settings):
 class TrainSettings(StageSettings):
     """What every trainer takes."""
 
-    needs: ClassVar[tuple[str, ...]] = ("Example",)
+    needs: ClassVar[tuple[str, ...]] = ("Example",)  #: the first is the kind of row that it trains on
+    #: the models that it can train, by head (`pipeline/models/heads.py`); "policy": a model without one
+    heads: ClassVar[tuple[str, ...]] = ("policy",)
+    trainer_arguments: ClassVar[str] = "TrainingArguments"  #: the class that `args` goes to, for `check`
+    owned: ClassVar[Mapping[str, str]] = OWNED  #: keys of `args` that a recipe gives elsewhere
 
     model: ModelName = Field("policy", description="the model that learns")
-    steps: int | StepSchedule | None = Field(
+    steps: PositiveInt | StepSchedule | None = Field(
         None, description="optimizer steps, or {first, growth}; none: epochs"
     )
     epochs: float = Field(1.0, gt=0)
@@ -48,6 +54,10 @@ class TrainSettings(StageSettings):
     args: dict[str, Any] = Field(
         default_factory=dict, description="passed through to the trainer's own arguments"
     )
+
+    def steps_in(self, round_number: int) -> int | None:
+        """Optimizer steps of a round; None where epochs say it."""
+        return self.steps.at(round_number) if isinstance(self.steps, StepSchedule) else self.steps
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,6 @@ class TrainJob:
     save_every: int = 0  #: optimizer steps between checkpoints; 0: none
     report: Callable[[dict[str, float]], None] = field(default=lambda values: None)
     say: Callable[[str], None] = field(default=lambda text: None)  #: hears a sentence now and then
-    prompt_tokens: int = 0
     #: told after each batch (""), and what begins that takes long ("saving"): a supervisor listens
     beat: Callable[[str], None] = field(default=lambda what="": None)
 
@@ -89,3 +98,25 @@ class TrainReport:
     metrics: dict[str, float]
     dropped: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+class TrainMethod(Protocol):
+    """What a file in train/ has."""
+
+    Settings: type[TrainSettings]
+
+    def train(self, job: TrainJob, settings: Any) -> TrainReport:
+        """Train on `job.rows()` and leave the weights in `job.out`. Every process calls it; the main one
+        writes.
+        """
+        ...
+
+    @optional
+    def target_of(self, label: float, settings: Any) -> float:
+        """The number that a row's label trains towards; the stage refuses rows whose targets are all one."""
+        return label
+
+
+def contract(module: ModuleType) -> type:
+    """The Protocol that a module has to keep."""
+    return TrainMethod

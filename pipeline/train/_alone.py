@@ -26,8 +26,9 @@ def attend(
     scaling: float | None = None,
     **given: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' contract: heads first, [1, H, T, size] in, [1, T, H, size] out; `cu_seq_lens_q` says where rows
-    begin."""
+    """transformers' contract: heads first, [1, H, T, size] in, [1, T, H, size] out; `cu_seq_lens_q` says
+    where rows begin.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
@@ -43,7 +44,8 @@ def attend(
     usual = query.shape[-1] ** -0.5
     if scaling is not None and abs(scaling - usual) > 1e-6 * usual:
         flat[0] = flat[0] * (scaling / usual)
-    seen = varlen_attn(*(part.contiguous() for part in flat), starts, starts, longest, longest, **more)
+    ask, keys, values = (part.contiguous() for part in flat)
+    seen: Any = varlen_attn(ask, keys, values, starts, starts, longest, longest, **more)
     return seen[None].to(query.dtype), None
 
 

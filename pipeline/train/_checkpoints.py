@@ -5,7 +5,7 @@ transformers writes a checkpoint file by file, in place, and picks the newest fo
 a folder counts only by its marker: written last, by rank 0, between barriers, with the SHA-256 of every file,
 the number of processes and the job's fingerprint. Older folders are removed only after a newer marker stands.
 The files are the run's own scratch (pickled optimizer and random states among them): they are hashed before
-they are read and never committed or shared (RELIABILITY rules 7 and 8).
+they are read and never committed or shared.
 """
 
 from __future__ import annotations

@@ -26,37 +26,12 @@ from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._batches import Corpus
 from pipeline.train._folded import fold
+from pipeline.train._owned import OWNED
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
 TOKENS_AT_ONCE = 32_768
 #: Not DeepSpeed or FSDP, which gather a layer's weights in its own forward.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU)
-#: Keys of `args` that have a setting of their own, or that the resume promise rests on.
-OWNED = {
-    "output_dir": "the stage's scratch folder",
-    "max_steps": "steps",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size and micro_batch",
-    "gradient_accumulation_steps": "batch_size and micro_batch",
-    "learning_rate": "learning_rate",
-    "warmup_steps": "warmup_steps",
-    "lr_scheduler_type": "schedule",
-    "max_length": "max_length",
-    "packing": "packing",
-    "padding_free": "packing",
-    "seed": "the run's seed",
-    "data_seed": "the run's seed",
-    **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit", "save_only_model"), "save_every"),
-    **dict.fromkeys(("logging_strategy", "logging_steps", "report_to", "disable_tqdm"), "log_every"),
-    **dict.fromkeys(
-        ("ignore_data_skip", "train_sampling_strategy", "dataloader_drop_last"),
-        "nothing: data order is fixed",
-    ),
-    **dict.fromkeys(
-        ("auto_find_batch_size", "enable_jit_checkpoint", "load_best_model_at_end"),
-        "nothing: it breaks exact resume",
-    ),
-}
 
 
 class NothingTrainable(RatchetError):

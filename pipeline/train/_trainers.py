@@ -54,7 +54,7 @@ class Exact(Trainer):
         self.step_rows: list[torch.Tensor] = []
         self.grad_norm = math.nan
         self.remove_callback(PrinterCallback)
-        self.add_callback(Watch(self))
+        self.add_callback(StepCallback(self))
 
     def run(self) -> None:
         """Train from the newest complete checkpoint, or from the start. Every rank calls it."""
@@ -160,7 +160,7 @@ class Exact(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-class Watch(TrainerCallback):
+class StepCallback(TrainerCallback):
     """Losses by step, reports, and the vouching for checkpoints."""
 
     def __init__(self, trainer: Any) -> None:

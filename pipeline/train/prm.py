@@ -42,6 +42,7 @@ class Settings(TrainSettings):
     """What the score means and what every trainer takes."""
 
     needs: ClassVar[tuple[str, ...]] = ("StepExample",)
+    heads: ClassVar[tuple[str, ...]] = ("value", "token")
 
     model: ModelName = Field("prm", description="the reward model that learns")
     target: Literal["value", "soft", "hard", "advantage"] = Field(
@@ -188,7 +189,7 @@ def sign_ids(base: Path) -> tuple[int, int]:
     """The token ids of '+' and '-'."""
     from transformers import AutoTokenizer
 
-    from pipeline.models.endings import sign_tokens
+    from pipeline.engine.endings import sign_tokens
 
     return sign_tokens(AutoTokenizer.from_pretrained(str(base)), base.name)
 

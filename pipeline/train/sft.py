@@ -11,7 +11,7 @@ drop`. Not done: row weights (TRL has none), truncation (what is too long is dro
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 class Settings(TrainSettings):
     """SFT's settings beside what every trainer takes."""
+
+    heads: ClassVar[tuple[str, ...]] = ("policy", "token")
+    trainer_arguments: ClassVar[str] = "SFTConfig"
 
     packing: bool = Field(
         False,

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.vote import Candidate, ballots
+from pipeline.vote import Candidate, ScoredSettings, ballots
 
 
-def vote(candidates: Sequence[Candidate]) -> str | None:
+class Settings(ScoredSettings):
+    """How its scores are made."""
+
+
+def vote(candidates: Sequence[Candidate], settings: Settings | None = None) -> str | None:
     """The winner, or None where no candidate has an answer. Ties: more votes, then log-probability, then
     the first.
     """

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.vote import Candidate, ballots, usable
+from pipeline.vote import Candidate, ScoredSettings, ballots, usable
 
 
-def vote(candidates: Sequence[Candidate]) -> str | None:
+class Settings(ScoredSettings):
+    """How its scores are made."""
+
+
+def vote(candidates: Sequence[Candidate], settings: Settings | None = None) -> str | None:
     """The winner, or None where no candidate has an answer. Ties: more votes, then log-probability, then
     the first.
     """

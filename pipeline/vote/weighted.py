@@ -1,36 +1,29 @@
 """Weighted vote (DiVeRSe, arXiv:2206.02336; Math-Shepherd): the answer with the largest sum of its
-candidates' scores.
+candidates' weights.
 
-Where every weight is the same this is the majority. A score below zero (a sum of log-odds) counts as its
-logistic value: as a plain weight it would punish an answer for each vote it gets. So all candidates' scores
-are mapped as soon as one of them is negative.
+A weight is what the score is as a number from 0 to 1: a value clamped (as the authors of ReST-MCTS* do), a
+probability as it is, log-odds through the logistic. What a score is comes with it, from the model's head and
+the aggregation; how the others look changes nothing, so a third answer never turns a vote between two.
+Where every weight is the same this is the majority.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.vote import Candidate, ballots, usable
+from pipeline.vote import Candidate, ScoredSettings, ballots
 
 
-def logistic(score: float) -> float:
-    """1 / (1 + exp(-score)), without overflow."""
-    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
+class Settings(ScoredSettings):
+    """How its weights are made."""
 
 
-def vote(candidates: Sequence[Candidate]) -> str | None:
+def vote(candidates: Sequence[Candidate], settings: Settings | None = None) -> str | None:
     """The winner, or None where no candidate has an answer. Ties: more votes, then log-probability, then
     the first.
     """
-    known = [score for one in candidates if (score := usable(one.score)) is not None]
-    if known and min(known) < 0:
-        candidates = [
-            one if (score := usable(one.score)) is None else replace(one, score=logistic(score))
-            for one in candidates
-        ]
-    found = ballots(candidates)
+    found = ballots([replace(one, score=one.weight) for one in candidates])
     return (
         max(found, key=lambda ballot: (ballot.score, ballot.votes, ballot.logprob)).answer if found else None
     )

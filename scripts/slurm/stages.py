@@ -9,12 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline.store.workspace import Workspace
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from pipeline.commands.run import done
 from pipeline.errors import RatchetError
-from pipeline.launch import done
-from pipeline.recipe import Stage
-from pipeline.status import open_run
+from pipeline.recipe.shape import Stage
+from pipeline.run.session import open_run
 
 
 def left(name: str, data: Path, checkpoints: Path) -> list[tuple[int, Stage]]:
@@ -23,7 +25,7 @@ def left(name: str, data: Path, checkpoints: Path) -> list[tuple[int, Stage]]:
     Raises:
         RecipeError: there is no such run.
     """
-    run = open_run(name, data, checkpoints)
+    run = open_run(name, Workspace(data, checkpoints))
     rounds = [(number, stage) for number in range(run.recipe.rounds + 1) for stage in run.stages_in(number)]
     rounds += [(run.recipe.rounds, stage) for stage in run.recipe.section("finally")]
     return [(number, stage) for number, stage in rounds if not done(run, stage, number)]
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     given = parser.parse_args()
     try:
-        for number, stage in left(given.run, given.data, given.checkpoints):
+        for number, stage in left(given.run, Workspace(given.data, given.checkpoints)):
             print(number, stage.name)
     except RatchetError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

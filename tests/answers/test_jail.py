@@ -433,3 +433,19 @@ def test_what_no_parser_may_see():
         assert not comparable(text), text
     for text in (r"\left\{1,2\right\}", "[1,2)", r"\frac{1}{2}", "x^{2}"):
         assert comparable(text), text
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel's limits of another process are read on Linux"
+)
+def test_the_kernel_holds_the_limits_of_a_worker():
+    """Files, processes, core dumps and memory: as set, soft and hard, so that a worker cannot raise them again."""
+    with Jail(workers=1, seconds=0.5, memory_mb=700) as jail:
+        assert jail.same_math("1", "1") is True
+        [pid] = jail.pids
+        worker = psutil.Process(pid)
+        for which in (psutil.RLIMIT_CORE, psutil.RLIMIT_FSIZE, psutil.RLIMIT_NPROC):
+            assert worker.rlimit(which) == (0, 0)
+        assert worker.rlimit(psutil.RLIMIT_AS) == (700 << 20, 700 << 20)
+        used = sum(worker.cpu_times()[:2])
+        assert 0 < worker.rlimit(psutil.RLIMIT_CPU)[0] <= used + 4

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from pipeline.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.evaluate import accuracy
-from pipeline.models.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.rows import Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
@@ -127,7 +127,7 @@ def test_metrics_by_hand():
     assert metrics["trace_error"] == pytest.approx(6 / 17, abs=1e-6)  # of 5 + 12 right traces
     assert metrics["kl"] == pytest.approx(0.2)
     assert metrics["distinct"] > 0.6
-    assert set(accuracy.metric_names(SETTINGS)) <= set(metrics)
+    assert {each.name for each in accuracy.metrics(SETTINGS)} <= set(metrics)
     assert metrics["accuracy/greedy/low"] < 5 / 6 < metrics["accuracy/greedy/high"]
 
 

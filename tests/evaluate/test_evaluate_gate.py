@@ -5,9 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import RecipeError
-from pipeline.evaluate.compare import Measured, tabulate
-from pipeline.evaluate.gate import GateRule, Health, decide
+from pipeline.evaluate.gate import Health, decide
 from pipeline.evaluate.intervals import Ratio, resample
+from pipeline.evaluate.paired import Measured, tabulate
+from pipeline.settings import GateRule
 
 RULE = GateRule(metric="measure/accuracy/greedy", margin=0.01)
 
@@ -70,7 +71,7 @@ def test_limits():
 def test_less_is_better_turns_the_margin_round(low, high, promoted):
     name = "measure/trace_error"
     found = {name: 0.2, f"{name}/change": 0.03, f"{name}/change/low": low, f"{name}/change/high": high}
-    assert decide(GateRule(metric=name, margin=0.01), found, first=False).promote is promoted
+    assert decide(GateRule(metric=name, margin=0.01), found, first=False, less={name}).promote is promoted
 
 
 def test_missing_metric_names_the_nearest():
@@ -104,3 +105,62 @@ def test_decision_is_json():
     found = decide(RULE, {}, first=True).as_dict()
     assert found["promote"] is True
     assert found["first"] is True
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high"),
+    [
+        ("measure/accuracy/greedy", np.nan, -0.5),
+        ("measure/accuracy/greedy", -0.9, np.nan),
+        ("measure/accuracy/greedy", np.nan, np.nan),
+        ("measure/brier", 0.5, np.nan),
+        ("measure/brier", np.nan, 0.9),
+    ],
+)
+def test_without_an_interval_nothing_is_proved(metric, low, high):
+    """A change whose interval is not known, on either side, refuses nobody."""
+    found = {
+        metric: 0.5,
+        f"{metric}/change": -0.5,
+        f"{metric}/change/low": low,
+        f"{metric}/change/high": high,
+    }
+    rule = GateRule(metric=metric, margin=0.01)
+    decision = decide(rule, found, first=False)
+    assert decision.promote
+    assert "kept" in decision.reasons[0]
+    surely = {"low": 0.4, "high": 0.6} if "brier" in metric else {"low": -0.6, "high": -0.4}
+    known = found | {f"{metric}/change/{part}": value for part, value in surely.items()}
+    assert not decide(rule, known, first=False).promote
+
+
+def test_the_sentences_of_a_gate_are_those_that_gate_json_has():
+    found = {
+        "m/loss": 0.25,
+        "m/acc": 0.5,
+        "m/acc/change": 0.125,
+        "m/acc/change/low": -0.1,
+        "m/acc/change/high": 0.3,
+    }
+    most, margin = GateRule(metric="m/loss", at_most=0.25), GateRule(metric="m/acc", margin=0.02)
+    decision = decide([most, margin], found, first=False)
+    assert decision.promote
+    assert decision.reasons == [
+        "m/loss: 0.25, at most 0.25: kept",
+        "m/acc: 0.375 -> 0.5, change +0.125 [-0.1, +0.3], margin 0.02: kept",
+    ]
+    worse = found | {"m/loss": 0.26, "m/acc/change": -0.1, "m/acc/change/high": -0.03}
+    decision = decide([most, margin], worse, first=False)
+    assert not decision.promote
+    assert decision.reasons == [
+        "m/loss: 0.26, at most 0.25: refused",
+        "m/acc: 0.6 -> 0.5, change -0.1 [-0.1, -0.03], margin 0.02: refused, surely worse",
+    ]
+    assert decide(margin, {}, first=True).reasons == [
+        "first weights of this model: nothing to compare with",
+        "m/acc: not compared",
+    ]
+    edge = {"m/brier": 0.5, "m/brier/change": 0.1, "m/brier/change/low": 0.02, "m/brier/change/high": 0.3}
+    assert decide(
+        GateRule(metric="m/brier", margin=0.02), edge, first=False
+    ).promote  # at the margin, not beyond

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from pipeline.asks import Continue, Prefix, Score
 from pipeline.errors import DamagedData
 from pipeline.evaluate import prm_quality
 from pipeline.evaluate.gate import decide
@@ -13,7 +14,6 @@ from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.prm_quality import PrmOutcome, Scored, Settings
 from pipeline.evaluate.ranking import Points, Ranking, f1_at, length_correlation
 from pipeline.evaluate.step_files import processbench, read_prm800k, read_processbench
-from pipeline.models.asks import Continue, Prefix, Score
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
@@ -74,7 +74,7 @@ def promoted(outcomes, settings=SETTINGS, first=True):
 @pytest.mark.parametrize("oracle", [True, False])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_collapsed_reward_models_are_caught(kind, oracle):
-    """RELIABILITY 21: 20 of 20 seeds. Without an oracle a position is a length."""
+    """20 of 20 seeds. Without an oracle a position is a length."""
     decisions = [promoted(world(KINDS[kind], seed, oracle)) for seed in range(20)]
     assert sum(not decision.promote for decision in decisions) == 20
     assert all("health check" in decision.reasons[-1] for decision in decisions)
@@ -122,7 +122,7 @@ def test_auc_and_brier_are_scikit_learns():
     assert metrics["auc/low"] < metrics["auc"] < metrics["auc/high"]
     shares = [value for name, value in metrics.items() if name.endswith("/share")]
     assert sum(shares) == pytest.approx(1, abs=1e-6)
-    assert set(prm_quality.metric_names(SETTINGS)) <= set(metrics)
+    assert {each.name for each in prm_quality.metrics(SETTINGS)} <= set(metrics)
 
 
 @pytest.mark.parametrize("decimals", [1, 6])

@@ -30,7 +30,7 @@ from pathlib import Path
 import loop_world as world
 
 from pipeline.errors import StorageError
-from pipeline.store.run import verify_run
+from pipeline.store.run_folder import verify_run
 
 
 @dataclass

@@ -36,14 +36,15 @@ import yaml  # noqa: E402
 from tiny_world import make_policy, recipe_data  # noqa: E402
 
 import pipeline.loop as loop  # noqa: E402
-from pipeline.recipe import Recipe, load  # noqa: E402
+from pipeline.processes.group import Processes  # noqa: E402
+from pipeline.recipe.read import load  # noqa: E402
+from pipeline.recipe.shape import Recipe  # noqa: E402
 from pipeline.report.console import Console  # noqa: E402
-from pipeline.session import session  # noqa: E402
+from pipeline.run.session import session  # noqa: E402
 from pipeline.store.disk import Disk  # noqa: E402
 from pipeline.store.documents import hash_file  # noqa: E402
 from pipeline.store.outcome import exit_code_of  # noqa: E402
-from pipeline.store.run import tree_files  # noqa: E402
-from pipeline.world import World  # noqa: E402
+from pipeline.store.run_folder import tree_files  # noqa: E402
 
 NAME = "rest_mcts_countdown"
 RUN, WEIGHTS = Path("data") / NAME, Path("checkpoints") / NAME
@@ -92,10 +93,10 @@ class Enough(Exception):
 
 
 #: told each border the loop comes to; in a child that is to die there or leave
-Watcher = Callable[[int, str], None]
+Observer = Callable[[int, str], None]
 
 
-def run(recipe: Recipe, watch: Watcher = lambda border, name: None) -> None:
+def run(recipe: Recipe, watch: Observer = lambda border, name: None) -> None:
     """The run of this folder, or what is left of it."""
     borders, run_stage = iter(range(10**6)), loop.run_stage
 
@@ -105,14 +106,14 @@ def run(recipe: Recipe, watch: Watcher = lambda border, name: None) -> None:
 
     loop.run_stage = counted
     try:
-        with session(recipe, Console(quiet=True, main=False), World()) as working:
+        with session(recipe, Console(quiet=True, main=False), Processes()) as working:
             loop.run_loop(working)
         watch(next(borders), "the end")
     finally:
         loop.run_stage = run_stage
 
 
-def leave_at(border: int | None) -> Watcher:
+def leave_at(border: int | None) -> Observer:
     """Leaves a run when it comes to a border; None: never."""
 
     def watch(number: int, name: str) -> None:

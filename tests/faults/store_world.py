@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 from pipeline.errors import DamagedData
 from pipeline.rows import Dropped, Label, Node, Trace
 from pipeline.store.disk import Disk, sweep_temporaries
-from pipeline.store.folder import ChunkPlan, Plan, StageFolder
-from pipeline.store.run import tree_hash
+from pipeline.store.folder import StageFolder
+from pipeline.store.plan import ChunkPlan, Plan
+from pipeline.store.run_folder import tree_hash
 from pipeline.store.weights import commit_weights, read_weights
 
 NUM_CHUNKS = 2

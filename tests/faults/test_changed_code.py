@@ -1,4 +1,4 @@
-"""RELIABILITY rows 11 and 32: the project's code, or a package, changes under a run. Each stage's plan records what it
+"""The project's code, or a package, changes under a run. Each stage's plan records what it
 was begun with, a resume says once what changed, and `strict` refuses."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.conditions import TELLS
-from pipeline.store.run import tree_hash
+from pipeline.run.conditions import TELLS
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 

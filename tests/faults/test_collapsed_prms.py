@@ -1,4 +1,4 @@
-"""RELIABILITY row 21 with reward models that are really trained: on labels that are constant, shuffled or only lengths the
+"""Collapsed reward models that are really trained: on labels that are constant, shuffled or only lengths the
 gate refuses the new one and the standing one stays, 20 seeds of 20; on right labels it passes 19 of 20.
 
 The world: a small seed policy writes sums on the scratchpad, whose oracle says which steps are right. A first reward
@@ -19,12 +19,14 @@ import pytest
 import yaml
 
 from pipeline.loop import run_loop
-from pipeline.recipe import load, method
+from pipeline.processes.group import Processes
+from pipeline.recipe.methods import method
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
 from pipeline.rows import StepExample
-from pipeline.session import session
+from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
-from pipeline.world import World
+from pipeline.store.workspace import Workspace
 
 pytestmark = pytest.mark.long
 
@@ -69,7 +71,9 @@ def run(name: str, models: dict[str, Any], stages: dict[str, Any], seed: int = 0
     }  # fmt: skip
     path = Path(f"{name}.yaml")
     path.write_text(yaml.safe_dump(data, sort_keys=False))
-    with session(load(path), Console(quiet=True, main=False), World(), DATA, CHECKPOINTS) as working:
+    with session(
+        load(path), Console(quiet=True, main=False), Processes(), Workspace(DATA, CHECKPOINTS)
+    ) as working:
         run_loop(working)
 
 

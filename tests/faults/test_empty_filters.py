@@ -1,4 +1,4 @@
-"""RELIABILITY row 18: a filter that keeps nothing, one row, or one class stops the run before any training step, with
+"""A filter that keeps nothing, one row, or one class stops the run before any training step, with
 counts by reason that add up to what the filter was given."""
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from tiny_world import recipe_data
 
 from pipeline.errors import NothingKept
 from pipeline.loop import run_loop
-from pipeline.recipe import load
+from pipeline.processes.group import Processes
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
-from pipeline.session import session
+from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
-from pipeline.world import World
+from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 PRM = {"head": "value", "lora": {"r": 4}, "restart_from": "base"}
@@ -62,7 +63,7 @@ def begin(tiny: Path, change: Callable[[dict[str, Any]], None], **more: Any) -> 
     change(data)
     data["stages"]["learn"] |= more
     Path("r.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    with session(load(Path("r.yaml")), Console(quiet=True), World(), DATA, CHECKPOINTS) as run:
+    with session(load(Path("r.yaml")), Console(quiet=True), Processes(), Workspace(DATA, CHECKPOINTS)) as run:
         run_loop(run, until="learn")
 
 

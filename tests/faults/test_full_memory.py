@@ -1,4 +1,4 @@
-"""RELIABILITY row 14: memory that runs out ends a run with code 8 and a sentence that says what to lower; with room again
+"""Memory that runs out ends a run with code 8 and a sentence that says what to lower; with room again
 it goes on and ends with the bytes of a run that always had room."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 #: A run whose address space may grow by so many bytes from the moment that a stage is planned. Everything is imported by

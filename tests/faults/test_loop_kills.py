@@ -1,4 +1,4 @@
-"""RELIABILITY rows 1, 2 and 6 for the real loop on a tiny model: killed at points of every stage, at random times, full.
+"""Kills: the real loop on a tiny model: killed at points of every stage, at random times, full.
 
 What is killed, and what it is held against: loop_world.py. By hand: `python tests/faults/loop_kills.py --help`."""
 

@@ -18,7 +18,8 @@ from store_world import killed_at, readable, run_world
 from pipeline.errors import RatchetError
 from pipeline.rows import Dropped
 from pipeline.store.disk import Disk, sweep_temporaries
-from pipeline.store.folder import ChunkPlan, Plan, StageFolder
+from pipeline.store.folder import StageFolder
+from pipeline.store.plan import ChunkPlan, Plan
 
 NUM_CHUNKS, ROWS = 3, 40
 Discipline = Callable[[Path, Disk], int]

@@ -1,4 +1,4 @@
-"""RELIABILITY row 5: SIGTERM and Ctrl-C, to one process and to a group, end a run cleanly; started again it ends with the
+"""SIGTERM and Ctrl-C, to one process and to a group, end a run cleanly; started again it ends with the
 bytes of a run that nobody stopped. (Groups of ranks: tests/house/test_launch.py.)"""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_hash
+from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-q"]

@@ -1,4 +1,4 @@
-"""RELIABILITY rows 7 and 9: flipped bytes, missing, extra and swapped parts, edited and empty documents;
+"""Flipped bytes, missing, extra and swapped parts, edited and empty documents;
 and their repair.
 """
 
@@ -17,7 +17,7 @@ from pipeline.rows import Node, Trace
 from pipeline.store.documents import seal
 from pipeline.store.folder import StageFolder
 from pipeline.store.repair import prepare_repair
-from pipeline.store.run import tree_files, tree_hash, verify_run
+from pipeline.store.run_folder import tree_files, tree_hash, verify_run
 
 
 @pytest.fixture

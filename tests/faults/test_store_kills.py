@@ -1,4 +1,4 @@
-"""RELIABILITY rows 1, 3, 4 and 6 for the store alone: killed at every point, torn, cut from power, full.
+"""Kills: the store alone: killed at every point, torn, cut from power, full.
 The oracle is `tree_hash`.
 """
 

@@ -1,4 +1,4 @@
-"""RELIABILITY rows 12, 29 and 30: one launch of a run at a time, and only where locks and renames work."""
+"""One launch of a run at a time, and only where locks and renames work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RELIABILITY row 8: committed weights that were truncated, flipped, lost, or made not finite are never
+"""Committed weights that were truncated, flipped, lost, or made not finite are never
 loaded.
 """
 

@@ -1,4 +1,4 @@
-"""RELIABILITY row 31: the same bytes in another time zone, locale, hash seed, folder, umask, and under a clock that jumps;
+"""The same bytes in another time zone, locale, hash seed, folder, umask, and under a clock that jumps;
 the same rows with more threads, the same weights with more loader workers."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-W", "ignore", "-m", "pipeline", "run", "r.yaml", "-q"]

@@ -1,4 +1,4 @@
-"""RELIABILITY row 24 (lm-eval #4063): nothing that one trained adapter made is ever used for another. Two runs that
+"""Two adapters (lm-eval #4063): nothing that one trained adapter made is ever used for another. Two runs that
 differ in the learning rate alone train two adapters on one base; each is then offered what the other made."""
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import yaml
 from safetensors.numpy import load_file
 from tiny_world import recipe_data
 
+from pipeline.commands.fork import fork
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.models.registry import resolve_base
+from pipeline.processes.group import Processes
 from pipeline.report.console import Console
-from pipeline.session import find, session
-from pipeline.store.run import tree_files
-from pipeline.upkeep import fork
-from pipeline.world import World
+from pipeline.run.session import find, session
+from pipeline.store.run_folder import tree_files
+from pipeline.store.workspace import Workspace
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +44,7 @@ AFTER.append("final-002/final")
 
 
 def run(name: str, until: str | None = None) -> None:
-    with session(find(name, [], None, DATA), QUIET, World(), DATA, CHECKPOINTS) as working:
+    with session(find(name, [], None, DATA), QUIET, Processes(), Workspace(DATA, CHECKPOINTS)) as working:
         run_loop(working, until)
 
 
@@ -136,7 +137,9 @@ def test_a_chunk_of_the_other_adapter_is_made_again(here: Path, stage: str) -> N
 
 def test_a_fork_takes_what_no_adapter_made(here: Path) -> None:
     """`one` with the learning rate of `two`: the same rows as `two`, of which nothing came from `one`'s adapters."""
-    said = fork("one", "three", [f"stages.learn.learning_rate={RATES['two']}"], QUIET, DATA, CHECKPOINTS)
+    said = fork(
+        "one", "three", [f"stages.learn.learning_rate={RATES['two']}"], QUIET, Workspace(DATA, CHECKPOINTS)
+    )
     taken = [stage for stage in (*BEFORE, *AFTER) if (DATA / "three" / stage).exists()]
     assert taken == BEFORE[:-1], said
     run("three")
@@ -161,13 +164,13 @@ def test_a_measurement_is_reused_for_the_same_weights_alone(here: Path) -> None:
 
 def test_merged_copies_are_told_apart(here: Path, tiny: Path) -> None:
     """`run://one@1/policy` is cached by the adapter's hash: under the same name, another adapter is another folder."""
-    first = resolve_base("run://one@1/policy", None, DATA, CHECKPOINTS)
+    first = resolve_base("run://one@1/policy", None, Workspace(DATA, CHECKPOINTS))
     assert adapter("one")[:12] in first.name
-    assert resolve_base("run://one@1/policy", None, DATA, CHECKPOINTS) == first
+    assert resolve_base("run://one@1/policy", None, Workspace(DATA, CHECKPOINTS)) == first
     for folder in (DATA, CHECKPOINTS):
         shutil.rmtree(folder / "one")
         shutil.copytree(folder / "two", folder / "one")
-    second = resolve_base("run://one@1/policy", None, DATA, CHECKPOINTS)
+    second = resolve_base("run://one@1/policy", None, Workspace(DATA, CHECKPOINTS))
     assert adapter("two")[:12] in second.name
     assert second != first
     weights = [load_file(folder / "model.safetensors") for folder in (first, second)]

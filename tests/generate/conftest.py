@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pipeline.models.asks import All, Continue, Prefix, Score
+from pipeline.asks import All, Continue, Prefix, Score
 from pipeline.rows import Question
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.asks import All, Continue, Prefix, Score
 from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star
-from pipeline.models.asks import All, Continue, Prefix, Score
 from pipeline.rows import Dropped, Node, Question, Trace
 
 
@@ -84,6 +84,39 @@ def test_golden_beams(table, question):
     assert [(len(ask.listed), ask.n) for ask in asks] == [(1, 4), (2, 2), (1, 2)]
 
 
+def pool(table):
+    return table(
+        steps={"": ["a\n", "b\n", "c.", "a\n"], "a\n": ["x\n", "1."], "b\n": ["y\n", "2."], "a\nx\n": ["3."], "b\ny\n": ["4."]},
+        values={
+            "a\n": 0.5, "b\n": 0.7, "c.": 0.9, "a\nx\n": 0.6, "a\n1.": 0.1, "b\ny\n": 0.2, "b\n2.": 0.3,
+            "a\nx\n3.": 0.95, "b\ny\n4.": 0.4,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("refill", "asked"),
+    [
+        # c ended and keeps its place: 3 left, 2 beams of 2; then 1 and 2 ended too: 1 left, one beam of 2
+        (False, [(1, 4, ""), (2, 2, "b\n"), (1, 2, "a\nx\n")]),
+        # 4 continuations at every step, the best beam first: b a b a, then ax by ax by
+        (True, [(1, 4, ""), (4, 1, "b\n"), (4, 1, "a\nx\n")]),
+    ],
+)
+def test_an_ended_beam_keeps_its_place_or_gives_it_away(table, question, refill, asked):
+    one = pool(table)
+    rows = one.drive(beam.generate(question, beam.Settings(n=4, width=2, refill=refill), None))
+    asks = [ask for ask in one.asked if isinstance(ask, Continue)]
+    assert [(len(ask.listed), ask.n, ask.listed[0].text) for ask in asks] == asked
+    assert [text for text, _, chosen in texts(rows) if chosen] == ["a\nx\n3."]
+
+
+def test_beams_that_say_the_same_are_one_or_stand_apart(table, question):
+    for merge, number in ((True, 1), (False, 2)):
+        rows = beams(table).drive(beam.generate(question, beam.Settings(n=4, width=2, merge=merge), None))
+        assert sum(row.step == "a\n" for row in tree(rows).values()) == number
+
+
 def test_the_aggregation_is_honoured(table, question):
     rows = beams(table).drive(beam.generate(question, beam.Settings(n=4, width=2, aggregate="min"), None))
     assert [(text, score) for text, score, chosen in texts(rows) if chosen] == [("c.", 0.9)]
@@ -92,7 +125,7 @@ def test_the_aggregation_is_honoured(table, question):
 def test_pav_ranks_by_effective_reward_and_picks_by_q(table, question):
     one = beams(table)
     one.values["a\n"] = 0.3
-    one.progress["b\n"] = -1.0  # b loses its lead: .7 - .5 = .2; a: .3 + .5 * .2 = .4 (METHODS 0)
+    one.progress["b\n"] = -1.0  # b loses its lead: .7 - .5 = .2; a: .3 + .5 * .2 = .4 (by hand)
     rows = one.drive(beam.generate(question, beam.Settings(n=4, width=4, plus="progress"), None))
     found = {row.step: row.value for row in tree(rows).values()}
     assert found["a\n"] == pytest.approx(0.4)
@@ -186,6 +219,15 @@ def test_without_deferred_expansion_a_leaf_opens_at_once(table, question):
     settings = alphazero.Settings(simulations=1, branch=1, deferred=False)
     rows = one.drive(alphazero.generate(question, settings, None))
     assert [(row.step, row.visits) for row in tree(rows).values()] == [("", 2), ("a\n", 2), ("1.", 1)]
+
+
+@pytest.mark.parametrize(("ties", "moved"), [("value", "b."), ("order", "a.")])
+def test_ties_between_moves_go_by_value_or_by_order(table, question, ties, moved):
+    # b first, by its value; then a: .2 + .731 * 3 against .6 + .269 * 3 / 2. One visit each.
+    one = table(steps={"": ["a.", "b."]}, values={"a.": 0.2, "b.": 0.6}, logprobs={"a.": -1.0, "b.": -2.0})
+    settings = alphazero.Settings(simulations=2, branch=2, ties=ties)
+    rows = one.drive(alphazero.generate(question, settings, None))
+    assert [text for text, _, chosen in texts(rows) if chosen] == [moved]
 
 
 def test_several_searches_are_several_trees(table, question):

@@ -1,12 +1,12 @@
-"""MCTS*, node by node against the formulas of METHODS 0 and 2.2."""
+"""MCTS*, node by node against the paper's formulas, by hand."""
 
 from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
 
+from pipeline.asks import Continue, Prefix, Score
 from pipeline.generate import mcts_star
-from pipeline.models.asks import Continue, Prefix, Score
 from pipeline.rows import Dropped, Node, Trace
 
 

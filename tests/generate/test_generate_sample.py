@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from pipeline.asks import Continue, Prefix, closed, start
 from pipeline.generate import rationalize, sample
-from pipeline.models.asks import Continue, Prefix, closed, start
 from pipeline.rows import Dropped, Group, Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 

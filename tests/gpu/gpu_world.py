@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
-from pipeline.models.endings import EOS
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
+from pipeline.engine import cuda_engine
+from pipeline.engine.endings import EOS
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
 
 
 def gpu_engine(folder: Path, device: str, **more: Any) -> Engine:
     """An engine on the device; on a CPU the GPU's batch, in plain torch."""
     engine = Engine(folder, device=device, **more)
     if device == "cpu":
-        engine._prepare_gpu()
+        cuda_engine.prepare(engine)
     return engine
 
 
-def written(engine: Engine, rows: list[Row], at_once: int = 8) -> list[Row]:
+def written(engine: Engine, rows: list[Request], at_once: int = 8) -> list[Request]:
     """The rows, after the engine wrote them."""
     engine.submit(rows)
     while engine.busy:
@@ -33,7 +34,7 @@ def parted(engine: Engine, prompts: list[list[int]], limit: int, close: float) -
     that parts elsewhere fails."""
     device = engine.device
     equal = near = 0
-    for row in written(engine, [Row(ids, limit, 0, 0.0, ends_on=EOS) for ids in prompts]):
+    for row in written(engine, [Request(ids, limit, 0, 0.0, ends_on=EOS) for ids in prompts]):
         given = torch.tensor([row.ids], device=device)
         theirs = engine.model.generate(
             given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=limit, top_k=None

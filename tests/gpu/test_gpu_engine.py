@@ -10,11 +10,11 @@ import torch
 from gpu_world import gpu_engine, parted, written
 from model_world import make_model, word_tokenizer
 
-from pipeline.models.batch import Batch
-from pipeline.models.cuda_batch import DeviceBatch, rows_of
-from pipeline.models.endings import EOS, LENGTH, STEP
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
+from pipeline.engine.batch import Batch
+from pipeline.engine.cuda_batch import DeviceBatch, rows_of
+from pipeline.engine.endings import EOS, LENGTH, STEP
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 #: family: what its configuration needs beside the tiny shape; whether it goes through few launches
@@ -40,11 +40,11 @@ def prompts(number: int, size: int = 40) -> list[list[int]]:
     return [torch.randint(2, size, (length,), generator=draw).tolist() for length in lengths]
 
 
-def mixed(engine: Engine, number: int) -> list[Row]:
+def mixed(engine: Engine, number: int) -> list[Request]:
     """Rows that differ in all that a row may."""
     rule = engine.rule("\n", ())
     return [
-        Row(
+        Request(
             ids, 3 + i, seed=i, temperature=(1.0, 0.0, 0.7)[i % 3], top_k=(0, 0, 5, 0)[i % 4],
             top_p=(1.0, 1.0, 1.0, 0.8, 1.0)[i % 5], ends_on=EOS | (STEP if i % 2 else 0), state=rule.start,
         )
@@ -97,7 +97,7 @@ def test_log_probabilities_and_scores_are_the_models_own(
         logits = policy.model(torch.tensor([ids], device=device)).logits[0].float().log_softmax(-1)
         wanted = logits[:-1].gather(-1, torch.tensor(ids[1:], device=device)[:, None])[:, 0]
         assert torch.allclose(torch.tensor(found), wanted.cpu(), atol=near)
-    for row in written(policy, [Row(ids, 9, seed=i) for i, ids in enumerate(several)]):
+    for row in written(policy, [Request(ids, 9, seed=i) for i, ids in enumerate(several)]):
         again = policy.logprobs([([*row.ids, *row.new_ids], len(row.ids))])[0]
         assert torch.allclose(torch.tensor(row.logprobs), torch.tensor(again), atol=near)
     for ids, found in zip(several, prm.score([(ids, range(len(ids))) for ids in several]), strict=True):
@@ -145,13 +145,13 @@ def test_the_gpu_batch_writes_the_bits_of_the_cpu_batch(policy_folder: Path):
 
 def test_a_rule_made_on_the_way_is_followed(policy_folder: Path):
     engine = gpu_engine(policy_folder, "cpu", max_rows=8, name="policy")
-    first = written(engine, [Row([5, 6], 20, seed=1, state=engine.rule("", ()).start)])[0]
+    first = written(engine, [Request([5, 6], 20, seed=1, state=engine.rule("", ()).start)])[0]
     rules = [engine.rule("", (f"{i}",)) for i in range(12)]  # more than the tables had room for
     stop = next(i for i in range(12) if i in [token - 9 for token in first.new_ids]) if any(
         9 <= token < 21 for token in first.new_ids
     ) else None  # fmt: skip
     assert engine.tables.next.shape[1] < engine.endings.next.shape[1]
-    again = written(engine, [Row([5, 6], 20, seed=1, ends_on=2, state=rules[stop or 0].start)])[0]
+    again = written(engine, [Request([5, 6], 20, seed=1, ends_on=2, state=rules[stop or 0].start)])[0]
     assert again.new_ids == first.new_ids[: len(again.new_ids)]
     assert engine.tables.next.shape[1] >= engine.endings.next.shape[1]
     if stop is not None:

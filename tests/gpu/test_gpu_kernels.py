@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.models import cuda_plain as plain
-from pipeline.models import draws
+from pipeline.engine import cuda_plain as plain
+from pipeline.engine import draws
 
 FAR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
@@ -20,7 +20,7 @@ def kind(request: pytest.FixtureRequest, device: str) -> torch.dtype:
 
 @pytest.fixture
 def kernels(device: str):
-    return pytest.importorskip("pipeline.models.cuda_kernels", reason="needs triton")
+    return pytest.importorskip("pipeline.engine.cuda_kernels", reason="needs triton")
 
 
 def near(found: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -149,8 +149,8 @@ def test_products_do_what_stands_between_them(
     kind: torch.dtype, device: str, kernels, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """A layer of a new token: against the plain launches in double precision, each from what the last gave."""
-    from pipeline.models import cuda_products
-    from pipeline.models.lean import _Product
+    from pipeline.engine import cuda_products
+    from pipeline.engine.cpu_forward import _Product
 
     if device == "cpu" and num * width > 6000:
         pytest.skip("minutes in Triton's interpreter")
@@ -166,6 +166,11 @@ def test_products_do_what_stands_between_them(
         tiling = cuda_products.Tiling(**cut)
         tuned = {(name.replace("down", "added"), *shape): tiling for name, shape in dims.items()}
         monkeypatch.setattr(cuda_products, "TUNED", tuned)
+    asked = {"turned": size // 2, "gated": 0, "down": 0}
+    for name, shape in {**dims, "out": (width, heads * size)}.items():
+        kind_of = name if name in ("turned", "gated") else "added"
+        if cuda_products.tiling_of(kind_of, *shape, asked.get(name, 0)) is None:
+            pytest.skip(f"{name} {shape} has no cut: torch's products run, see cuda_products.fits")
     products = cuda_products.Products(torch.device(device), pdl=device == "cuda")
 
     def weights(*shape: int, bias: bool = False) -> _Product:
@@ -196,25 +201,70 @@ def test_products_do_what_stands_between_them(
         normed = plain.add_norm(words[ids].double(), None, learnt.double(), 1e-6)
         turned = tuple(part.double() for part in turns)
         check(queries, plain.turn(double(asks, normed), positions, turned, None, *wide, 1, heads, 1e-6))
-        check(keys, wide[0])
-        check(values, wide[1])
+        lines = torch.arange(num, device=device)
+        for held, wanted in zip((keys, values), wide, strict=True):
+            check(held[lines, :, positions], wanted[lines, :, positions])  # the new columns alone
+            check(held, wanted)
         seen = kernels.attend(queries, keys, values, positions, size**-0.5, pdl=device == "cuda")
         check(seen, plain.attend(queries.double(), *wide, positions, size**-0.5))
         before = stream.double()
         given = products.added(seen, out, stream, later)
         check(stream, before + double(out, seen))
+        check(given.rows, stream.double() * later.double())
+        check(given.squares.sum(0), stream.double().square().sum(1))
         opened = products.gated(given, gates, 1e-6)
         normed = plain.add_norm(stream.double(), None, later.double(), 1e-6)
         check(opened, plain.gate(double(gates, normed)))
         before = stream.double()
-        products.added(opened, down, stream, learnt)
+        given = products.added(opened, down, stream, learnt)
+        check(given.rows, stream.double() * learnt.double())
+        check(given.squares.sum(0), stream.double().square().sum(1))
         check(stream, before + double(down, opened))
     assert int(kernels.counters_of(torch.device(device)).abs().sum()) == 0
 
 
+def test_a_cut_comes_out_even_or_is_none():
+    cuda_products = pytest.importorskip("pipeline.engine.cuda_products", reason="needs triton")
+    found = 0
+    for kind in cuda_products.KINDS:
+        for columns in (64, 384, 896, 1152, 1536, 2048, 9728, 17920):
+            for width in (40, 128, 192, 896, 1536, 4864, 8960):
+                for half in (8, 16, 32, 64) if kind == "turned" else (0,):
+                    tiling = cuda_products.tiling_of(kind, columns, width, half)
+                    if tiling is not None:
+                        found += 1
+                        assert width % (tiling.parts * tiling.step) == 0
+                        assert (columns if kind == "added" else columns // 2) % tiling.columns == 0
+                        assert not half or half % tiling.columns == 0
+    assert found > 100
+    assert cuda_products.tiling_of("added", 896, 4864) is not None  # of 0.5B: once cut into uneven parts
+    assert cuda_products.tiling_of("added", 40, 40) is None
+
+
+def test_products_with_what_stands_between_run_only_when_asked_for(monkeypatch: pytest.MonkeyPatch):
+    from pipeline.engine import cuda_forward
+
+    cuda_products = pytest.importorskip("pipeline.engine.cuda_products", reason="needs triton")
+
+    class Body:
+        kernels, last, layers, size = object(), torch.zeros(1, dtype=torch.bfloat16), (object(),), 64
+
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda_products, "counters_of", lambda device: None)
+    monkeypatch.setattr(cuda_products, "fits", lambda layer, size: True)
+    monkeypatch.delenv(cuda_forward.PRODUCTS, raising=False)
+    assert cuda_forward._products(Body, gpu) is None
+    monkeypatch.setenv(cuda_forward.PRODUCTS, "1")
+    assert cuda_forward._products(Body, gpu) is not None
+    monkeypatch.setattr(cuda_products, "fits", lambda layer, size: False)
+    with pytest.warns(UserWarning, match="RATCHET_CUDA_PRODUCTS=1 changes nothing here"):
+        assert cuda_forward._products(Body, gpu) is None
+
+
 @pytest.mark.gpu
 def test_what_a_step_leaves_is_that_of_plain_torch(device: str, kernels):
-    from pipeline.models.cuda_batch import COUNT, FLAGS, LIMIT, LINES, MASK, MOST, STATE, TOKENS
+    from pipeline.engine.cuda_batch import COUNT, FLAGS, LIMIT, LINES, MASK, MOST, STATE, TOKENS
 
     num, states, tokens = 137, 9, 60
     state = torch.randint(0, 5, (TOKENS + MOST + 1, num + 3), device=device)

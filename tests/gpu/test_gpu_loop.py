@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.recipe import load
+from pipeline.recipe.read import load
 
 ROOT = Path(__file__).parents[2]
 SEEDS = ROOT / "checkpoints" / "seed"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tiny_world import recipe_data
+
+from pipeline.__main__ import main
 
 
 @pytest.fixture
@@ -27,3 +31,21 @@ def write_recipe(place: Path, tiny: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def ratchet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """The command line in this process: words in, (exit code, what it said) out."""
+
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["ratchet", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert isinstance(left.value.code, int)
+        said = capsys.readouterr()
+        return left.value.code, said.err + said.out
+
+    return call

@@ -10,11 +10,12 @@ import yaml
 from typer.main import get_command
 
 from pipeline.__main__ import app
-from pipeline.recipe import load
+from pipeline.recipe.read import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+GROUP = get_command(app)
+COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}  # type: ignore[attr-defined]
 
 
 def ratchets(text: str) -> list[list[str]]:

@@ -16,12 +16,14 @@ import pytest
 import yaml
 from tiny_world import recipe_data
 
-from pipeline.apart import export_model
+from pipeline.commands.export import export_model
 from pipeline.loop import run_loop
-from pipeline.recipe import load, method
+from pipeline.processes.group import Processes
+from pipeline.recipe.methods import method
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
-from pipeline.session import session
-from pipeline.world import World
+from pipeline.run.session import session
+from pipeline.store.workspace import Workspace
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]
@@ -37,9 +39,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Pa
     try:
         recipe = recipe_data(tiny, name="quickstart", rounds=1, wandb={"mode": "disabled"})
         Path("r.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-        with session(load(Path("r.yaml")), Console(quiet=True), World(), DATA, CHECKPOINTS) as run:
+        with session(
+            load(Path("r.yaml")), Console(quiet=True), Processes(), Workspace(DATA, CHECKPOINTS)
+        ) as run:
             run_loop(run)
-        export_model("quickstart", 1, "policy", Path("my-model"), DATA, CHECKPOINTS)
+        export_model("quickstart", 1, "policy", Path("my-model"), Workspace(DATA, CHECKPOINTS))
         yield place
     finally:
         os.chdir(before)

@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.compare import compare
+from pipeline.commands.compare import compare
+from pipeline.commands.solve import solve
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
-from pipeline.recipe import load
+from pipeline.processes.group import Processes
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
-from pipeline.report.metrics import by_round, read
 from pipeline.rows import Label, StepExample, Trace
-from pipeline.session import session
-from pipeline.solve import solve
-from pipeline.status import run_status
+from pipeline.run.record import by_round, read
+from pipeline.run.session import session
+from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.world import World
+from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
@@ -45,7 +46,9 @@ def small(tiny: Path, *more: str, name: str = "guided") -> str:
 
 
 def run(path: str, until: str | None = None) -> None:
-    with session(load(path), Console(file=io.StringIO()), World(), DATA, CHECKPOINTS) as working:
+    with session(
+        load(path), Console(file=io.StringIO()), Processes(), Workspace(DATA, CHECKPOINTS)
+    ) as working:
         run_loop(working, until)
 
 
@@ -69,7 +72,7 @@ def there(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_solve_answers_and_prints_the_tree(there: Path) -> None:
     problem = next(p for p in StageFolder(DATA / "guided/prepare").read("Problem") if p.split == "train")
-    said = solve(problem.question, "guided", "mcts_star", ["iterations=3"], DATA, CHECKPOINTS)
+    said = solve(problem.question, "guided", "mcts_star", ["iterations=3"], Workspace(DATA, CHECKPOINTS))
     tree, _, rest = said.partition("\n\n")
     first = [line for line in tree.splitlines() if "left" in line]  # every first operation says what is left
     assert first
@@ -78,14 +81,16 @@ def test_solve_answers_and_prints_the_tree(there: Path) -> None:
     assert "tokens: " in rest
     assert "by policy" in rest
     assert "by prm" in rest
-    assert said == solve(problem.question, "guided", "mcts_star", ["iterations=3"], DATA, CHECKPOINTS)
+    assert said == solve(
+        problem.question, "guided", "mcts_star", ["iterations=3"], Workspace(DATA, CHECKPOINTS)
+    )
     for search, more in (
         ("beam", ["n=4"]),
         ("best_of_n", ["n=3"]),
         ("alphazero", ["simulations=2"]),
         ("sample", []),
     ):
-        assert "answer: " in solve(problem.question, "guided", search, more, DATA, CHECKPOINTS)
+        assert "answer: " in solve(problem.question, "guided", search, more, Workspace(DATA, CHECKPOINTS))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +105,12 @@ def test_solve_answers_and_prints_the_tree(there: Path) -> None:
 )
 def test_solve_says_what_it_cannot_do(there: Path, search: str, overrides: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        solve("numbers 3, 7, 12; target 24", "guided", search, overrides, DATA, CHECKPOINTS)
+        solve("numbers 3, 7, 12; target 24", "guided", search, overrides, Workspace(DATA, CHECKPOINTS))
 
 
 def test_solve_needs_a_run_with_a_round(there: Path) -> None:
     with pytest.raises(RecipeError, match="no run 'guidet'.*did you mean guided"):
-        solve("numbers 3, 7, 12; target 24", "guidet", "mcts_star", [], DATA, CHECKPOINTS)
+        solve("numbers 3, 7, 12; target 24", "guidet", "mcts_star", [], Workspace(DATA, CHECKPOINTS))
 
 
 def test_round_0_data_as_in_the_paper(place: Path, tiny: Path) -> None:
@@ -143,7 +148,7 @@ def test_compare_gives_each_recipe_its_tokens_and_one_table(place: Path, tiny: P
     ], "plain")  # fmt: skip
     Path("plain.yaml").write_text(yaml.safe_dump(plain.resolved(), sort_keys=False))
     paths = [Path(small(tiny)), Path("plain.yaml")]
-    table = compare(paths, 900, [], Console(file=io.StringIO()), DATA, CHECKPOINTS)
+    table = compare(paths, 900, [], Console(file=io.StringIO()), Workspace(DATA, CHECKPOINTS))
     head, *lines = table.splitlines()
     assert head.split()[:3] == ["recipe", "round", "greedy"]
     assert [(line.split()[0], line.split()[1]) for line in lines] == [
@@ -155,7 +160,7 @@ def test_compare_gives_each_recipe_its_tokens_and_one_table(place: Path, tiny: P
         assert metrics[f"{stage}/charged/policy"] > 900  # more was written than may be learned from
         assert metrics["learn/dropped/budget"] > 0
         assert metrics["learn/examples"] > 0
-    assert table == compare(paths, 900, [], Console(file=io.StringIO()), DATA, CHECKPOINTS)
+    assert table == compare(paths, 900, [], Console(file=io.StringIO()), Workspace(DATA, CHECKPOINTS))
 
 
 @pytest.mark.full
@@ -171,7 +176,9 @@ def test_claims_writes_its_document(place: Path, tiny: Path) -> None:
     for words in ("beats ReST-EM", "MCTS*", "beats best of N at equal tokens", "weighted by the PRM beats the majority",
                   "majority of 8 beats greedy", "beats the least", "beats the product", "beam", "rises with N"):  # fmt: skip
         assert words in text
-    assert all(run_status(name.name, DATA, CHECKPOINTS)["complete"] for name in DATA.glob("rest_em-*"))
+    assert all(
+        run_status(name.name, Workspace(DATA, CHECKPOINTS))["complete"] for name in DATA.glob("rest_em-*")
+    )
     assert len(list(DATA.glob("rest_em-*"))) == 4
     Path("claims.md").write_text(text + "By hand.\n")
     subprocess.run(command, check=True, capture_output=True)

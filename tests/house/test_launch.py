@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.launch import read_launch
-from pipeline.store.run import tree_files, tree_hash
-from pipeline.watch import Limits, Watcher
+from pipeline.processes.launch import read_launch
+from pipeline.processes.pulse import Limits
+from pipeline.processes.supervisor import Observer
+from pipeline.store.run_folder import tree_files, tree_hash
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "recipes" / "launch"
@@ -80,9 +81,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen[bytes]
 
 def watched(folder: Path, size: int, seconds: float) -> tuple[int, str] | None:
     """(rank, why) of the one that is lost within so many seconds."""
-    watcher, until = Watcher(folder, size, LIMITS), time.monotonic() + seconds
+    observer, until = Observer(folder, size, LIMITS), time.monotonic() + seconds
     while time.monotonic() < until:
-        if lost := watcher.look():
+        if lost := observer.look():
             return lost.rank, lost.why
         time.sleep(0.02)
     return None
@@ -122,7 +123,7 @@ def test_ranks_that_all_wait_for_one_another_are_seen(tmp_path: Path, start: Cal
 def test_a_rank_that_left_with_an_error_is_seen(tmp_path: Path, start: Callable[..., Any]) -> None:
     start("works", "fails")
     assert watched(tmp_path / "ranks", 2, 30) == (1, "ended with ValueError: a bug")
-    cause = Watcher(tmp_path / "ranks", 2, LIMITS).cause()
+    cause = Observer(tmp_path / "ranks", 2, LIMITS).cause()
     assert cause is not None
     assert cause.exit_code == 8
 
@@ -136,7 +137,7 @@ def test_slow_ranks_and_those_that_load_or_wait_are_left_alone(
 
 
 def test_a_unit_may_take_five_times_the_longest_so_far() -> None:
-    from pipeline.watch import Pulse
+    from pipeline.processes.pulse import Pulse
 
     pulse = Pulse()
     pulse.beat()
@@ -353,9 +354,9 @@ def begin_and_wait(
 
 
 def gone(pids: dict[int, int]) -> bool:
-    from pipeline.watch import alive
+    from pipeline.processes.pulse import pid_alive
 
-    return not any(alive(pid) for pid in pids.values())
+    return not any(pid_alive(pid) for pid in pids.values())
 
 
 LONG = ["rounds=2", "stages.learn.steps=60"]
@@ -403,6 +404,24 @@ def test_a_rank_that_dies_or_hangs_ends_the_others(
     assert not list((CHECKPOINTS / "tiny").glob("round-001/policy*"))
     ratchet(*words, config=under)
     assert [*whole()] == expected
+
+
+@pytest.mark.full
+def test_a_lost_worker_starts_again_by_itself(place: Path, straight: Path) -> None:
+    """`--max-restarts`: a killed rank costs a restart and no byte; a second one is one too many."""
+    shutil.copytree(straight, place, dirs_exist_ok=True)
+    words = ["run", "r.yaml", "--processes", "2", "--max-restarts", "1"]
+    process, pids = begin_and_wait(words, "scratch/round-001/learn/checkpoint-4/complete.json")
+    os.kill(pids[1], signal.SIGKILL)
+    assert process.wait(TIMEOUT) == 0, Path("said.txt").read_text()[-4000:]
+    assert "restarts left: 0" in Path("said.txt").read_text()
+    assert [*whole()] == (place / "expected").read_text().split()
+    assert outcome()["ok"]
+
+
+def test_a_launch_file_and_a_number_of_processes_are_one_too_many(place: Path) -> None:
+    said = ratchet("run", "r.yaml", "--processes", "2", "--launch", str(LAUNCH / "cpu2.yaml"), ok=False)
+    assert "give one of the two" in said
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,20 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
+from pipeline.commands.show import show_rows
 from pipeline.errors import Diverged, NothingKept, RecipeError, RunInUse
 from pipeline.loop import run_loop, stage_alone
-from pipeline.recipe import load
+from pipeline.processes.group import Processes
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
+from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Trace
-from pipeline.run import Run
-from pipeline.session import find, session
-from pipeline.status import run_status, show_rows
+from pipeline.run.run import Run
+from pipeline.run.session import announce, find, session
+from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import tree_hash
-from pipeline.world import World
+from pipeline.store.run_folder import tree_hash
+from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 ROOT = Path(__file__).parents[2]
@@ -37,10 +40,10 @@ def run(path: Path | str, *overrides: str, name: str | None = None, until: str |
     said = io.StringIO()
     recipe = find(str(path), list(overrides), name, DATA)
     console = Console(file=said)
-    with session(recipe, console, World(), DATA, CHECKPOINTS) as working:
-        working.announce()
+    with session(recipe, console, Processes(), Workspace(DATA, CHECKPOINTS)) as working:
+        announce(working)
         if run_loop(working, until):
-            console.finished(working.summary())
+            console.finished(closing_words(working))
     return said.getvalue()
 
 
@@ -50,7 +53,7 @@ def hashes(name: str = "tiny") -> tuple[str, str]:
 
 def test_two_rounds_end_to_end(write_recipe: Callable[..., Path]) -> None:
     said = run(write_recipe())
-    status = run_status("tiny", DATA, CHECKPOINTS)
+    status = run_status("tiny", Workspace(DATA, CHECKPOINTS))
     assert status["complete"]
     assert [entry["round"] for entry in status["rounds"]] == [0, 1, 2]
     for entry in status["rounds"]:
@@ -84,7 +87,7 @@ def test_two_rounds_end_to_end(write_recipe: Callable[..., Path]) -> None:
     assert gate["standing"]["policy"]["round"] in (-1, 1)
     assert (CHECKPOINTS / "tiny/round-002/policy/adapter_model.safetensors").is_file()
     # rows for people
-    assert "countdown" in show_rows("tiny", 1, "check", None, 3, DATA, CHECKPOINTS)
+    assert "countdown" in show_rows("tiny", 1, "check", None, 3, Workspace(DATA, CHECKPOINTS))
 
 
 def test_a_run_stopped_anywhere_ends_with_the_same_bytes(write_recipe: Callable[..., Path]) -> None:
@@ -120,7 +123,7 @@ def test_a_finished_run_is_extended_and_a_changed_one_refused(write_recipe: Call
     before = tree_hash(DATA / "tiny/round-001")
     run("tiny", "rounds=2")
     assert tree_hash(DATA / "tiny/round-001") == before
-    status = run_status("tiny", DATA, CHECKPOINTS)
+    status = run_status("tiny", Workspace(DATA, CHECKPOINTS))
     assert status["complete"]
     assert status["final"]["round"] == 2
     assert status["final"]["test_read"] == 2
@@ -163,7 +166,7 @@ def test_a_worse_model_is_refused_and_the_old_one_stands(write_recipe: Callable[
     assert gate["decisions"]["policy"]["promote"] is False
     assert gate["standing"]["policy"]["round"] == -1
     assert "REFUSED" in said
-    final = run_status("tiny", DATA, CHECKPOINTS)["final"]["metrics"]
+    final = run_status("tiny", Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
     assert final["final/gain/greedy"] == 0
 
 
@@ -179,11 +182,11 @@ def test_one_stage_alone_makes_what_the_loop_makes(write_recipe: Callable[..., P
         *((1, n) for n in ("sample", "check", "rows", "learn", "measure")),
         (1, "final"),
     ]:
-        with session(recipe, Console(quiet=True), World(), DATA, CHECKPOINTS) as working:
+        with session(recipe, Console(quiet=True), Processes(), Workspace(DATA, CHECKPOINTS)) as working:
             stage_alone(working, name, number)
     assert hashes() == whole
     with (
-        session(recipe, Console(quiet=True), World(), DATA, CHECKPOINTS) as working,
+        session(recipe, Console(quiet=True), Processes(), Workspace(DATA, CHECKPOINTS)) as working,
         pytest.raises(RecipeError, match="does not run in round 0"),
     ):
         stage_alone(working, "sample", 0)
@@ -222,7 +225,7 @@ def test_two_launches_and_a_killed_one(write_recipe: Callable[..., Path]) -> Non
     recipe = load(Path("..") / path.name)
     with (
         pytest.raises(RunInUse, match=rf"process {first.pid} on "),
-        session(recipe, Console(quiet=True), World()),
+        session(recipe, Console(quiet=True), Processes()),
     ):
         pass
     first.send_signal(signal.SIGKILL)
@@ -271,7 +274,7 @@ def test_run_names_cannot_leave_their_folder(write_recipe: Callable[..., Path], 
 def test_the_problems_of_a_round_are_drawn_without_replacement(write_recipe: Callable[..., Path]) -> None:
     recipe = load(write_recipe(), ["problems_per_round=15"])
     run(write_recipe(), until="measure")
-    looked = Run(recipe, Console(quiet=True), DATA, CHECKPOINTS)
+    looked = Run(recipe, Console(quiet=True), Workspace(DATA, CHECKPOINTS))
     rounds = [looked.round_ids(n) for n in range(1, 6)]
     assert [len(ids) for ids in rounds] == [
         15,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from test_launch import LAUNCH, ratchet
 
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 
 sys.path.append(str(Path(__file__).parents[1] / "faults"))
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.local import Engine
 from pipeline.loop import run_loop
-from pipeline.models.engine import Engine
+from pipeline.processes.group import Processes
 from pipeline.report.console import Console
 from pipeline.rows import Node, Trace
-from pipeline.session import find, session
-from pipeline.status import run_status
+from pipeline.run.session import find, session
+from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.world import World
+from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 SEARCH = {"generate": "mcts_star", "by": "policy", "value": "prm", "iterations": 3, "branch": 2, "chunk": 16}
@@ -56,9 +57,11 @@ def ready(tiny: Path, tmp_path: Path) -> Path:
 
 def run(path: Path) -> dict:
     console = Console(file=io.StringIO())
-    with session(find(str(path), [], None, DATA), console, World(), DATA, CHECKPOINTS) as working:
+    with session(
+        find(str(path), [], None, DATA), console, Processes(), Workspace(DATA, CHECKPOINTS)
+    ) as working:
         run_loop(working)
-    return run_status("tiny", DATA, CHECKPOINTS)
+    return run_status("tiny", Workspace(DATA, CHECKPOINTS))
 
 
 @pytest.mark.parametrize("refined", [False, True])

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
-from pipeline.estimate import describe
+from pipeline.processes.group import Processes
+from pipeline.recipe import read as recipes
+from pipeline.recipe.plan import describe
 from pipeline.report.console import Console
-from pipeline.session import session
-from pipeline.world import World
+from pipeline.run.session import session
+from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -140,7 +141,9 @@ def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -
     recipe = recipes.build(changed(stages__measure__evaluate="acuracy"), "r.yaml")
     with (
         pytest.raises(RecipeError, match="did you mean accuracy"),
-        session(recipe, Console(quiet=True), World(), tmp_path / "data", tmp_path / "checkpoints"),
+        session(
+            recipe, Console(quiet=True), Processes(), Workspace(tmp_path / "data", tmp_path / "checkpoints")
+        ),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -161,7 +164,7 @@ def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -
         ({"stages__sample__label": "outcome"}, "exactly one of"),
         ({"models__policy__gate": {"metric": "measur/accuracy/greedy", "margin": 0.1}}, "did you mean measure?"),
         ({"models__policy__gate": {"metric": "measure/accuracy/greedy"}}, "either margin or at_most"),
-        ({"models__policy__head": "value"}, "value head"),
+        ({"models__policy__head": "value"}, "train: sft trains a policy (no head) or head: token"),
         ({"name": "../x"}, "no run name"),
         ({"name": "tasks"}, "name of a folder"),
         ({"task__use": "countdwn"}, "did you mean countdown?"),
@@ -259,9 +262,9 @@ def test_stages_run_in_their_rounds() -> None:
 def test_check_is_quick_and_loads_no_torch() -> None:
     """Under a second is the promise; the event is that no torch module is loaded."""
     code = (
-        "import sys; from pipeline.recipe import load; from pathlib import Path\n"
+        "import sys; from pipeline.recipe.read import load; from pathlib import Path\n"
         "[load(p) for p in Path('recipes').glob('*.yaml')]\n"
-        "import pipeline.__main__, pipeline.status, pipeline.estimate\n"
+        "import pipeline.__main__, pipeline.run.status, pipeline.recipe.plan\n"
         "heavy = [m for m in ('torch', 'transformers', 'trl', 'peft', 'datasets', 'wandb') if m in sys.modules]\n"
         "assert not heavy, heavy"
     )

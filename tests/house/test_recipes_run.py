@@ -11,18 +11,22 @@ from typing import Any
 import pytest
 import real_world as world
 
+from pipeline.commands.show import show_rows
+from pipeline.engine.endings import hash_ids
 from pipeline.loop import run_loop
-from pipeline.models.endings import hash_ids
-from pipeline.recipe import load, method
+from pipeline.processes.group import Processes
+from pipeline.recipe.methods import method
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
+from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Problem, StepExample, Trace
-from pipeline.session import session
-from pipeline.status import run_status, show_rows
+from pipeline.run.session import session
+from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
-from pipeline.store.run import tree_hash, verify_run
+from pipeline.store.run_folder import tree_hash, verify_run
+from pipeline.store.workspace import Workspace
 from pipeline.tasks import split_of
 from pipeline.tasks.prepare import render
-from pipeline.world import World
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -49,15 +53,15 @@ def run(name: str, *overrides: str, until: str | None = None) -> str:
     """A shipped recipe in this process; returns what the console said."""
     said = io.StringIO()
     recipe, console = load(RECIPES / f"{name}.yaml", overrides), Console(file=said)
-    with session(recipe, console, World(), DATA, CHECKPOINTS) as working:
+    with session(recipe, console, Processes(), Workspace(DATA, CHECKPOINTS)) as working:
         if run_loop(working, until):
-            console.finished(working.summary())
+            console.finished(closing_words(working))
     return said.getvalue()
 
 
 def whole(name: str, rounds: int = 2) -> dict[str, Any]:
     """The final metrics of a run that is complete and undamaged."""
-    status = run_status(name, DATA, CHECKPOINTS)
+    status = run_status(name, Workspace(DATA, CHECKPOINTS))
     assert status["complete"]
     assert [entry["round"] for entry in status["rounds"]] == list(range(rounds + 1))
     assert verify_run(DATA / name, CHECKPOINTS / name) == []
@@ -94,7 +98,7 @@ def test_rest_em_on_countdown(name: str, place: Path, tiny: Path) -> None:
     per_problem = [sum(row.problem_id == i for row in kept) for i in {row.problem_id for row in kept}]
     assert max(per_problem) <= most
     if recipe.stage("measure").settings.kl:
-        metrics = run_status(name, DATA, CHECKPOINTS)["rounds"][2]["metrics"]
+        metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][2]["metrics"]
         assert metrics["measure/kl"] == pytest.approx(metrics["measure/kl"])
 
 
@@ -283,7 +287,7 @@ def check_kept(name: str, task: Any, engine: Any, problems: dict[str, Problem], 
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_rows_with_a_model_made_on_the_spot(name: str, place: Path) -> None:
-    from pipeline.models.engine import Engine
+    from pipeline.engine.local import Engine
 
     overrides = real_task(name, place)
     base = real_policy(name, place, overrides)
@@ -357,7 +361,7 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         base = real_policy(name, place, small)
     run(name, *small, *made_small(name), *(f"models.{model}.base={base}" for model in recipe.models))
     whole(name)
-    metrics = run_status(name, DATA, CHECKPOINTS)["rounds"][1]["metrics"]
+    metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]
     assert any(key.startswith("quality/") for key in metrics)
     searched = next(stage for stage in recipe.section("stages") if stage.room == "generate")
     found = rows(name, 1, searched.name, Trace)

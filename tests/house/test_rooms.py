@@ -7,24 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
-ROOMS = (
-    "tasks",
-    "models",
-    "generate",
-    "answers",
-    "label",
-    "select",
-    "train",
-    "vote",
-    "evaluate",
-    "store",
-    "report",
-)
-TOOLS = ("rows", "errors", "settings", "models", "answers", "vote", "store", "tasks")
+METHODS = ("generate", "label", "select", "train", "evaluate")
+#: from the bottom: what stands further down may be imported
+LAYERS = (
+    "errors", "settings", "rows", "asks", "store", "answers", "tasks", "vote", "models", "engine", *METHODS,
+    "processes", "recipe", "run", "stages", "report", "loop", "commands", "__main__",
+)  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "wandb", "deepspeed", "altair")
 FILES = sorted(PIPELINE.rglob("*.py"))
 
@@ -56,28 +46,68 @@ def test_there_are_files() -> None:
     assert len(FILES) > 60
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_itself_and_the_tools(room: str) -> None:
-    allowed = {*TOOLS, room}
-    if room == "report":  # it looks at whole runs, as the loop does
-        allowed |= {
-            "run",
-            "loop",
-            "recipe",
-            "status",
-            "inputs",
-            "session",
-            "meaning",
-            "world",
-            "measuring",
-            "evaluate",
-            "__version__",
-        }
-    for path in sorted((PIPELINE / room).glob("*.py")):
+def test_no_arrow_goes_up() -> None:
+    """A package imports what stands below it in `LAYERS`, inside functions too; a room of methods never another."""
+    seen = 0
+    for path in FILES:
+        here = path.relative_to(PIPELINE).with_suffix("").parts[0]
+        if here == "__init__":
+            continue
         for name in imports(ast.parse(path.read_text())):
-            if name.startswith("pipeline."):
-                first = name.split(".")[1]
-                assert first in allowed, f"{path.relative_to(ROOT)} imports {name}"
+            there = (
+                name.split(".")[1]
+                if name.startswith("pipeline.") and name != "pipeline.__version__"
+                else here
+            )
+            seen += there != here
+            assert LAYERS.index(there) <= LAYERS.index(here), f"{path.relative_to(ROOT)} imports {name}: up"
+            both = {here, there} <= set(METHODS)
+            assert here == there or not both, f"{path.relative_to(ROOT)} imports {name}: another room"
+    assert seen > 300
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """The import graph of files has no circle, imports inside functions counted, those for types alone not."""
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+    arrows = {
+        name: {
+            i for i in imports(_run_time(path)) if i in names and i != name and not name.startswith(f"{i}.")
+        }
+        for name, path in names.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above[above.index(name) :], name))
+        if name not in done:
+            for other in arrows[name]:
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in names:
+        visit(name, ())
+    assert len(done) == len(FILES)
+
+
+def _run_time(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text())
+    tree.body = [
+        n for n in tree.body if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test))
+    ]
+    return tree
+
+
+def test_the_top_is_short_and_shadows_nothing() -> None:
+    """What stands on top of the package, and that it starts as a script although `select` is a standard module."""
+    top = {path.stem for path in PIPELINE.glob("*.py")}
+    assert top == {"__init__", "__main__", "loop", "rows", "errors", "settings", "asks"}
+    script = [sys.executable, str(PIPELINE / "__main__.py"), "--version"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ratchet ")
 
 
 def test_only_the_loop_and_its_helpers_load_rooms_by_name() -> None:
@@ -89,31 +119,16 @@ def test_only_the_loop_and_its_helpers_load_rooms_by_name() -> None:
         if path.stem != "__init__" and not path.stem.startswith("_")
     }
     assert len(methods) > 10
-    for path in PIPELINE.glob("*.py"):
+    for path in (p for p in FILES if p.relative_to(PIPELINE).parts[0] not in METHODS):
         found = set(imports(ast.parse(path.read_text()))) & methods
-        assert not found, f"{path.name} imports {found}"
+        assert not found, f"{path} imports {found}"
 
 
 def test_nothing_heavy_loads_with_a_light_module() -> None:
     """Modules that `check`, `status` and `--help` load import nothing heavy at their top."""
-    heavy_by_right = {
-        "engine",
-        "cache",
-        "batch",
-        "load",
-        "growth",
-        "endings",
-        "attention",
-        "products",
-        "lean",
-        "memory",
-        "selftest",
-        "text",
-        "draws",
-        "charts",
-    }
+    heavy_by_right = {"load", "charts"}
     for path in FILES:
-        if path.name.startswith("_") or path.stem in heavy_by_right:
+        if path.name.startswith("_") or path.stem in heavy_by_right or path.parent.name == "engine":
             continue
         tops = {name.split(".")[0] for name in imports(ast.parse(path.read_text()), top_only=True)}
         assert not tops & set(HEAVY), f"{path.relative_to(ROOT)} imports {tops & set(HEAVY)} when it loads"

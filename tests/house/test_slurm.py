@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import load
-from pipeline.session import settle_recipe
+from pipeline.recipe.read import load
+from pipeline.run.session import settle_recipe
 
 SLURM = Path(__file__).parents[2] / "scripts" / "slurm"
 BASH = ["bash", str(SLURM / "chain.sh")]

@@ -12,15 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.commands.fork import fork
+from pipeline.commands.gc import collect
+from pipeline.commands.verify import verify, wrong
 from pipeline.errors import DamagedData, RecipeError, RunInUse
 from pipeline.loop import run_loop
+from pipeline.processes.group import Processes
 from pipeline.report.console import Console
-from pipeline.session import find, session
-from pipeline.status import open_run
+from pipeline.report.summary import closing_words
+from pipeline.run.session import find, open_run, session
 from pipeline.store.lock import RunLock
-from pipeline.store.run import tree_files
-from pipeline.upkeep import collect, fork, verify, wrong
-from pipeline.world import World
+from pipeline.store.run_folder import tree_files
+from pipeline.store.workspace import Workspace
 
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 ROOT = Path(__file__).parents[2]
@@ -29,7 +32,7 @@ QUIET = Console(quiet=True, main=False)
 
 def run(target: Path | str, *overrides: str, name: str | None = None, until: str | None = None) -> None:
     recipe = find(str(target), list(overrides), name, DATA)
-    with session(recipe, QUIET, World(), DATA, CHECKPOINTS) as working:
+    with session(recipe, QUIET, Processes(), Workspace(DATA, CHECKPOINTS)) as working:
         run_loop(working, until)
 
 
@@ -46,7 +49,7 @@ def flip(path: Path, at: int | None = None) -> None:
 
 
 def check(name: str = "tiny", repair: bool = False) -> str:
-    return verify(name, repair, QUIET, DATA, CHECKPOINTS)
+    return verify(name, repair, QUIET, Workspace(DATA, CHECKPOINTS))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,7 @@ def links(name: str) -> int:
 
 def test_a_fork_takes_over_what_stays_valid_and_ends_as_a_fresh_run_would(here: Path) -> None:
     change = "stages.learn.steps=3"
-    said = fork("tiny", "forked", [change], QUIET, DATA, CHECKPOINTS)
+    said = fork("tiny", "forked", [change], QUIET, Workspace(DATA, CHECKPOINTS))
     assert "stages.learn.steps: 4 -> 3" in said
     taken = next(line for line in said.splitlines() if "taken over" in line)
     assert [word.strip() for word in taken.partition(":")[2].split(",")] == [
@@ -166,23 +169,25 @@ def test_a_fork_takes_over_what_stays_valid_and_ends_as_a_fresh_run_would(here: 
 
 
 def test_a_fork_without_a_change_is_a_whole_run(here: Path) -> None:
-    said = fork("tiny", "copy", ["window=1"], QUIET, DATA, CHECKPOINTS)
+    said = fork("tiny", "copy", ["window=1"], QUIET, Workspace(DATA, CHECKPOINTS))
     assert "Go on from finally" in said
     before = files("copy")
     assert before.keys() == files().keys()
     run("copy")
     assert files("copy") == before
-    looked = open_run("copy", DATA, CHECKPOINTS)
-    assert looked.summary()["seconds"] == 0  # nothing was worked on under this name
+    looked = open_run("copy", Workspace(DATA, CHECKPOINTS))
+    assert closing_words(looked)["seconds"] == 0  # nothing was worked on under this name
     (looked.folder / "timing.jsonl").write_text(
         '{"seconds": 1.5}\n{"seco'
     )  # the second line's writer was killed
-    assert looked.summary()["seconds"] == 1.5
+    assert closing_words(looked)["seconds"] == 1.5
     (looked.folder / "timing.jsonl").unlink()
     subprocess.run(["rm", "-r", "data/tiny", "checkpoints/tiny"], check=True)  # it stands on its own
     assert "every hash is right" in check("copy")
     run("copy", "rounds=3")
-    assert fork("copy", "copy2", ["rounds=3"], QUIET, DATA, CHECKPOINTS).count("final-003/final") == 1
+    assert (
+        fork("copy", "copy2", ["rounds=3"], QUIET, Workspace(DATA, CHECKPOINTS)).count("final-003/final") == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,11 +203,11 @@ def test_a_fork_without_a_change_is_a_whole_run(here: Path) -> None:
 def test_how_much_a_fork_takes(here: Path, override: str, first: str, last: str) -> None:
     if "gate" in override:
         override = "models.policy.gate=[{metric: measure/accuracy/greedy, margin: 0.5}]"
-    said = fork("tiny", "f", [override], QUIET, DATA, CHECKPOINTS)
+    said = fork("tiny", "f", [override], QUIET, Workspace(DATA, CHECKPOINTS))
     taken = next(line for line in said.splitlines() if "taken over" in line).partition(":")[2].strip()
     assert taken.startswith(first)
     assert taken.endswith(last)
-    assert not wrong(open_run("f", DATA, CHECKPOINTS))
+    assert not wrong(open_run("f", Workspace(DATA, CHECKPOINTS)))
 
 
 def test_a_fork_killed_half_way_goes_on(here: Path) -> None:
@@ -229,15 +234,15 @@ def test_forks_that_are_refused(here: Path) -> None:
         ("tiny", "tasks", "taken"),
     ]:
         with pytest.raises(RecipeError, match=words):
-            fork(name, new, [], QUIET, DATA, CHECKPOINTS)
+            fork(name, new, [], QUIET, Workspace(DATA, CHECKPOINTS))
     with pytest.raises(RecipeError, match="unknown key"):
-        fork("tiny", "f", ["stages.sample.m=3"], QUIET, DATA, CHECKPOINTS)
-    fork("tiny", "f", [], QUIET, DATA, CHECKPOINTS)
+        fork("tiny", "f", ["stages.sample.m=3"], QUIET, Workspace(DATA, CHECKPOINTS))
+    fork("tiny", "f", [], QUIET, Workspace(DATA, CHECKPOINTS))
     with pytest.raises(RecipeError, match="seed: 0 -> 3"):
-        fork("tiny", "f", ["seed=3"], QUIET, DATA, CHECKPOINTS)
+        fork("tiny", "f", ["seed=3"], QUIET, Workspace(DATA, CHECKPOINTS))
     flip(CHECKPOINTS / "tiny/round-001/policy/adapter_model.safetensors")
     with pytest.raises(DamagedData, match="adapter_model"):
-        fork("tiny", "g", ["window=1"], QUIET, DATA, CHECKPOINTS)
+        fork("tiny", "g", ["window=1"], QUIET, Workspace(DATA, CHECKPOINTS))
 
 
 def test_gc_removes_scratch_and_keeps_the_rest(here: Path) -> None:
@@ -246,14 +251,14 @@ def test_gc_removes_scratch_and_keeps_the_rest(here: Path) -> None:
     (scratch / "optimizer.pt").write_bytes(b"x" * 1000)
     (CHECKPOINTS / "tiny/round-001/.tmp-1-elsewhere-0-policy").mkdir()
     before = files()
-    said = collect("tiny", DATA, CHECKPOINTS)
+    said = collect("tiny", Workspace(DATA, CHECKPOINTS))
     assert "tiny: 1,000 bytes freed, 1 unfinished files removed" in said
     assert not (DATA / "tiny/scratch").exists()
     assert files() == before
     with RunLock(DATA / "tiny"), pytest.raises(RunInUse):
-        collect("tiny", DATA, CHECKPOINTS)
+        collect("tiny", Workspace(DATA, CHECKPOINTS))
     with pytest.raises(RecipeError, match="no run 'tinny'"):
-        collect("tinny", DATA, CHECKPOINTS)
+        collect("tinny", Workspace(DATA, CHECKPOINTS))
 
 
 def ratchet(*words: str) -> subprocess.CompletedProcess[str]:

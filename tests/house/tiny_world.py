@@ -45,7 +45,7 @@ def make_policy(folder: Path) -> Path:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from pipeline.recipe import method
+    from pipeline.recipe.methods import method
 
     module = method("tasks", "countdown")
     task = module.Task(module.Settings(**SETTINGS))

@@ -1,4 +1,4 @@
-"""Values from trees against METHODS 0 and 2.1, and the first PRM's prefix values."""
+"""Values from trees against values worked out by hand, and the first PRM's prefix values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.asks import Continue, Prefix
 from pipeline.label import prefix_values, tree_value
-from pipeline.models.asks import Continue, Prefix
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
@@ -281,7 +281,7 @@ def test_right_prefixes_get_k_over_k_and_one_wrong_step_each():
         ("p/3", "a\nx\n", "p/0", "budget"),
     ]  # the third step was the right one
     assert labels["p/2"].step_scores == [0.0]
-    assert labels["p/3"].step_scores == [None, pytest.approx(1 / 9)]  # METHODS 0
+    assert labels["p/3"].step_scores == [None, pytest.approx(1 / 9)]  # by hand
     assert made[1].tokens_charged == 2
 
 

@@ -32,20 +32,20 @@ def bpe_folder(models: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def policy(policy_folder: Path):
-    from pipeline.models.engine import Engine
+    from pipeline.engine.local import Engine
 
     return Engine(policy_folder, name="policy")
 
 
 @pytest.fixture(scope="session")
 def prm(prm_folder: Path):
-    from pipeline.models.engine import Engine
+    from pipeline.engine.local import Engine
 
     return Engine(prm_folder, head="value", name="prm")
 
 
 @pytest.fixture(scope="session")
 def bpe(bpe_folder: Path):
-    from pipeline.models.engine import Engine
+    from pipeline.engine.local import Engine
 
     return Engine(bpe_folder, name="bpe")

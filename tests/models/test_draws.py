@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.draws import cut, monte_carlo_seed, philox, pick, seed_of, uniforms, weights
+from pipeline.engine.draws import cut, monte_carlo_seed, philox, pick, seed_of, uniforms, weights
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 
+from pipeline.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start
+from pipeline.engine.draws import monte_carlo_seed
+from pipeline.engine.driver import Driver, Search, drive_with_replies
+from pipeline.engine.local import Engine
 from pipeline.errors import Diverged, RecipeError
-from pipeline.models.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start
-from pipeline.models.draws import monte_carlo_seed
-from pipeline.models.driver import Driver, Search, drive_with_replies
-from pipeline.models.engine import Engine
 from pipeline.rows import Question
 
 

@@ -11,15 +11,16 @@ import torch
 from model_world import WORDS, make_model, word_tokenizer
 from torch.nn.functional import scaled_dot_product_attention
 
+from pipeline.engine.cpu_attention import attend
+from pipeline.engine.endings import EOS, LENGTH, STEP, STOP
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.engine.rungs import rung_of
+from pipeline.engine.selftest import self_test
 from pipeline.errors import DamagedData, Diverged, RecipeError
-from pipeline.models.attention import attend
-from pipeline.models.endings import EOS, LENGTH, STEP, STOP
-from pipeline.models.engine import Engine, rung_of
-from pipeline.models.growth import Row
-from pipeline.models.selftest import self_test
 
 
-def some_rows(number: int, *, seed: int = 0, **more) -> list[Row]:
+def some_rows(number: int, *, seed: int = 0, **more) -> list[Request]:
     """Rows of several rungs, lengths and samplings."""
     draw = random.Random(seed)
     rows = []
@@ -28,11 +29,11 @@ def some_rows(number: int, *, seed: int = 0, **more) -> list[Row]:
         sampling = draw.choice([(1.0, 1.0, 0), (0.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.8, 0), (1.3, 0.9, 7)])
         given = {"limit": draw.choice([5, 40, 90]), "seed": i, "ends_on": EOS} | more
         temperature, top_p, top_k = sampling
-        rows.append(Row(ids, temperature=temperature, top_p=top_p, top_k=top_k, **given))
+        rows.append(Request(ids, temperature=temperature, top_p=top_p, top_k=top_k, **given))
     return rows
 
 
-def run(engine: Engine, rows: list[Row], *, max_rows: int = 512, stagger: int = 0) -> list[tuple]:
+def run(engine: Engine, rows: list[Request], *, max_rows: int = 512, stagger: int = 0) -> list[tuple]:
     """What each row got. stagger: rows that join while others decode."""
     engine.clear()
     before, engine.max_rows = engine.max_rows, max_rows
@@ -105,11 +106,11 @@ def test_rows_are_bitwise_the_same_in_any_company(policy: Engine):
 def test_few_rows_are_bitwise_what_they_are_among_many(policy: Engine):
     """One to five rows and prefixes at a time, of every length from one token up: some processors multiply so few
     lines another way, in prefills, in the head of a prefill and in steps."""
-    rows = [Row([9 + n % 7, *[4 + (3 * n + k) % 40 for k in range(n)]], 12, seed=n) for n in range(24)]
+    rows = [Request([9 + n % 7, *[4 + (3 * n + k) % 40 for k in range(n)]], 12, seed=n) for n in range(24)]
     reference = run(policy, rows)
     for size in (1, 2, 3, 4, 5):
         for first in range(0, len(rows), size):
-            few = [Row(row.ids, row.limit, seed=row.seed) for row in rows[first : first + size]]
+            few = [Request(row.ids, row.limit, seed=row.seed) for row in rows[first : first + size]]
             assert run(policy, few) == reference[first : first + size], (size, first)
 
 
@@ -123,7 +124,7 @@ def test_rows_are_bitwise_the_same_on_two_threads(policy: Engine):
 
 
 def test_a_row_depends_on_its_seed(policy: Engine):
-    same = [Row([9, 4, 11], 30, seed=5), Row([9, 4, 11], 30, seed=5), Row([9, 4, 11], 30, seed=6)]
+    same = [Request([9, 4, 11], 30, seed=5), Request([9, 4, 11], 30, seed=5), Request([9, 4, 11], 30, seed=6)]
     first, second, third = run(policy, same)
     assert first == second != third
 
@@ -134,11 +135,11 @@ def test_samples_of_one_prefix_share_its_prefill(policy: Engine, monkeypatch: py
     monkeypatch.setattr(
         policy, "prefill", lambda prefixes, *more: prefilled.extend(prefixes) or true(prefixes, *more)
     )
-    rows = [Row([9, 4, 11, 12, seed % 2 + 20, 3], 6, seed=seed) for seed in range(12)]
+    rows = [Request([9, 4, 11, 12, seed % 2 + 20, 3], 6, seed=seed) for seed in range(12)]
     shared = run(policy, rows)
     assert sorted(prefilled) == [(9, 4, 11, 12, 20, 3), (9, 4, 11, 12, 21, 3)]
     monkeypatch.undo()
-    alone = [run(policy, [Row([9, 4, 11, 12, seed % 2 + 20, 3], 6, seed=seed)])[0] for seed in range(12)]
+    alone = [run(policy, [Request([9, 4, 11, 12, seed % 2 + 20, 3], 6, seed=seed)])[0] for seed in range(12)]
     assert alone == shared
 
 
@@ -146,7 +147,9 @@ def test_rows_end_at_steps_stops_and_limits(policy: Engine):
     lines = policy.rule("\n", ("+",))
     newline, plus = 2, 4
     ended = {STEP: 0, STOP: 0, EOS: 0, LENGTH: 0}
-    rows = [Row([9, 5, i], 25, seed=i, ends_on=STEP | STOP | EOS, state=lines.start) for i in range(9, 50)]
+    rows = [
+        Request([9, 5, i], 25, seed=i, ends_on=STEP | STOP | EOS, state=lines.start) for i in range(9, 50)
+    ]
     for new_ids, _, flags in run(policy, rows):
         last = {STEP: newline, STOP: plus, EOS: 1}
         kind = next(bit for bit in (STEP, STOP, EOS, LENGTH) if flags & bit)
@@ -154,7 +157,7 @@ def test_rows_end_at_steps_stops_and_limits(policy: Engine):
         assert not {newline, plus, 1} & set(new_ids[:-1])
         assert new_ids[-1] == last[kind] if kind != LENGTH else len(new_ids) == 25
     assert all(ended.values()), ended
-    through = [Row([9, 5, i], 25, seed=i, ends_on=EOS, state=lines.start) for i in range(9, 50)]
+    through = [Request([9, 5, i], 25, seed=i, ends_on=EOS, state=lines.start) for i in range(9, 50)]
     assert any(newline in new_ids[:-1] for new_ids, _, _ in run(policy, through))
 
 
@@ -163,7 +166,7 @@ def test_sampling_follows_the_model(policy: Engine):
     ids = [9, 4, 11, 7]
     logits = policy.model(torch.tensor([ids])).logits[0, -1]
     for temperature, top_k in ((1.0, 0), (0.5, 5)):
-        rows = [Row(ids, 1, seed=s, temperature=temperature, top_k=top_k) for s in range(4000)]
+        rows = [Request(ids, 1, seed=s, temperature=temperature, top_k=top_k) for s in range(4000)]
         counts = torch.bincount(
             torch.tensor([new[0] for new, _, _ in run(policy, rows)]), minlength=len(logits)
         )
@@ -278,7 +281,8 @@ def test_windows_of_attention_are_kept(models: Path):
         engine = Engine(make_model(models / name, word_tokenizer(), kind=name, seed=5, **more))
         draw = random.Random(1)
         rows = [
-            Row([draw.randrange(2, 40) for _ in range(30)], 30, temperature=0.0, ends_on=0) for _ in range(4)
+            Request([draw.randrange(2, 40) for _ in range(30)], 30, temperature=0.0, ends_on=0)
+            for _ in range(4)
         ]
         for row, (new_ids, logprobs, _) in zip(rows, run(engine, rows), strict=True):
             logits = engine.model(torch.tensor([row.ids + new_ids])).logits[0].log_softmax(-1)
@@ -311,7 +315,7 @@ def test_a_policy_that_diverged_stops_the_run(policy_folder: Path):
     engine = Engine(policy_folder)
     with torch.no_grad():
         engine.model.lm_head.weight.fill_(torch.inf)
-    engine.submit([Row([9, 4], 5)])
+    engine.submit([Request([9, 4], 5)])
     with pytest.raises(Diverged, match="log-probability is not finite"):
         engine.step()
 

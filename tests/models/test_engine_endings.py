@@ -7,10 +7,10 @@ import random
 import pytest
 from model_world import LineTask, bpe_tokenizer, word_tokenizer
 
+from pipeline.asks import Prefix
+from pipeline.engine.endings import EOS, STEP, STOP, Endings, sign_tokens, token_bytes, tokenizer_hash
+from pipeline.engine.growth import Request, grown
 from pipeline.errors import RecipeError
-from pipeline.models.asks import Prefix
-from pipeline.models.endings import EOS, STEP, STOP, Endings, sign_tokens, token_bytes, tokenizer_hash
-from pipeline.models.growth import Row, grown
 
 
 def metaspace_tokenizer():
@@ -125,7 +125,7 @@ def _grow(new, flags, until="answer", prefix=None, stop=(), room=50):
     tokenizer = word_tokenizer()
     text = _Text(tokenizer)
     rule = Endings(text.texts, [1]).rule("\n", stop)
-    row = Row([5], 9, new_ids=new, logprobs=[-0.5] * len(new), flags=flags)
+    row = Request([5], 9, new_ids=new, logprobs=[-0.5] * len(new), flags=flags)
     prefix = prefix or Prefix("numbers")
     row.state = rule.state_after(prefix.token_ids)
     return grown(prefix, row, text, rule, LineTask(stop=stop), "policy", until, room)

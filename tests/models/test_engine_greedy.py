@@ -9,11 +9,11 @@ import pytest
 import torch
 from model_world import make_model
 
+from pipeline.engine.endings import EOS
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
 from pipeline.models import seeds
-from pipeline.models.endings import EOS
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
-from pipeline.recipe import method
+from pipeline.recipe.methods import method
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k" / "test.jsonl"
 CLOSE = 1e-4  #: of the two top logits: either token is right
@@ -21,7 +21,7 @@ CLOSE = 1e-4  #: of the two top logits: either token is right
 
 def compare(engine: Engine, prompts: list[list[int]], limit: int) -> tuple[int, int]:
     """(tokens compared, rows that parted at two close logits); a row that parts elsewhere fails."""
-    rows = [Row(ids, limit, 0, 0.0, ends_on=EOS) for ids in prompts]
+    rows = [Request(ids, limit, 0, 0.0, ends_on=EOS) for ids in prompts]
     engine.submit(rows)
     while engine.busy:
         engine.step(8)

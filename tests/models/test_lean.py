@@ -8,11 +8,11 @@ import pytest
 import torch
 from model_world import WORDS, make_model, word_tokenizer
 
-from pipeline.models.endings import EOS
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
-from pipeline.models.lean import lean_of
-from pipeline.models.selftest import self_test
+from pipeline.engine.cpu_forward import cpu_forward_of
+from pipeline.engine.endings import EOS
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.engine.selftest import self_test
 
 LIKE_LLAMA = {
     "LlamaForCausalLM": {},
@@ -72,7 +72,7 @@ def test_other_models_run_as_transformers_runs_them(tmp_path, kind: str):
     assert engine._lean is None
     draw = random.Random(0)
     rows = [
-        Row(
+        Request(
             [draw.randrange(2, len(WORDS)) for _ in range(draw.randrange(1, 40))],
             20,
             ends_on=EOS,
@@ -95,7 +95,7 @@ def test_other_models_run_as_transformers_runs_them(tmp_path, kind: str):
 def test_a_model_that_does_something_more_is_left_alone(tmp_path):
     """Llama by name, with a norm of its own: the comparison tells."""
     engine = engine_of(tmp_path, "LlamaForCausalLM")
-    assert lean_of(engine.model, engine._top, True) is not None
+    assert cpu_forward_of(engine.model, engine._top, True) is not None
     norm = engine.model.model.layers[1].input_layernorm
     norm.register_forward_hook(lambda _, given, out: out + 0.5)
-    assert lean_of(engine.model, engine._top, True) is None
+    assert cpu_forward_of(engine.model, engine._top, True) is None

@@ -11,13 +11,13 @@ import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 from test_driver import beams
 
-from pipeline.models import attention
-from pipeline.models.driver import Driver, Search
-from pipeline.models.endings import STEP
-from pipeline.models.engine import Engine
-from pipeline.models.growth import Row
-from pipeline.models.memory import Memory, Room
-from pipeline.models.selftest import self_test
+from pipeline.engine import cpu_attention
+from pipeline.engine.driver import Driver, Search
+from pipeline.engine.endings import STEP
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.engine.prefix_cache import CacheBudget, PrefixCache
+from pipeline.engine.selftest import self_test
 
 
 def tree_of(draw: random.Random, depth: int = 5) -> tuple[int, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
@@ -34,8 +34,8 @@ def tree_of(draw: random.Random, depth: int = 5) -> tuple[int, list[tuple[tuple[
 ROOM = 1 << 30
 
 
-def memory_of(engine: Engine, num_bytes: int = ROOM) -> Memory:
-    return Memory(Room(num_bytes, engine._token_bytes))
+def memory_of(engine: Engine, num_bytes: int = ROOM) -> PrefixCache:
+    return PrefixCache(CacheBudget(num_bytes, engine._token_bytes))
 
 
 def columns_read(engine: Engine, work) -> int:
@@ -59,8 +59,8 @@ def scored_in_steps(prm: Engine, num_bytes: int) -> None:
     draw = random.Random(0)
     trees = [tree_of(draw) for _ in range(12)]
     whole = [prm.score(items) for _, items in trees]
-    room = Room(num_bytes, prm._token_bytes)
-    memories = [Memory(room) for _ in trees]
+    room = CacheBudget(num_bytes, prm._token_bytes)
+    memories = [PrefixCache(room) for _ in trees]
     found: list[list[list[float]]] = [[] for _ in trees]
     for start in range(0, 15, 3):  # trees advance together, and share forwards
         several = [(t, item) for t, (_, items) in enumerate(trees) for item in items[start : start + 3]]
@@ -127,14 +127,14 @@ def test_what_was_written_is_not_read_again(policy: Engine):
     found, read = {}, {}
     for name, num_bytes in rooms.items():
         memory = memory_of(policy, num_bytes)
-        wrote: list[list[Row]] = [[Row(prompt, 1)]]
+        wrote: list[list[Request]] = [[Request(prompt, 1)]]
         wrote[0][0].new_ids = []
 
         def go_on(memory=memory, wrote=wrote) -> None:
             for depth in range(4):
                 starts = {(*row.ids, *row.new_ids): row for row in wrote[-1]}
                 rows = [
-                    Row(list(ids), 6, seed=10 * depth + k, ends_on=STEP, memory=memory, borders=(30,))
+                    Request(list(ids), 6, seed=10 * depth + k, ends_on=STEP, memory=memory, borders=(30,))
                     for ids in starts
                     for k in range(2)
                 ]
@@ -154,11 +154,11 @@ def test_what_was_written_is_not_read_again(policy: Engine):
 
 def test_a_prompt_of_one_token_joins_beside_rows_that_go_on(policy: Engine):
     memory = memory_of(policy)
-    first = Row([3, 4, 5], 4, seed=1, ends_on=STEP, memory=memory)
+    first = Request([3, 4, 5], 4, seed=1, ends_on=STEP, memory=memory)
     policy.submit([first])
     while policy.busy:
         policy.step()
-    rows = [Row([*first.ids, *first.new_ids], 3, seed=2, memory=memory), Row([7], 3, seed=3)]
+    rows = [Request([*first.ids, *first.new_ids], 3, seed=2, memory=memory), Request([7], 3, seed=3)]
     policy.submit(rows)
     while policy.busy:
         policy.step()
@@ -199,7 +199,7 @@ def test_what_a_search_remembers_goes_when_it_ends(policy: Engine, prm: Engine):
     driver = Driver({"policy": policy, "prm": prm}.__getitem__, run_seed=3, round=1, stage="s")
     searches = [Search(name, LineTask(), asks, 40) for name, asks in beams(40).items()]
 
-    class Watched(Memory):
+    class Watched(PrefixCache):
         pass
 
     gc.disable()
@@ -225,7 +225,7 @@ def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
 
     def feels(of_policy: bool):
         def attend(module, query, key, value, mask, scaling=None, **more):
-            out, weight = attention.attend(module, query, key, value, mask, scaling, of_policy)
+            out, weight = cpu_attention.attend(module, query, key, value, mask, scaling, of_policy)
             return out * (1 + 1e-6 * (query.shape[2] < key.shape[2])), weight
 
         return attend
@@ -238,8 +238,8 @@ def test_where_two_parts_differ_nothing_is_remembered(tmp_path, monkeypatch):
         assert engine.remembers
         folder = make_model(tmp_path / f"{kind}-2", word_tokenizer(), kind=kind, hidden_size=80, **more)
         engine = Engine(folder, head=head)
-        name = attention.NAMES[head is None]
-        monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, name, feels(head is None))
+        name = cpu_attention.NAMES[head is None]
+        monkeypatch.setitem(cpu_attention.ALL_ATTENTION_FUNCTIONS, name, feels(head is None))
         self_test(engine, (64,))
         assert not engine.remembers
         assert engine.new_memory() is None

@@ -13,17 +13,18 @@ from typing import Any
 
 import yaml
 
-from pipeline import recipe as recipes
 from pipeline.evaluate import accuracy, gate, prm_quality
-from pipeline.inputs import Reader, slices
 from pipeline.label import outcome, tree_value
-from pipeline.recipe import Recipe, Stage, data_settings
+from pipeline.recipe import read as recipes
+from pipeline.recipe.shape import Recipe, Stage, data_settings
 from pipeline.report.console import Console
 from pipeline.rows import SCHEMA_VERSION, Label, Node, Problem, Row, Trace
-from pipeline.run import Run
+from pipeline.run.run import Run
 from pipeline.select import correct, step_values
+from pipeline.stages.inputs import ChunkReader, inputs_of, slices
 from pipeline.store.disk import Disk
-from pipeline.store.folder import Plan
+from pipeline.store.plan import Plan
+from pipeline.store.workspace import Workspace
 from pipeline.tasks import countdown, prepare
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=2><!--"
@@ -87,7 +88,8 @@ class World:
         path.write_text(yaml.safe_dump(recipe_data(name, rounds, num), sort_keys=False))
         self.recipe: Recipe = recipes.load(path)
         path.write_text(yaml.safe_dump(self.recipe.resolved(), sort_keys=False))
-        self.run = Run(self.recipe, Console(quiet=True), data, data.parent / "checkpoints", disk=HastyDisk())
+        self.workspace = Workspace(data, data.parent / "checkpoints")
+        self.run = Run(self.recipe, Console(quiet=True), self.workspace, disk=HastyDisk())
         self.task = countdown.Task(self.recipe.tasks[0])
         self.num, self.seed, self.data = num, seed, data
         self.until: tuple[int, str] | None = None
@@ -120,7 +122,7 @@ class World:
         folder.commit({})
 
     def _plan(self, stage: Stage | None, number: int, ids: list[str], main: str) -> Plan:
-        sources = self.run.sources(stage, number) if stage else []
+        sources = inputs_of(self.run, stage, number) if stage else []
         chunks = slices(ids, CHUNK)
         if len(sources) == 1:
             [one] = sources
@@ -141,7 +143,7 @@ class World:
         plan = self._plan(stage, number, ids, main)
         plan = replace(plan, chunks=[]) if stage.room == "train" else plan
         plan = replace(plan, fingerprint=plan.compute_fingerprint())
-        folder, reader, rows = self.run.stage_folder(stage, number), Reader(self.data), []
+        folder, reader, rows = self.run.stage_folder(stage, number), ChunkReader(self.data), []
         folder.begin(plan)
         cut = self.until == (number, stage.name)
         for place, chunk in enumerate(plan.chunks[: len(plan.chunks) // 2 if cut else None]):

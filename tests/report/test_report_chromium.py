@@ -9,7 +9,7 @@ import pytest
 from report_browser import Browser, Tab, chromium
 from report_world import HOSTILE, World
 
-from pipeline.report import html
+from pipeline.report.html import build
 
 pytestmark = [
     pytest.mark.full,
@@ -21,7 +21,7 @@ pytestmark = [
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run's report, with a comment in it that a browser would choke on."""
     world = World(tmp_path_factory.mktemp("seen") / "data", num=24).write()
-    return html.build_report(["world"], world.data, world.data.parent / "checkpoints", None)
+    return build.build_report(["world"], world.workspace, None)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -13,9 +14,9 @@ import pytest
 from report_world import HOSTILE, World
 
 from pipeline.errors import RecipeError
-from pipeline.loop import metrics_rows
-from pipeline.report import charts, data, data_panels, data_traces, html, page_words
-from pipeline.status import open_run
+from pipeline.report.html import build, charts, data, data_panels, data_traces, words
+from pipeline.run.record import metrics_rows
+from pipeline.run.session import open_run
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +28,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def page(world: World) -> str:
     """Its report."""
-    path = html.build_report([world.run.name], world.data, world.data.parent / "checkpoints", None)
+    path = build.build_report([world.run.name], world.workspace, None)
     assert path == world.data / world.run.name / "report.html"
     return path.read_text(encoding="utf-8")
 
 
 def load(world: World) -> data.RunData:
-    return data.load_run(world.run.name, world.data, world.data.parent / "checkpoints")
+    return data.load_run(world.run.name, world.workspace)
 
 
 def packed(page: str) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def test_model_text_is_data(page: str, world: World):
     assert "&lt;script&gt;window.owned=3" in page
     texts = [step for steps in packed(page)["traces"]["columns"]["steps"] for step in steps]
     assert any(HOSTILE in text for text in texts)
-    assert html.inline_json({"a": "</script><!--"}).count("<") == 0
-    assert json.loads(html.inline_json({"a": HOSTILE + "\u2028"})) == {"a": HOSTILE + "\u2028"}
+    assert build.inline_json({"a": "</script><!--"}).count("<") == 0
+    assert json.loads(build.inline_json({"a": HOSTILE + "\u2028"})) == {"a": HOSTILE + "\u2028"}
 
 
 def test_the_curves_are_the_metrics(page: str, world: World):
@@ -109,7 +110,7 @@ def test_the_reward_model_and_the_costs_are_the_metrics(page: str, world: World)
         if 0 < row["false"] < 1:
             assert row["true"] == found.metrics[row["round"]][f"quality/roc/{round(100 * row['false']):02}"]
     tokens = drawn(specs(page)["tokens-0"])
-    rows = metrics_rows(open_run(world.run.name, world.data, world.data))
+    rows = metrics_rows(open_run(world.run.name, world.workspace))
     charged = sum(v for row in rows for k, v in row["metrics"].items() if "/charged/" in k)
     assert sum(row["tokens"] for row in tokens) == charged > 0
     assert sum(row["seconds"] for row in data_panels.times(found)) == pytest.approx(
@@ -156,37 +157,191 @@ def test_the_sample_is_even_and_said(world: World):
     found = load(world)
     whole, part = data_traces.read_traces(found), data_traces.read_traces(found, most=200)
     assert part.total == whole.total == whole.shown
-    assert 120 < part.shown <= 200
-    kept = {trace.problem_id for place in part.places for trace in place.traces.values()}
-    assert kept == set(part.order) & kept
+    kept, sampled = set(part.order), 0
     for one, other in zip(whole.places, part.places, strict=True):  # a problem is in or out as a whole
         wanted = [key for key, trace in one.traces.items() if trace.problem_id in kept]
-        assert list(other.traces) == wanted
+        more = [key for key in other.traces if key not in wanted]
+        assert list(other.traces) == [*wanted, *more]
+        assert set(more) <= {other.main[problem_id] for problem_id in other.listed}
+        sampled += len(wanted)
+    assert 120 < sampled <= 200
+    splits = [part.problems[problem_id].split for problem_id in part.order]
+    assert splits == sorted(splits, key=["dev", "test", "train"].index)
+    assert set(splits) == {"dev", "test", "train"}
+
+
+def test_every_problem_won_or_lost_has_its_answers_before_and_now(world: World):
+    """Also where next to nothing is sampled: no button of the page leads nowhere."""
+    found = load(world)
+    traces = data_traces.read_traces(found, most=40)
+    told = json.loads(gzip.decompress(base64.b64decode(build.fit([found], [traces], [[]])[1])))["traces"]
+    columns, groups = told["columns"], told["groups"]
+    at: dict[tuple[int, int], list[int]] = {}
+    for place, problem in enumerate(columns["p"]):
+        if groups[columns["g"][place]]["stage"] == "measure":
+            at.setdefault((groups[columns["g"][place]]["round"], problem), []).append(place)
+    checked = 0
+    for row in told["learned"][0]:
+        for key, then, now in (("solved", 0, 1), ("lost", 1, 0)):
+            assert len(row[key]) == row[f"num_{key}"]
+            for problem in row[key]:
+                assert now in {columns["ok"][i] for i in at[row["round"], problem]}
+                assert then in {columns["ok"][i] for i in at[row["round"] - 1, problem]}
+                checked += 1
+    assert checked > 5
+
+
+def test_a_wrong_trace_never_wears_newly_solved(page: str):
+    columns = packed(page)["traces"]["columns"]
+    marked = [(flag & 3, ok) for flag, ok in zip(columns["flag"], columns["ok"], strict=True) if flag & 3]
+    assert set(marked) == {(1, 1), (2, 0)}
+
+
+def test_no_answer_is_parted_by_its_cause(world: World):
+    found = load(world)
+    rows = data_traces.unanswered(data_traces.read_traces(found))
+    for number, values in found.metrics.items():
+        mine = {
+            row["why"]: row["count"] for row in rows if (row["round"], row["stage"]) == (number, "measure")
+        }
+        assert sum(mine.values()) == round(values["measure/no_answer"] * values["measure/traces"])
+    assert {row["why"] for row in rows} >= {"no answer"}
+    task = world.task
+    assert task.why_no_answer("3 + 4 = 8, left 8, 2\n8 * 2 = 16") == "invalid arithmetic"
+    assert task.why_no_answer("I do not know") == task.why_no_answer("") == ""
+
+
+def test_the_heat_map_counts_its_problems(page: str, world: World):
+    for row in drawn(specs(page)["heat-measure-0"]):
+        assert row["right"] == pytest.approx(row["value"] * row["problems"])
+        assert row["label"] == f"{row['bin']} (of {row['problems']})"
+    first = {row["bin"]: row["problems"] for row in drawn(specs(page)["heat-measure-0"])}
+    assert sum(first.values()) == load(world).metrics[0]["measure/problems"]
+
+
+def calibrated(world: World, *bins: tuple[float, float, float]) -> str:
+    """What is said of a reward model with these (score, true, share) in its last round."""
+    found = load(world)
+    values = {name: value for name, value in found.metrics[3].items() if "/calibration/" not in name}
+    for place, each in enumerate(bins):
+        names = [f"quality/calibration/{place}/{key}" for key in ("score", "true", "share")]
+        values |= dict(zip(names, each, strict=True))
+    told = words.questions(dataclasses.replace(found, metrics={**found.metrics, 3: values}), [], 0)
+    return next(row["answer"] for row in told if row["question"] == "Can I trust the PRM?")
+
+
+def test_the_reward_model_is_judged_where_it_is_used(world: World):
+    """A mass of low scores that are right says nothing of the few high ones that choose."""
+    said = calibrated(world, (0.05, 0.05, 0.95), (0.45, 0.0, 0.03), (0.75, 0.0, 0.02))
+    assert "no probabilities where they are used" in said
+    assert "(5.0 % of all, the ones that choose) 0.0 % were sound, where 57.0 % are promised" in said
+    said = calibrated(world, (0.05, 0.05, 0.8), (0.5, 0.48, 0.1), (0.9, 0.91, 0.1))
+    assert "near probabilities where they are used" in said
+    assert "take their order only" in calibrated(world, (0.05, 0.3, 1.0))
+
+
+def test_which_round_to_use_is_said_where_the_last_is_not_the_best(world: World):
+    found = load(world)
+    name = "measure/accuracy/greedy"
+    assert words.which_round(found) == "" or found.metrics[3][name] < max(
+        v[name] for v in found.metrics.values()
+    )
+    low = {**found.metrics[3], name: 0.11, f"{name}/low": 0.1, f"{name}/high": 0.12}
+    worse = dataclasses.replace(found, metrics={**found.metrics, 3: low})
+    best = max((0, 1, 2), key=lambda number: (found.metrics[number][name], number))
+    assert words.which_round(worse).startswith(
+        f"Use round {best}: with {100 * found.metrics[best][name]:.1f} %"
+    )
+    assert words.export_command(worse) == f"ratchet export world {best} --model policy"
+    near = {**low, name: found.metrics[best][name] - 0.001, f"{name}/high": 1.0}
+    near = dataclasses.replace(found, metrics={**found.metrics, 3: near})
+    assert words.which_round(near).endswith("so either will do.")
+
+
+def test_sections_without_content_leave(tmp_path: Path):
+    begun = World(tmp_path / "data", rounds=1, num=16)
+    empty = build.render([load(begun)])
+    assert re.findall(r'<section id="(\w+)"', empty) == ["learning", "recipe"]
+    assert re.findall(r'<li><a href="#(\w+)"', empty) == ["learning", "recipe"]
+
+
+def test_a_long_run_stays_readable(world: World):
+    """Two hundred rounds: bars and tables are thinned evenly, lines run, nothing of it is long."""
+    found = load(world)
+    metrics = {number: found.metrics[1 + number % 3] for number in range(201)}
+    gates = {number: found.gates[1 + number % 3] for number in range(201)}
+    rows = [
+        row | {"round": n}
+        for n in range(201)
+        for row in found.rows
+        if row["round"] == 1 + n % 3 and not row.get("final")
+    ]
+    seconds = {(n, "measure"): 2.0 for n in range(201)}
+    long = dataclasses.replace(found, metrics=metrics, gates=gates, rows=rows, seconds=seconds)
+    text = build.render([long])
+    charted = specs(text)
+    curve = drawn(charted["learning-0"])
+    assert len({row["round"] for row in curve}) == 201
+    near = [row for row in curve if row["what"] == "greedy" and 96 <= row["round"] <= 104]
+    middle = next(row for row in near if row["round"] == 100)
+    assert middle["mean"] == pytest.approx(sum(row["value"] for row in near) / 9)
+    for name, most in (("flow-0", 20), ("time-0", 40), ("heat-measure-0", 40), ("change-0", 80)):
+        shown = {row["round"] for row in drawn(charted[name])}
+        assert len(shown) <= most, name
+        assert max(shown) == 200, name
+    assert all(table.count("<tr>") <= 401 for table in re.findall(r"<table>.*?</table>", text, re.S))
+    assert len(text) < 6e6
+
+
+def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """An evaluation of somebody else's, in a file of its own, with figures of four kinds."""
+    figure = dataclasses.make_dataclass("Panel", ["section", "title", "kind", "metrics", "note", "share"])
+    mine = [
+        figure("Does it think?", "Brier score", "curve", {"points": "steps"}, "of the scored", False),
+        figure("Does it think?", "In numbers", "table", {"points": "steps"}, "", False),
+        figure("Does it think?", "Errors", "bars", {"points": "steps", "true_share": "sound"}, "", False),
+        figure("Can I trust it?", "AUC", "curve", {"auc": "all steps"}, "", False),
+    ]
+    monkeypatch.setattr("pipeline.evaluate.prm_quality.panels", lambda settings: mine, raising=False)
+    found = load(world)
+    text = build.render([found])
+    charted = specs(text)
+    assert {name for name in charted if name.startswith("more-quality")} == {
+        "more-quality-0-0",
+        "more-quality-2-0",
+    }
+    for row in drawn(charted["more-quality-0-0"]):
+        assert row["value"] == found.metrics[row["round"]]["quality/points"]
+    assert [row["metric"] for row in drawn(charted["more-quality-2-0"])] == ["points", "true_share"]
+    assert "Does it think?" not in charted
+    assert f'<td class="n">{found.metrics[3]["quality/points"]:.4g}</td>' in text
 
 
 def test_a_file_that_would_be_too_big_is_sampled_further(world: World, monkeypatch: pytest.MonkeyPatch):
     found = load(world)
     traces = data_traces.read_traces(found)
     before = traces.shown
-    monkeypatch.setattr(html, "MOST_PACKED", 12_000)
-    columns, text = html.fit([found], [traces], [[]])
+    monkeypatch.setattr(build, "MOST_PACKED", 12_000)
+    columns, text = build.fit([found], [traces], [[]])
     assert len(text) <= 12_000
     assert 0 < len(columns["columns"]["id"]) == traces.shown < before
 
 
 def test_verdict_and_gate_in_words(page: str, world: World):
     found = load(world)
-    said = page_words.verdict(found)
+    said = words.verdict(found)
     end = found.finals()[0]["metrics"]
     assert said.state == "better"
     assert f"{100 * end['final/accuracy/greedy']:.1f} %" in said.sentence
     assert f"{100 * end['final/gain/greedy']:+.1f} points" in said.sentence
-    lines = page_words.gate_lines(found)
+    lines = words.gate_lines(found)
     assert [row["model"] for row in lines] == ["prm", "policy", "prm", "policy", "prm", "policy", "prm"]
     assert lines[0]["why"].startswith("Its first weights")
     change = found.metrics[1]["measure/accuracy/greedy/change"]
     assert f"{100 * change:+.1f} points" in lines[1]["why"]
-    asked = page_words.questions(found, [], 60)
+    asked = words.questions(found, [], 60)
     assert len(asked) == 6
     assert all(row["answer"] and f'href="#{row["panel"]}"' in page for row in asked)
 
@@ -200,7 +355,7 @@ def test_many_rounds_are_thinned_evenly():
 
 def test_an_unfinished_run_shows_what_is_committed(tmp_path: Path):
     world = World(tmp_path / "data", name="half", rounds=2, num=16, seed=1).write(until=(1, "search"))
-    path = html.build_report(["half"], world.data, tmp_path / "checkpoints", tmp_path / "out.html")
+    path = build.build_report(["half"], world.workspace, tmp_path / "out.html")
     page = path.read_text()
     assert path == tmp_path / "out.html"
     assert "Too early to say" in page
@@ -212,13 +367,13 @@ def test_an_unfinished_run_shows_what_is_committed(tmp_path: Path):
 
 def test_a_run_that_has_only_begun(tmp_path: Path):
     world = World(tmp_path / "data", rounds=1, num=16)
-    assert "Nothing has been measured yet" in html.render([load(world)])
+    assert "Nothing has been measured yet" in build.render([load(world)])
 
 
 def test_two_runs_side_by_side(world: World, tmp_path: Path):
     other = World(world.data, name="other", rounds=1, num=16, seed=5).write()
     found = [load(world), load(other)]
-    page = html.render(found)
+    page = build.render(found)
     rows = drawn(specs(page)["runs"])
     assert {row["what"] for row in rows} == {"world", "other"}
     assert {"learning-0", "learning-1", "auc-0", "auc-1"} <= set(specs(page))
@@ -229,6 +384,6 @@ def test_two_runs_side_by_side(world: World, tmp_path: Path):
 
 def test_a_wrong_name_names_the_nearest(world: World):
     with pytest.raises(RecipeError, match="did you mean world"):
-        html.build_report(["wrld"], world.data, world.data, None)
+        build.build_report(["wrld"], world.workspace, None)
     with pytest.raises(RecipeError, match="name at least one run"):
-        html.build_report([], world.data, world.data, None)
+        build.build_report([], world.workspace, None)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pipeline.errors import DamagedData
-from pipeline.report import metrics
+from pipeline.run import record
 
 ROWS = [
     {"metrics": {"b/x": 1.5, "a/y": 2}, "round": 0, "done": True},
@@ -17,28 +17,28 @@ ROWS = [
 
 def test_round_trip_and_no_nan(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    metrics.write(path, ROWS)
-    rows = metrics.read(path)
+    record.write(path, ROWS)
+    rows = record.read(path)
     assert rows[0] == ROWS[0]
     assert rows[1]["metrics"] == {"a/z": None, "b/x": None}
     assert rows[2]["history"] == ROWS[2]["history"]
-    assert metrics.by_round(rows) == {0: {"a/y": 2, "b/x": 1.5}, 1: {"a/z": 3.0}}
+    assert record.by_round(rows) == {0: {"a/y": 2, "b/x": 1.5}, 1: {"a/z": 3.0}}
     assert "NaN" not in path.read_text()
     before = path.read_bytes()
-    metrics.write(path, ROWS)
+    record.write(path, ROWS)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_key_order_does_not_matter():
-    assert metrics.line({"metrics": {"a": 1, "b": 2}, "round": 0}) == metrics.line(
+    assert record.line({"metrics": {"a": 1, "b": 2}, "round": 0}) == record.line(
         {"round": 0, "metrics": {"b": 2, "a": 1}}
     )
-    assert json.loads(metrics.to_json({"b": {"z": math.nan}, "a": 1})) == {"a": 1, "b": {"z": None}}
+    assert json.loads(record.to_json({"b": {"z": math.nan}, "a": 1})) == {"a": 1, "b": {"z": None}}
 
 
 def test_none_yet(tmp_path):
-    assert metrics.read(tmp_path / "metrics.jsonl") == []
+    assert record.read(tmp_path / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_none_yet(tmp_path):
 )
 def test_damage_is_told(tmp_path, bad):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(metrics.line(ROWS[0]) + "\n" + bad + "\n")
+    path.write_text(record.line(ROWS[0]) + "\n" + bad + "\n")
     with pytest.raises(DamagedData, match=r"metrics.jsonl:2: not a metrics row"):
-        metrics.read(path)
+        record.read(path)

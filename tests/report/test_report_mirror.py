@@ -2,6 +2,7 @@
 waits for it.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import metrics
-from pipeline.report.mirror import Mirror, best_round, environment_wins, records, run_id, sync
-from pipeline.report.mirror_child import LAST
+from pipeline.report.monitor.follow import LAST
+from pipeline.report.monitor.mirror import Mirror, best_round, environment_wins, records, run_id, sync
+from pipeline.run import record
 
 LIMIT = 50.0  #: ten times the exit delay that is promised
 
@@ -73,14 +74,14 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
     (folder / "round-001" / "gate.json").write_text(json.dumps(refused))
     mirror = Mirror(folder, grace=LIMIT)
     with mirror:
-        metrics.write(folder / "metrics.jsonl", whole(0, 0.0))
-        metrics.write(folder / "metrics.jsonl", [*whole(0, 0.0), *whole(1, 0.1), *stages(2, 0.9)])
+        record.write(folder / "metrics.jsonl", whole(0, 0.0))
+        record.write(folder / "metrics.jsonl", [*whole(0, 0.0), *whole(1, 0.1), *stages(2, 0.9)])
     assert "mirrored 2 records" in (folder / "logs" / "wandb.log").read_text()
 
     killed = Mirror(folder).start()  # a launch whose mirror dies at once, then one that ends well
     os.killpg(killed.child.pid, signal.SIGKILL)
     assert killed.close() is False
-    metrics.write(folder / "metrics.jsonl", [*ROUNDS, FINAL])
+    record.write(folder / "metrics.jsonl", [*ROUNDS, FINAL])
     with Mirror(folder, grace=LIMIT):
         pass
     items = read_back(folder)
@@ -99,11 +100,11 @@ def test_offline_runs_hold_every_metric_of_every_round_once(tmp_path, monkeypatc
 @pytest.mark.full
 def test_what_was_synced_is_not_logged_again(tmp_path):
     folder = tmp_path / "quickstart"
-    metrics.write(folder / "metrics.jsonl", ROUNDS)
+    record.write(folder / "metrics.jsonl", ROUNDS)
     assert sync(folder)[0]
     (first,) = (folder / "wandb").glob("offline-run-*")
     next(first.glob("*.wandb")).with_suffix(".wandb.synced").touch()  # what `wandb sync` leaves behind
-    metrics.write(folder / "metrics.jsonl", [*ROUNDS, *whole(4, 0.6), FINAL])
+    record.write(folder / "metrics.jsonl", [*ROUNDS, *whole(4, 0.6), FINAL])
     done, said = sync(folder)
     assert done, said
     assert "mirrored 6 records" in said
@@ -122,6 +123,42 @@ def test_curves_count_their_steps_over_the_rounds():
     found = records([*whole(0, 0.1), *whole(1, 0.2, curve), *whole(2, 0.3, curve)])
     assert [r["curve/learn/step"] for r in found if "curve/learn/step" in r] == [1, 5, 6, 10]
     assert found[2] == {"round": 1, "curve/learn/step": 5, "curve/learn/loss": 1.0}
+
+
+def test_what_is_read_off_another_panel_is_hidden(tmp_path):
+    """An interval's ends stay in the record, and do not become a panel each; read with wandb's own reader."""
+    folder = tmp_path / "quickstart"
+    values = {"m/auc": 0.8, "m/auc/low": 0.7, "m/auc/high": 0.9, "m/auc@incumbent": 0.7, "m/roc/05": 0.2}
+    gate = {"round": 0, "stage": "gate", "metrics": {}}
+    record.write(folder / "metrics.jsonl", [{"round": 0, "stage": "m", "metrics": values}, gate])
+    assert sync(folder)[0]
+    defined = read_back(folder, "metric")
+    hidden = {one["name"] for one in defined if one.get("options", {}).get("hidden")}
+    assert hidden == set(values) - {"m/auc"}
+    assert [plain(item) for item in read_back(folder)] == [{"round": 0, **values}]
+
+
+def test_tensorboard_holds_what_the_record_says(tmp_path):
+    """Read back with TensorBoard's own reader, after two launches."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    record.write(tmp_path / "metrics.jsonl", [*ROUNDS, FINAL])
+    for _ in range(2):
+        done, said = sync(tmp_path, monitor="tensorboard")
+        assert done, said
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    told = [(event.step, pytest.approx(event.value)) for event in found.Scalars("measure/accuracy/greedy")]
+    assert told == [(number, number / 10) for number in range(4)]
+
+
+def test_a_monitor_that_is_not_installed_is_a_sentence(tmp_path):
+    if importlib.util.find_spec("tensorboard"):
+        pytest.skip("tensorboard is installed here")
+    record.write(tmp_path / "metrics.jsonl", ROUNDS)
+    done, said = sync(tmp_path, monitor="tensorboard")
+    assert not done
+    assert "pip install tensorboard, or set monitor: none" in said
+    assert sync(tmp_path, monitor="none")[0] is False
 
 
 def test_best_round():
@@ -177,7 +214,7 @@ def test_absent_slow_or_failing_wandb_holds_nobody_up(tmp_path, monkeypatch, wan
     monkeypatch.setenv("PYTHONPATH", str(stand_in))
     folder = tmp_path / "run"
     folder.mkdir()
-    metrics.write(folder / "metrics.jsonl", ROUNDS)
+    record.write(folder / "metrics.jsonl", ROUNDS)
     mirror = Mirror(folder, grace=1.0).start()
     child = mirror.child
     began = time.monotonic()
@@ -187,7 +224,7 @@ def test_absent_slow_or_failing_wandb_holds_nobody_up(tmp_path, monkeypatch, wan
         assert child.poll() is None
     child.wait(10 * LAST)
     assert logged in (folder / "logs" / "wandb.log").read_text()
-    assert len(metrics.read(folder / "metrics.jsonl")) == len(ROUNDS)
+    assert len(record.read(folder / "metrics.jsonl")) == len(ROUNDS)
 
 
 def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
@@ -196,7 +233,7 @@ def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hole.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_MODE", "online")
-        metrics.write(tmp_path / "metrics.jsonl", ROUNDS)
+        record.write(tmp_path / "metrics.jsonl", ROUNDS)
         mirror = Mirror(tmp_path, grace=1.0).start()
         group = mirror.child.pid
         began = time.monotonic()
@@ -208,9 +245,9 @@ def test_a_black_hole_holds_nobody_up(tmp_path, monkeypatch):
 
 def test_a_killed_run_leaves_no_mirror_behind(tmp_path):
     """The run dies by SIGKILL; its mirror sees the closed pipe, finishes the record and leaves."""
-    metrics.write(tmp_path / "metrics.jsonl", ROUNDS)
+    record.write(tmp_path / "metrics.jsonl", ROUNDS)
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.report.mirror import Mirror;"
+        "import os, signal, sys; from pathlib import Path; from pipeline.report.monitor.mirror import Mirror;"
         "m = Mirror(Path(sys.argv[1])).start(); print(m.child.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from report_world import HOSTILE, World
 
-from pipeline.loop import metrics_rows, write_metrics
-from pipeline.report import mirror_artifacts, mirror_media, mirror_plots, mirror_tables
-from pipeline.report.data import RunData, load_run
-from pipeline.report.mirror import best_round, records, sync
+from pipeline.loop import write_metrics
+from pipeline.report.html.data import RunData, load_run
+from pipeline.report.monitor import artifacts, media, plots, tables
+from pipeline.report.monitor.mirror import best_round, records, sync
+from pipeline.run.record import metrics_rows
+from pipeline.store.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def told(world: World) -> list[dict[str, Any]]:
         del os.environ[name]
     try:
         write_metrics(world.run)
-        done, said = sync(world.run.folder, checkpoints=world.run.checkpoints)
+        done, said = sync(world.run.folder, checkpoints=world.run.workspace.checkpoints)
     finally:
         os.environ.update(theirs)
     assert done, said
@@ -43,7 +45,7 @@ def told(world: World) -> list[dict[str, Any]]:
 
 
 def load(world: World) -> RunData:
-    return load_run(world.run.name, world.data, world.run.checkpoints)
+    return load_run(world.run.name, Workspace(world.data, world.run.workspace.checkpoints))
 
 
 def rows_of(world: World, table: str, step: int) -> list[dict[str, Any]]:
@@ -106,7 +108,7 @@ def test_traces_hold_what_was_said_of_them(world: World, told: list[dict[str, An
 def test_problems_won_and_lost_are_the_change_of_accuracy(world: World):
     found = load(world)
     for number in (1, 2):
-        [build] = [b for name, b in mirror_tables.tables(found, number) if name == "changed/measure"]
+        [build] = [b for name, b in tables.tables(found, number) if name == "changed/measure"]
         table = build()
         whats = [row[1] for row in table.rows] if table else []
         metrics = found.metrics[number]
@@ -123,16 +125,16 @@ def test_artifacts_point_at_shards_and_name_what_they_were_made_from(
     places = [entry["ref"] for entry in values["manifest"]["contents"]]
     folder = world.run.folder / "round-002" / "values"
     assert set(places) == {path.resolve().as_uri() for path in folder.rglob("*") if path.is_file()}
-    said = {each.name: each for each in mirror_artifacts.artifacts(load(world), 2)}
+    said = {each.name: each for each in artifacts.artifacts(load(world), 2)}
     assert said["world-traces"].made_from == ["world-values:round-002"]
     assert said["world-policy"].more["promoted"] is True
-    assert said["world-policy"].folder == world.run.checkpoints / "world" / "checkpoints/policy"
-    assert "world-prepare" in {each.name for each in mirror_artifacts.artifacts(load(world), 0)}
+    assert said["world-policy"].folder == world.run.workspace.checkpoints / "world" / "checkpoints/policy"
+    assert "world-prepare" in {each.name for each in artifacts.artifacts(load(world), 0)}
 
 
 def test_a_plot_is_drawn_and_runs_nothing(world: World):
-    for name, title, spec in mirror_plots.plots(load(world)):
-        page = mirror_plots.picture(title, spec)
+    for name, title, spec in plots.plots(load(world)):
+        page = plots.picture(title, spec)
         assert "<script" not in page, name
         assert page.count("<path") > 3, name
         assert "$" not in page.partition("<svg")[2].replace("$schema", ""), name
@@ -141,7 +143,7 @@ def test_a_plot_is_drawn_and_runs_nothing(world: World):
 def test_hostile_text_stays_text(world: World):
     cells = [
         cell
-        for name, build in mirror_tables.tables(load(world), 2)
+        for name, build in tables.tables(load(world), 2)
         if name.startswith("traces/") and (table := build())
         for row in table.rows
         for cell in row
@@ -149,11 +151,11 @@ def test_hostile_text_stays_text(world: World):
     ]
     assert cells
     assert all(cell.isprintable() or "\n" in cell for cell in cells)
-    assert mirror_tables._cell(f"{HOSTILE}\x1b[2J") == f"{HOSTILE}\\x1b[2J"
+    assert tables._cell(f"{HOSTILE}\x1b[2J") == f"{HOSTILE}\\x1b[2J"
 
 
 def test_many_rounds_are_shown_evenly():
-    shown = [number for number in range(201) if mirror_media.is_shown(number, 200)]
+    shown = [number for number in range(201) if media.is_shown(number, 200)]
     assert len(shown) == 26
     assert shown[-1] == 200
-    assert [n for n in range(4) if mirror_media.is_shown(n, 3)] == [0, 1, 2, 3]
+    assert [n for n in range(4) if media.is_shown(n, 3)] == [0, 1, 2, 3]

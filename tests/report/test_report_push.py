@@ -9,12 +9,13 @@ import pytest
 import yaml
 from report_world import World
 
+from pipeline.commands.push import files, push
 from pipeline.errors import DamagedData, RecipeError, RunInUse
-from pipeline.loop import metrics_rows, write_metrics
-from pipeline.push import files, push
+from pipeline.loop import write_metrics
 from pipeline.report.card import run_card
+from pipeline.run.record import metrics_rows
 from pipeline.store.lock import RunLock
-from pipeline.store.run import tree_files
+from pipeline.store.run_folder import tree_files
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def say(world: World, to: str = "me/world", **more: bool) -> list[str]:
     options = {"dry_run": True, "weights": False, "private": False} | more
-    return list(push("world", to, **options, data=world.data, checkpoints=world.run.checkpoints))
+    return list(push("world", to, **options, workspace=world.workspace))
 
 
 def head(card: str) -> dict:
@@ -89,17 +90,19 @@ def test_a_dry_run_lists_what_is_promised_and_the_card(world: World):
 
 
 def test_weights_go_below_a_folder_of_their_own(world: World):
-    adapter = world.run.checkpoints / "world" / "round-001" / "policy" / "adapter_model.safetensors"
+    adapter = world.run.workspace.checkpoints / "world" / "round-001" / "policy" / "adapter_model.safetensors"
     adapter.parent.mkdir(parents=True)
     adapter.write_bytes(b"x")
     (adapter.parent.parent / ".tmp-policy").mkdir()
     (adapter.parent.parent / ".tmp-policy" / "half.safetensors").write_bytes(b"x")
     try:
-        assert files(world.run.checkpoints / "world") == ["round-001/policy/adapter_model.safetensors"]
+        assert files(world.run.workspace.checkpoints / "world") == [
+            "round-001/policy/adapter_model.safetensors"
+        ]
         with pytest.raises(DamagedData, match="not pushed"):  # no manifest vouches for them
             say(world, weights=True)
     finally:
-        for path in sorted(world.run.checkpoints.rglob("*"), reverse=True):
+        for path in sorted(world.run.workspace.checkpoints.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from report_world import World
 
-from pipeline.report import now, wording
+from pipeline.commands.status import all_runs, follow, now_line, run_lines, to_text
+from pipeline.report import wording
 from pipeline.report.console import Console
-from pipeline.status import all_runs, run_status
+from pipeline.run import activity, record
+from pipeline.run.status import run_status
 from pipeline.store.lock import RunLock
-from pipeline.telling import follow, now_line, run_lines, to_text
+from pipeline.store.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def status(world: World, name: str) -> dict:
-    return run_status(name, world.data, world.run.checkpoints)
+    return run_status(name, Workspace(world.data, world.run.workspace.checkpoints))
 
 
 class Clock:
@@ -42,16 +44,16 @@ class Clock:
 def test_what_a_run_does_now_is_told_by_its_console(tmp_path: Path):
     clock = Clock()
     console = Console(quiet=True, file=io.StringIO(), clock=clock)
-    console.now = now.place(tmp_path)
+    console.now = activity.place(tmp_path)
     console.stage_started(2, "sample")
-    told = now.look(console.now)
+    told = activity.look(console.now)
     assert told is not None
     assert (told["round"], told["stage"]) == (2, "sample")
     with console.progress("sample", 9000) as bar:
         bar(0)
         clock.now += 40
         bar(4000, right=0.098, **{"tokens/s": 11797.0, "in the batch": 512})
-    found = {"running": True, "now": now.look(console.now), "seconds_left": 170.0}
+    found = {"running": True, "now": activity.look(console.now), "seconds_left": 170.0}
     assert now_line(found) == (
         "now: round 2, sample: 4,000 of 9,000, 100/s, 50 s left, right 9.8 %, tokens/s 11,797, "
         "512 in the batch; rounds left: about 2 min 50 s"
@@ -61,18 +63,18 @@ def test_what_a_run_does_now_is_told_by_its_console(tmp_path: Path):
 
 def test_other_ranks_and_full_disks_tell_nothing(tmp_path: Path):
     other = Console(main=False)
-    other.now = now.place(tmp_path)
+    other.now = activity.place(tmp_path)
     other.stage_started(1, "sample")
-    assert now.look(other.now) is None
+    assert activity.look(other.now) is None
     (tmp_path / "logs").write_text("a file where the folder should be")
-    now.tell(now.place(tmp_path), {"stage": "sample"})  # an OSError stays inside
+    activity.tell(activity.place(tmp_path), {"stage": "sample"})  # an OSError stays inside
 
 
 def test_what_is_old_is_not_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    now.tell(now.place(tmp_path), {"stage": "sample"})
-    later = time.time() + now.STALE + 1
+    activity.tell(activity.place(tmp_path), {"stage": "sample"})
+    later = time.time() + activity.STALE + 1
     monkeypatch.setattr(time, "time", lambda: later)
-    assert now.look(now.place(tmp_path)) is None
+    assert activity.look(activity.place(tmp_path)) is None
 
 
 def test_a_finished_run(world: World):
@@ -99,7 +101,7 @@ def test_a_run_left_in_the_middle(world: World):
 
 
 def test_every_run_with_its_last_result(world: World):
-    runs = {one["run"]: one for one in all_runs(world.data, world.run.checkpoints)}
+    runs = {one["run"]: one for one in all_runs(Workspace(world.data, world.run.workspace.checkpoints))}
     final = status(world, "done")["final"]["metrics"]
     assert runs["done"]["result"] == f"greedy {wording.within(final, 'final/accuracy/greedy')} (test, final)"
     assert runs["half"]["result"].endswith("(round 0)")
@@ -114,7 +116,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(world: World):
     broken.mkdir()
     (broken / "recipe.yaml").write_text("name: broken\nroundz: 3\n")
     try:
-        runs = all_runs(world.data, world.run.checkpoints)
+        runs = all_runs(Workspace(world.data, world.run.workspace.checkpoints))
         assert [one["state"] for one in runs] == ["unreadable", "complete", "stopped"]
         assert "roundz" in run_lines(runs)
     finally:
@@ -122,17 +124,72 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(world: World):
         broken.rmdir()
 
 
+def test_a_line_is_read_back_while_nothing_changed(world: World):
+    """The second look needs no recipe, no manifest and no row: they are gone meanwhile, the stamps stand."""
+    where = world.workspace
+    record.write(world.data / "done" / "metrics.jsonl", record.metrics_rows(world.run))
+    first = {one["run"]: one for one in all_runs(where)}["done"]
+    kept = world.data / "done" / "logs" / "overview.json"
+    moved = list((world.data / "done").glob("round-*/*/manifest.json"))
+    assert len(moved) > 10
+    for path in moved:
+        path.rename(path.with_suffix(".away"))
+    try:
+        assert {one["run"]: one for one in all_runs(where)}["done"] == first
+        assert first["complete"]
+        assert first["seconds"] == status(world, "done")["seconds"]
+    finally:
+        for path in moved:
+            path.with_suffix(".away").rename(path)
+    with (world.data / "done" / "timing.jsonl").open("a") as file:
+        file.write(json.dumps({"round": 2, "stage": "measure", "seconds": 7.5, "spent": {}}) + "\n")
+    later = {one["run"]: one for one in all_runs(where)}["done"]
+    assert later["seconds"] == pytest.approx(first["seconds"] + 7.5)
+    kept.write_text("{")  # half a line of a look that was killed
+    again = {one["run"]: one for one in all_runs(where)}["done"]
+    assert again | {"disk_bytes": 0} == later | {"disk_bytes": 0}
+    with RunLock(world.data / "done"):
+        assert {one["run"]: one["state"] for one in all_runs(where)}["done"] == "running"
+
+
+def test_what_ls_says_is_what_status_says(world: World):
+    for name in ("done", "half"):
+        one = {one["run"]: one for one in all_runs(world.workspace)}[name]
+        whole = status(world, name)
+        assert one["complete"] == whole["complete"]
+        assert one["state"] == ("complete" if whole["complete"] else "stopped")
+        done = sum(entry["done"] for entry in whole["rounds"])
+        assert one["rounds_done"] == f"{max(done - 1, 0)} of 2"
+
+
+def test_two_hundred_rounds_are_forty_lines(world: World):
+    found = status(world, "done")
+    last = found["rounds"][-1]
+    waiting = {"stages": {"search": {"state": "waiting", "seconds": 0.0}}, "metrics": {}, "done": False}
+    rounds = [
+        last | {"round": number} if number <= 150 else waiting | {"round": number} for number in range(201)
+    ]
+    text = to_text(found | {"rounds": rounds})
+    numbers = [int(line.split()[0]) for line in text.splitlines() if line.split()[0].isdigit()]
+    assert 30 <= len(numbers) <= 40
+    assert numbers[0] == 0
+    assert numbers[-10:] == list(range(141, 151))
+    assert len({after - before for before, after in zip(numbers[:-11], numbers[1:-10], strict=True)}) == 1
+
+
 def test_follow_ends_when_nobody_works_on_it(world: World):
     said: list[str] = []
     lock = RunLock(world.data / "half")
     lock.acquire()
-    now.tell(now.place(world.data / "half"), {"round": 1, "stage": "search", "done": 3, "total": 8})
+    activity.tell(activity.place(world.data / "half"), {"round": 1, "stage": "search", "done": 3, "total": 8})
 
     def heard(text: str) -> None:
         said.append(text)
         if len(said) == 1:  # it was seen at work: the run ends
             threading.Thread(target=lock.release).start()
 
-    follow("half", world.data, world.run.checkpoints, heard, plain=True, plain_every=0.05)
+    follow(
+        "half", Workspace(world.data, world.run.workspace.checkpoints), heard, plain=True, plain_every=0.05
+    )
     assert said[0] == "now: round 1, search: 3 of 8"
     assert said[-1].startswith("half: stopped")

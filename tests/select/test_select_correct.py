@@ -150,3 +150,20 @@ def test_every_trace_is_kept_or_dropped_exactly_once(drawn, band, limit):
 def test_settings_that_keep_nothing_are_refused(bad):
     with pytest.raises(ValidationError):
         correct.Settings(**bad)
+
+
+def test_the_band_and_the_lengths_hold_their_own_bounds():
+    """keep_between, min_tokens and max_tokens include what they name."""
+    half = group((trace(0), True), (trace(1), False))
+    for low, high, kept in ((0.5, 0.5, 1), (0.0, 0.5, 1), (0.5, 1.0, 1), (0.51, 1.0, 0), (0.0, 0.49, 0)):
+        rows = choose(half, keep_between=(low, high), dedupe=False)
+        assert sum(isinstance(row, Example) for row in rows) == kept, (low, high)
+    for least, most, kept in ((3, 3, True), (2, 4, True), (4, 9, False), (0, 2, False)):
+        [row] = choose(group((trace(0, tokens=3), True)), min_tokens=least, max_tokens=most)
+        assert isinstance(row, Example) == kept, (least, most)
+    with pytest.raises(ValidationError, match="is below min_tokens"):
+        correct.Settings(min_tokens=5, max_tokens=4)
+    assert correct.Settings(min_tokens=5, max_tokens=5).max_tokens == 5
+    with pytest.raises(ValidationError, match="low comes first"):
+        correct.Settings(keep_between=(0.6, 0.5))
+    assert correct.Settings(keep_between=(0.5, 0.5)).keep_between == (0.5, 0.5)

@@ -86,7 +86,7 @@ def test_distances():
     rows, _ = steps(group(TRACES, VERDICTS), values="distance")
     assert rows["p/0"].labels == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rows["p/1"].labels[-1] == pytest.approx(2 / 3 - (1 / 3) / 2)
-    assert rows["p/2"].labels[-1] == pytest.approx(1 / 9)  # METHODS 0
+    assert rows["p/2"].labels[-1] == pytest.approx(1 / 9)  # by hand
     rows, dropped = steps(group(TRACES, [label(t.id, False) for t in TRACES]), values="distance")
     assert not rows
     assert set(dropped.values()) == {"unlabelled"}

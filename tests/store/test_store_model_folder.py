@@ -1,4 +1,4 @@
-"""RELIABILITY rows 27 and 28: pickles and code are refused before anything is opened; and the identity of a
+"""Pickles and code are refused before anything is opened; and the identity of a
 folder from outside.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import DamagedData, UnsafeFile
-from pipeline.store.weights import check_model_folder, hash_folder
+from pipeline.store.model_folder import check_model_folder, hash_folder
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from pipeline.rows import KINDS, SCHEMA_VERSION, Dropped, Label, Node, Trace
 from pipeline.store.documents import clean_text
-from pipeline.store.folder import ChunkPlan, Plan, StageFolder
+from pipeline.store.folder import StageFolder
 from pipeline.store.parts import FOLDERS, GROUP_ROWS
-from pipeline.store.run import tree_files
+from pipeline.store.plan import ChunkPlan, Plan
+from pipeline.store.run_folder import tree_files
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=12)  # lone surrogates and NUL too
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {

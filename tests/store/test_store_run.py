@@ -18,7 +18,7 @@ from pipeline.errors import NothingKept, RecipeError
 from pipeline.rows import Label
 from pipeline.store.folder import StageFolder
 from pipeline.store.outcome import read_outcome, write_outcome
-from pipeline.store.run import gc, run_name_ok, tree_files, tree_hash, verify_run
+from pipeline.store.run_folder import gc, run_name_ok, tree_files, tree_hash, verify_run
 
 
 @pytest.mark.parametrize("name", ["star", "rest-mcts.2", "A_1", "x" * 100, "2024-run"])
@@ -146,7 +146,7 @@ def test_light_to_import():
     import subprocess
 
     script = (
-        "import sys, pipeline.store.run, pipeline.store.lock, pipeline.store.outcome\n"
+        "import sys, pipeline.store.run_folder, pipeline.store.lock, pipeline.store.outcome\n"
         "print([m for m in ('torch', 'transformers', 'pyarrow', 'numpy', 'datasets') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -193,7 +193,7 @@ def test_an_off_the_shelf_prm_is_a_base(base: Path, tmp_path: Path, num_labels: 
 
 def test_the_engine_reads_what_was_trained(base: Path, tmp_path: Path) -> None:
     """The project's own engine gives the scores that a plain forward gives, for both heads."""
-    engine = pytest.importorskip("pipeline.models.engine")
+    engine = pytest.importorskip("pipeline.engine.local")
     rows = steps(12)
     for head in ("value", "token"):
         job = job_of(base, tmp_path / head, rows, lora={"r": 4}, head=head)
@@ -206,7 +206,7 @@ def test_the_engine_reads_what_was_trained(base: Path, tmp_path: Path) -> None:
 
 def test_merged_into_its_base_a_reward_model_scores_the_same(base: Path, tmp_path: Path) -> None:
     """`export`, and `run://RUN@3/prm` as a base: an ordinary folder that brings its head."""
-    engine = pytest.importorskip("pipeline.models.engine")
+    engine = pytest.importorskip("pipeline.engine.local")
     from pipeline.models.registry import brings_head, merge
 
     rows = steps(12)

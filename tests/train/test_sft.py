@@ -226,6 +226,18 @@ def test_packed_lines_hold_every_row_once() -> None:
     assert (batch["labels"] != -100).sum() == sum(len(row) - 1 for row in rows)
 
 
+def test_a_packed_rows_first_token_is_predicted_by_nothing() -> None:
+    """Not even where a row is trained from its first token on: the end of its neighbour stands before it."""
+    from pipeline.train._batches import Corpus, packed_batches
+
+    rows = [[11, 12, 13], [21, 22], [31, 32, 33, 34]]
+    corpus = Corpus.of(rows, ["a", "b", "c"], first_trained=[0, 0, 2])
+    batch = packed_batches(corpus, pad=0, max_length=9)([0, 1, 2])
+    assert batch["input_ids"].tolist() == [[31, 32, 33, 34, 11, 12, 13, 21, 22]]
+    assert batch["labels"].tolist() == [[-100, -100, 33, 34, -100, 12, 13, -100, 22]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1]]
+
+
 def test_order_is_a_function_of_seed_and_step() -> None:
     from pipeline.train._batches import Corpus, Order
 

@@ -1,4 +1,4 @@
-"""Votes and aggregations: golden values of METHODS 0 and what must always hold."""
+"""Votes and aggregations: golden values worked out by hand and what must always hold."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.vote import Candidate, best, borda, keys, majority, weighted
-from pipeline.vote.aggregate import RULES, aggregate
+from pipeline.vote import Candidate, best, borda, keys, majority, rule, weighted
+from pipeline.vote.aggregate import RULES, aggregate, kind_of, weight
 
 STEPS = [0.9, 0.2, 0.8]
 
@@ -24,6 +24,7 @@ STEPS = [0.9, 0.2, 0.8]
         ("mean", 1.9 / 3),
         ("max", 0.9),
         ("sum_logit", math.log(9) + math.log(0.25) + math.log(4)),
+        ("mean_logit", 2.1972245773 / 3),
         ("mean_odds", (9 + 0.25 + 4) / 3),
     ],
 )
@@ -32,7 +33,7 @@ def test_aggregations(how, value):
 
 
 def test_every_aggregation_is_covered_and_unknown_ones_are_refused():
-    assert len(RULES) == 7
+    assert len(RULES) == 8
     with pytest.raises(ValueError, match="no aggregation 'median'"):
         aggregate(STEPS, "median")
     with pytest.raises(ValueError, match="no step scores"):
@@ -97,34 +98,141 @@ def test_keys_follow_the_task_s_equality():
 RULE = [majority.vote, best.vote, weighted.vote, borda.vote]
 
 
-@pytest.mark.parametrize("rule", RULE)
-def test_nobody_answers(rule):
-    assert rule([]) is None
-    assert rule(candidates((None, 0.9, -1.0))) is None
-    assert rule(candidates((None, 0.9, -1.0), ("7", None, None))) == "7"
+@pytest.mark.parametrize("vote", RULE)
+def test_nobody_answers(vote):
+    assert vote([]) is None
+    assert vote(candidates((None, 0.9, -1.0))) is None
+    assert vote(candidates((None, 0.9, -1.0), ("7", None, None))) == "7"
 
 
-@pytest.mark.parametrize("rule", [best.vote, weighted.vote, borda.vote])
-def test_scores_that_are_not_numbers_count_for_nothing(rule):
-    assert rule(candidates(("1", math.nan, -1.0), ("2", 0.1, -1.0))) == "2"
-    assert rule(candidates(("1", math.inf, -1.0), ("2", 0.1, -1.0))) == "2"
+@pytest.mark.parametrize("vote", [best.vote, weighted.vote, borda.vote])
+def test_scores_that_are_not_numbers_count_for_nothing(vote):
+    assert vote(candidates(("1", math.nan, -1.0), ("2", 0.1, -1.0))) == "2"
+    assert vote(candidates(("1", math.inf, -1.0), ("2", 0.1, -1.0))) == "2"
 
 
-def test_weighted_with_negative_scores_does_not_punish_frequency():
-    # sums of log-odds: an answer given three times at -1 beats one given once at -1.1
-    assert (
-        weighted.vote(candidates(("1", -1.0, -1.0), ("1", -1.0, -1.0), ("1", -1.0, -1.0), ("2", -1.1, -1.0)))
-        == "1"
-    )
+def of_kind(kind, *rows):
+    return [Candidate(answer, score, -1.0, "", kind) for answer, score in rows]
+
+
+def test_weighted_with_sums_of_log_odds_does_not_punish_frequency():
+    # an answer given three times at -1 beats one given once at -1.1: 3 * .2689 against .2497
+    assert weighted.vote(of_kind("log_odds", ("1", -1.0), ("1", -1.0), ("1", -1.0), ("2", -1.1))) == "1"
+
+
+def test_a_dead_answer_below_zero_turns_no_vote():
+    """The plain sum of clamped values: 0.9 beats twice 0.4, whatever a third answer's score is."""
+    field = [("1", 0.4), ("1", 0.4), ("2", 0.9)]
+    assert weighted.vote(of_kind("value", *field)) == "2"
+    assert weighted.vote(of_kind("value", *field, ("3", -0.01))) == "2"
+    # through the logistic, as one negative score once sent all: 2 * .5987 = 1.197 against .711
+    assert weighted.vote(of_kind("log_odds", *field)) == "1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "as_weight"),
+    [
+        ("value", 1.2, 1.0),
+        ("value", -0.01, 0.0),
+        ("value", 0.3, 0.3),
+        ("probability", 0.3, 0.3),
+        ("log_odds", 0.0, 0.5),
+        ("log_odds", -800.0, 0.0),
+        ("log_odds", math.log(4), 0.8),
+        ("odds", 4.0, 0.8),
+        ("advantage", -0.2, -0.2),
+    ],
+)
+def test_a_weight_is_told_by_what_the_score_is(kind, score, as_weight):
+    assert weight(score, kind) == pytest.approx(as_weight)
+    assert math.isnan(weight(math.nan, kind))
+
+
+def test_an_aggregation_says_what_it_gives():
+    assert [kind_of(how, "value") for how in ("last", "min", "prod", "mean", "max")] == ["value"] * 5
+    assert {kind_of("sum_logit"), kind_of("mean_logit")} == {"log_odds"}
+    assert kind_of("mean_odds") == "odds"
+
+
+def test_the_other_candidates_never_change_a_weight():
+    one = Candidate("1", 0.4, kind="value")
+    assert one.weight == 0.4
+    assert Candidate("1", math.inf, kind="value").weight is None
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.floats(-20, 0)), max_size=12),
     st.floats(-3, 3),
+    st.sampled_from(["value", "log_odds"]),
 )
-def test_with_constant_weights_weighted_is_the_majority(rows, weight):
-    field = [Candidate(answer, weight, logprob) for answer, logprob in rows]
+def test_with_constant_weights_weighted_is_the_majority(rows, weight, kind):
+    field = [Candidate(answer, weight, logprob, "", kind) for answer, logprob in rows]
     counts = [sum(one.answer == name for one in field) for name in ("1", "2", "3")]
     winner = weighted.vote(field)
     assert winner == majority.vote(field)
     assert winner is None or sum(one.answer == winner for one in field) == max(counts)
+
+
+def test_a_rule_of_a_recipe_has_a_name_and_settings():
+    plain, own = rule("weighted"), rule({"use": "weighted", "aggregate": "min"})
+    assert (plain.label, own.label) == ("weighted", "weighted-min")
+    assert plain.settings.step_rule is None
+    assert own.settings.step_rule == "min"
+    assert own(candidates(("1", 0.2, -1.0), ("2", 0.3, -1.0))) == "2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("majorty", r"no vote 'majorty' \(did you mean majority\?\)"),
+        ({"aggregate": "min"}, "say which vote"),
+        ({"use": "weighted", "agregate": "min"}, r"unknown key agregate \(did you mean aggregate\?\)"),
+        ({"use": "weighted", "aggregate": "median"}, "vote weighted: aggregate: input should be 'last'"),
+        ({"use": "majority", "aggregate": "min"}, "vote majority: unknown key aggregate"),
+    ],
+)
+def test_a_rule_that_is_none_is_said(spec, said):
+    with pytest.raises(ValueError, match=said):
+        rule(spec)
+
+
+@pytest.mark.parametrize(
+    ("score", "value"),
+    [
+        (0.0, 0.5),
+        (0.5, 0.6224593312),
+        (2.0, 0.8807970780),
+        (-2.0, 0.1192029220),
+        (-0.5, 0.3775406688),
+        (800.0, 1.0),
+        (-800.0, 0.0),
+    ],
+)
+def test_logistic_is_the_logistic_function(score, value):
+    assert weighted.logistic(score) == pytest.approx(value, abs=1e-9)
+
+
+def scored(**answers):
+    return [Candidate(answer, score=score) for answer, found in answers.items() for score in found]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "winner"),
+    [
+        (scored(a=[10], b=[1, 2, 3]), "b"),  # 3 points each, and more votes
+        (scored(a=[1, 2], b=[3]), "b"),  # 1 against 2
+        (scored(a=[1, 1], b=[2]), "b"),  # a tie is half a point each
+        (scored(b=[1], a=[1, 1]), "a"),  # all equal: the majority
+        (scored(b=[1, 2, 3], a=[4]), "b"),
+        (scored(a=[float("nan")], b=[-5.0]), "b"),  # unknown comes last
+    ],
+)
+def test_borda_counts_whom_a_candidate_beats(candidates, winner):
+    assert borda.vote(candidates) == winner
+
+
+def test_a_weighted_vote_of_log_odds_weighs_their_logistic_values():
+    """0.88 and 0.12 against 0.62: as plain weights it would be 0 against 0.5."""
+    assert weighted.vote(scored(a=[2.0, -2.0], b=[0.5])) == "a"
+    assert weighted.vote(scored(a=[0.2, 0.1], b=[0.5])) == "b"
+    assert weighted.vote(scored(a=[-3.0, -3.0, -3.0], b=[-1.0])) == "b"

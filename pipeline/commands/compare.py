@@ -1,0 +1,105 @@
+"""`compare RECIPE... --tokens N`: recipes at an equal budget of generated policy tokens, and one table.
+
+Each round of a recipe gets N / rounds charged policy tokens; what its generate stages wrote beyond them is
+not trained on (reason `budget`), so every method learns from the same number of tokens. Reward-model tokens
+have a column of their own. Round 0 (`before`) is outside the budget and shown in the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.commands import HERE, Quiet, console_for
+from pipeline.errors import RecipeError
+from pipeline.loop import run_loop
+from pipeline.processes.group import Processes
+from pipeline.recipe.read import load
+from pipeline.recipe.shape import Recipe
+from pipeline.run.record import by_round, read
+from pipeline.run.session import announce, session
+from pipeline.run.status import run_status
+from pipeline.store.workspace import Workspace
+
+
+def compare(paths: list[Path], tokens: int, overrides: list[str], console: Any, workspace: Workspace) -> str:
+    """Run each recipe under its budget (or go on with it), and tabulate. Runs are named compare-RECIPE-sSEED.
+
+    Raises:
+        RecipeError: a recipe has no rounds to spread the tokens over.
+    """
+    done = []
+    for path in paths:
+        plain = load(path, overrides)
+        if not plain.rounds:
+            raise RecipeError(f"{path}: has no rounds, so there is nothing to spread {tokens} tokens over")
+        share = tokens // plain.rounds
+        recipe = load(
+            path, [*overrides, f"tokens_per_round={share}"], f"compare-{plain.name}-s{plain.seed}-{tokens}"
+        )
+        with session(recipe, console, Processes(), workspace) as run:
+            announce(run)
+            run_loop(run)
+        done.append(recipe)
+    return table(done, workspace)
+
+
+def tokens_of(metrics: dict[str, float], recipe: Recipe, heads: bool) -> int:
+    """Charged tokens of a round's generate and label stages, of policies or of reward models."""
+    names = {stage.name for stage in recipe.stages if stage.room in ("generate", "label")}
+    total = 0.0
+    for key, value in metrics.items():
+        stage, _, rest = key.partition("/charged/")
+        model = recipe.models.get(rest.split("@")[0]) if rest else None
+        if model is not None and stage in names and (model.head is not None) == heads:
+            total += value
+    return int(total)
+
+
+def table(recipes: list[Recipe], workspace: Workspace) -> str:
+    """Accuracy by round with intervals, tokens, PRM quality and wall time, a line a round of each recipe."""
+    head = ("recipe", "round", "greedy", "95 %", "tokens", "PRM tokens", "PRM AUC", "seconds")
+    lines: list[tuple[str, ...]] = [head]
+    for recipe in recipes:
+        rows = read(workspace.data / recipe.name / "metrics.jsonl")
+        status = run_status(recipe.name, workspace)
+        for number, metrics in by_round(row for row in rows if not row.get("final")).items():
+            stages = status["rounds"][number]["stages"].values()
+            lines.append(_line(recipe, str(number), metrics, sum(one["seconds"] for one in stages)))
+        final = by_round(row for row in rows if row.get("final"))
+        if final:
+            lines.append(_line(recipe, "test", final[max(final)], 0.0))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
+
+
+def _line(recipe: Recipe, number: str, metrics: dict[str, float], seconds: float) -> tuple[str, ...]:
+    key = next((k for k in metrics if k.endswith(("/accuracy/greedy", "/accuracy/search"))), None)
+    auc = next((k for k in metrics if k.endswith("/auc")), None)
+    return (
+        recipe.path.rsplit("/", 1)[-1].removesuffix(".yaml"),
+        number,
+        f"{metrics[key]:.3f}" if key else "",
+        f"{metrics[key + '/low']:.3f}-{metrics[key + '/high']:.3f}"
+        if key and key + "/low" in metrics
+        else "",
+        f"{tokens_of(metrics, recipe, heads=False):,}",
+        f"{tokens_of(metrics, recipe, heads=True):,}",
+        f"{metrics[auc]:.3f}" if auc else "",
+        f"{seconds:.0f}" if seconds else "",
+    )
+
+
+def command(
+    recipe_files: Annotated[list[Path], typer.Argument(metavar="RECIPE...")],
+    tokens: Annotated[int, typer.Option(help="Generated policy tokens a recipe may learn from.", min=1)],
+    change: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value for every recipe.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run recipes at an equal budget of generated tokens, and print one table.
+
+    `ratchet compare recipes/rest_em_countdown.yaml recipes/rest_mcts_countdown.yaml --tokens 3000000 --set
+    seed=1`"""
+
+    typer.echo(compare(recipe_files, tokens, change or [], console_for(quiet, False), HERE))

@@ -1,0 +1,395 @@
+"""The local engine: one model in this process, its running batches by rung, its scores.
+
+A row's bits depend on its own prefix, limits and seed, never on its neighbours (docs/design.md): a row's rung
+is the smallest that holds its prefix and its token limit, only rows of one rung (or, where padding is found
+to change no bit, of what is left to read of them) share a forward, padding is on the right and the 4-D mask
+is always passed. `self_test` says whether that holds on this machine. Does not hold: models split over
+devices, encoder-decoders, recurrent layers, positions that turn by the longest row.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache
+
+from pipeline.engine import cpu_attention, cpu_linear
+from pipeline.engine.batch import Batch
+from pipeline.engine.cache import Stash, cache_of, resumed
+from pipeline.engine.cpu_forward import cpu_forward_of
+from pipeline.engine.endings import sign_tokens
+from pipeline.engine.growth import Request
+from pipeline.engine.prefix_cache import (
+    CacheBudget,
+    Held,
+    PrefixCache,
+    Reading,
+    gathered,
+    prompts,
+    reading,
+    remember,
+    sizes,
+)
+from pipeline.engine.rungs import RUNGS, Limits, groups, rung_of, wide_rung_of
+from pipeline.engine.text import Text
+from pipeline.errors import Diverged
+from pipeline.models.heads import score_kind
+from pipeline.models.load import device_of, dtype_of, hash_weights, load, plain_head
+
+
+class Engine(Text):
+    """One model and its tokenizer. `head`: None a policy, "value" a scalar at each step's end, "token"
+    the share of '+' there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        adapter: Path | None = None,
+        *,
+        head: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_rows: int = 512,
+        weights_hash: str = "",
+        name: str = "",
+    ) -> None:
+        self.device = device_of(device)
+        small = self.device.type == "cpu"
+        self.dtype = dtype_of(dtype, self.device)
+        self.head, self.max_rows = head, max_rows
+        self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
+        #: a smaller batch is padded to this; raised by the self-test where rows feel their number
+        self.min_rows = 1
+        self.exact = small  #: False: only the distribution is promised, not the bits
+        torch.use_deterministic_algorithms(small)  # a GPU's rows are promised in distribution only
+        memory: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
+        memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
+        self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
+        #: skip columns that no row has come to; off where the self-test finds that they change bits
+        self.trim = cpu_attention.use(self.model, head is None) if small else True
+        #: go on from what a search remembers; off where a prefix read in two parts has other bits
+        fixed = not cpu_attention.feels_length(self.model.config.get_text_config())
+        self.remembers = self.trim and small and fixed
+        if small:
+            cpu_linear.use(self.model)
+        generation = getattr(self.model, "generation_config", None)
+        super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
+        labels = self.model.config.num_labels if head == "value" else 1
+        self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
+        config = self.model.config.get_text_config()
+        self.num_layers: int = config.num_hidden_layers
+        self._kinds = set(getattr(config, "layer_types", None) or [])
+        self._sliding: int = getattr(config, "sliding_window", None) or 0
+        self._top = plain_head(self.model, head, self.num_tokens)
+        mixed = self._sliding and "sliding_attention" in self._kinds
+        plain = self.remembers and self._top is not None and not mixed
+        self._lean = cpu_forward_of(self.model, self._top, one_by_one=head is None) if plain else None
+        self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
+        self._hash = weights_hash
+        self._batches: dict[int, Batch] = {}
+        self.rung_of = rung_of if small else wide_rung_of
+        self.fast: Any = None  #: on a GPU, the body in few launches
+        self.tables: Any = None  #: and the endings there
+        self.batch_kind: type[Batch] = Batch
+        self.records = not small  #: a GPU's steps as graphs
+        if not small:
+            from pipeline.engine.cuda_engine import prepare
+
+            prepare(self)
+        #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
+        self.forward_tokens = 1024 if small else 1 << 15
+        self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
+        self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
+        #: for what all searches remember
+        self.room = CacheBudget((2 if small else 16) << 30, self._token_bytes)
+
+    @property
+    def top(self) -> Any:
+        """Makes logits of hidden states; None where the head is more than a product."""
+        return self._top
+
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """Names base and adapter."""
+        return self._hash or hash_weights(self.folder, self.adapter)
+
+    def new_memory(self) -> PrefixCache | None:
+        """For one search; None where nothing may be remembered."""
+        return PrefixCache(self.room) if self.remembers else None
+
+    # -- the running batches
+
+    def submit(self, rows: Iterable[Request]) -> None:
+        """Queue rows; each joins the batch of its rung when there is room."""
+        for row in rows:
+            columns = self.rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
+            if columns not in self._batches:
+                self._batches[columns] = self.batch_kind(self, columns, self._cap(columns))
+            self._batches[columns].waiting.append(row)
+
+    @property
+    def busy(self) -> bool:
+        return any(batch.busy for batch in self._batches.values())
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that decode or wait."""
+        return sum(batch.size + len(batch.waiting) for batch in self._batches.values())
+
+    @torch.inference_mode()
+    def step(self, num_tokens: int = 1) -> list[Request]:
+        """Write `num_tokens` tokens in every running batch. Returns the rows that ended."""
+        ended: list[Request] = []
+        for columns in sorted(self._batches):
+            batch = self._batches[columns]
+            ended += batch.steps(num_tokens)
+            if not batch.busy and columns > RUNGS[0] and self.batch_kind is Batch:
+                del self._batches[columns]  # frees its cache
+        return ended
+
+    def written(self) -> list[tuple[Request, list[int], list[float]]]:
+        """What the rows that decode have so far: ids and log-probabilities."""
+        return [entry for batch in self._batches.values() for entry in batch.written()]
+
+    def clear(self) -> None:
+        """Forget every row: a driver that ends early leaves none to the next."""
+        for batch in self._batches.values():
+            batch.clear()
+        if self.batch_kind is Batch:
+            self._batches.clear()
+
+    @functools.cached_property
+    def _token_bytes(self) -> int:
+        """What a token takes in a cache."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * self.num_layers * heads * size * self.dtype.itemsize
+
+    def _cap(self, columns: int) -> int:
+        return max(1, min(self.max_rows, int(self.cache_bytes / 1.5 // (columns * self._token_bytes))))
+
+    # -- forwards
+
+    def groups(self, lengths: Sequence[int], known: Sequence[int] = ()) -> Iterator[tuple[list[int], int]]:
+        """Forwards over sequences of these lengths: which, and their columns (see `rungs.groups`)."""
+        most = self.cache_bytes // 4 // self._token_bytes
+        limits = Limits(self.forward_tokens, most, self.forward_cost, self.trim)
+        return groups(lengths, known, self.rung_of, limits)
+
+    def forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        """One new column of a running batch: float32 logits [R, V]."""
+        given = (ids, positions, self._masks(mask, positions), held)
+        if self._top is not None:
+            return self._top(self._hidden(*given)[:, -1]).float()
+        return self._logits(*given)[:, -1].float()
+
+    def _hidden(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: Any,
+        held: Cache | None,
+        at: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The last hidden states [R, N, width], or those of the columns `at` [R, A]."""
+        if self.fast is not None:  # nothing is remembered on a GPU: sequences are whole, padded on the right
+            return self.fast.read(ids, held.layers if held else None, at)
+        if self._lean is not None:
+            return self._lean(ids, positions, mask, held.layers if held else None, at)
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        found = self.model.base_model(**given, past_key_values=held, use_cache=bool(held)).last_hidden_state
+        return found if at is None else found[torch.arange(len(at), device=at.device)[:, None], at]
+
+    def _logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, held: Cache | None, **more: Any
+    ) -> torch.Tensor:
+        """What the whole model gives, where its head is more than a product."""
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        return self.model(**given, past_key_values=held, use_cache=bool(held), **more).logits
+
+    def prefill(
+        self, prefixes: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
+    ) -> tuple[list[Stash], torch.Tensor]:
+        """The cache of prefixes, and the float32 logits [P, V] of what follows each.
+
+        known: what is remembered of each; `width` columns hold the rest of them.
+        """
+        ids, positions, mask, held = self._begun(prefixes, width, known)
+        starts = [one.num_tokens for one in known] or [0] * len(prefixes)
+        ends = [len(prefix) - 1 - start for prefix, start in zip(prefixes, starts, strict=True)]
+        ends += [0] * (len(ids) - len(ends))  # rows that pad the batch go through the head too
+        last = torch.tensor(ends, device=self.device)
+        if self._top is not None:
+            logits = self._top(self._hidden(ids, positions, mask, cache_of(held), last[:, None])[:, 0])
+        else:
+            columns, place = last.unique(return_inverse=True)
+            found = self._logits(ids, positions, mask, cache_of(held), logits_to_keep=columns)
+            logits = found[torch.arange(len(ids), device=self.device), place]
+        return held, logits[: len(prefixes)].float()
+
+    def _begun(
+        self, sequences: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, list[Stash]]:
+        """Ids and positions [rows, width], the mask and the cache of a forward over sequences, padded, of
+        which the first columns may be known.
+        """
+        num = max(len(sequences), self.min_rows)
+        lengths = [one.num_tokens for one in known] + [0] * (num - len(known))
+        starts, most = torch.tensor(lengths), max(lengths)
+        padded = np.full((num, width), self.pad_id)
+        for line, sequence, start in zip(padded, sequences, lengths, strict=False):
+            line[: len(sequence) - start] = sequence[start:]
+        ids = torch.from_numpy(padded)
+        like = next((piece for one in known for piece in one.pieces), None)
+        wide = width if like is None else cpu_attention.columns_of(width + most, like.shape[-1])
+        columns = torch.arange(wide, device=self.device)
+        positions = starts[:, None].to(self.device) + columns[:width]
+        places = positions.clamp(max=self.context - 1)  # of padding, past it
+        if like is None:
+            mask = torch.where(columns[:, None] >= columns, 0.0, -torch.inf).to(self.dtype)
+            held: list[Stash] = [Stash() for _ in range(self.num_layers)]
+            return ids.to(self.device), places, self._masks(mask.expand(num, 1, -1, -1), positions), held
+        mask = torch.where(positions[:, :, None] >= columns, 0.0, -torch.inf).to(self.dtype)[:, None]
+        held = resumed(gathered(known, num, len(columns), like), positions)
+        return ids.to(self.device), places, self._masks(mask, positions), held
+
+    def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
+        """The mask by kind of layer, where a model has several. Without kinds a window holds for every
+        layer.
+        """
+        if not self._sliding or (self._kinds and "sliding_attention" not in self._kinds):
+            return mask
+        columns = torch.arange(mask.shape[-1], device=self.device)
+        near = mask.masked_fill(positions[:, None, :, None] - columns >= self._sliding, -torch.inf)
+        return {"full_attention": mask, "sliding_attention": near} if self._kinds else near
+
+    # -- scores
+
+    @torch.inference_mode()
+    def score(
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        memories: Sequence[tuple[PrefixCache | None, int]] = (),
+    ) -> list[list[float]]:
+        """For each (ids, positions): the score read at each position.
+
+        memories: for each item what its search remembers, and the tokens of its prompt; without them a
+        sequence is read whole.
+
+        Raises:
+            Diverged: a score is not finite.
+        """
+        replies = self._read(items, self._score_part, memories)
+        if not all(map(math.isfinite, itertools.chain.from_iterable(replies))):
+            raise Diverged(f"model {self.name}: a score is not finite; the reward model diverged")
+        return replies
+
+    def _logits_at(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        """float32 logits [rows, asked positions, V]. A language model computes those of the asked columns
+        alone.
+        """
+        rows = torch.arange(len(ids), device=at.device)[:, None]
+        cache = cache_of(held) if held else None
+        if self._top is not None:
+            return self._top(self._hidden(ids, positions, mask, cache, at)).float()
+        if self.head == "value":
+            return self._logits(ids, positions, mask, cache)[rows, at].float()
+        columns, place = at.unique(return_inverse=True)
+        return self._logits(ids, positions, mask, cache, logits_to_keep=columns)[rows, place].float()
+
+    def _score_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        if self._signs:
+            signs = list(self._signs)
+            return self._by_parts(
+                ids, positions, mask, at, held, lambda logits: logits[..., signs].softmax(-1)[..., 0]
+            )
+        logits = self._logits_at(ids, positions, mask, at, held)
+        if logits.shape[-1] > 1:
+            return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
+        return logits[..., 0].sigmoid() if self.score_kind == "probability" else logits[..., 0]
+
+    @torch.inference_mode()
+    def logprobs(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """For each (ids, start): the log-probability at temperature 1 of ids[start:], each given all
+        before it. start >= 1.
+        """
+        spans = [(ids, range(start - 1, len(ids) - 1)) for ids, start in items]
+        return self._read(spans, self._logprob_part)
+
+    def _logprob_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
+
+        def reduce(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+        return self._by_parts(ids, positions, mask, at, held, reduce, following)
+
+    def _by_parts(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """`reduce` of the logits at the asked positions; on a GPU of some at a time, for those of a large
+        vocabulary take more room than the weights. more: of each position, given to `reduce` too.
+        """
+        if self.exact or self._top is None:
+            return reduce(self._logits_at(ids, positions, mask, at, held), *more)
+        from pipeline.engine.cuda_engine import by_parts
+
+        hidden = self._hidden(ids, positions, mask, cache_of(held) if held else None, at)
+        return by_parts(hidden, self._top, self.num_tokens, reduce, *more)
+
+    def _read(
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        part: Any,
+        memories: Sequence[tuple[PrefixCache | None, int]] = (),
+    ) -> list[list[float]]:
+        """Forwards by length; `part` gives a value for each row and asked position."""
+        replies: list[list[float]] = [[] for _ in items]
+        asked = [number for number, (_, at) in enumerate(items) if len(at)]
+        if memories:
+            self._forwards(prompts([items[n][0] for n in asked], [memories[n] for n in asked]), part)
+        readings = []
+        for n in asked:
+            ids, at = items[n]
+            memory, num_prompt = memories[n] if memories else (None, 0)
+            readings.append(reading(tuple(ids), at, memory, (num_prompt, *(place + 1 for place in at))))
+        for n, found in zip(asked, self._forwards(readings, part), strict=True):
+            replies[n] = found
+        return replies
+
+    def _forwards(self, readings: Sequence[Reading], part: Any) -> list[list[float]]:
+        """The values at the asked positions of each."""
+        replies: list[list[float]] = [[] for _ in readings]
+        for group, width in self.groups(*sizes(readings)):
+            ones = [readings[i] for i in group]
+            ids, positions, mask, held = self._begun(
+                [one.ids for one in ones], width, [one.held for one in ones]
+            )
+            at = np.zeros((len(ids), max(1, *(len(one.at) for one in ones))), np.int64)
+            for line, one in zip(at, ones, strict=False):
+                line[: len(one.at)] = [place - one.held.num_tokens for place in one.at]
+            kept = held if any(one.memory for one in ones) else None
+            values = part(ids, positions, mask, torch.from_numpy(at).to(self.device), kept).tolist()
+            remember(ones, held)
+            for place, (i, one) in enumerate(zip(group, ones, strict=True)):
+                replies[i] = one.values(values[place])
+        return replies

@@ -1,0 +1,195 @@
+"""Does the engine's contract hold on this machine? A row's bits must not depend on its neighbours or on the
+threads.
+
+Run at start-up, once for each shape of model in a process: the same rows are written and read alone, in small
+company and in a full batch, on one thread and on two, with and without the columns behind the last token,
+whole and in two parts.
+Where they differ, the engine is made more careful step by step; where nothing helps (GPUs, other libraries)
+it says "in distribution only".
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pipeline.engine.cpu_attention import feels_length
+from pipeline.engine.endings import STEP
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.engine.prefix_cache import CacheBudget, PrefixCache, reading, remember, sizes
+from pipeline.engine.rungs import RUNGS
+
+SIZES = (1, 2, 7, 33, 128, 512)
+NUM_TOKENS = 3
+PARTS = 300  #: columns of the longest row that is read in parts
+NUM_READ = 40  #: rows that are also read: a forward over a few already has hundreds of columns
+_known: dict[tuple[Any, ...], tuple[bool, bool, int, bool]] = {}
+
+
+def self_test(engine: Engine, rungs: Sequence[int] = RUNGS[:2], seconds: float = 20.0) -> bool:
+    """Find the fastest way of working that keeps a row's bits its own, and set the engine to it.
+
+    Tries, in order: as it is; looking at all columns of a rung; batches of 16 rows or more. Sets
+    `engine.exact`, `trim`, `min_rows` and `remembers`. `seconds` bounds the large batches of a large model.
+    """
+    if engine.device.type != "cpu":
+        return engine.exact  # a GPU's products take another way by the number of rows: nothing to look for
+    config = engine.model.config.get_text_config()
+    key = (
+        type(engine.model).__name__,
+        str(config.to_dict()),
+        engine.dtype,
+        engine.device.type,
+        engine.head,
+        engine.remembers,
+        engine._lean is not None,
+        *rungs,
+    )
+    if key not in _known:
+        ways = ((True, 1), (False, 1), (False, 16)) if not feels_length(config) else ()
+        for engine.trim, engine.min_rows in ways:
+            if _holds(engine, [rung for rung in rungs if rung <= engine.context] or rungs[:1], seconds):
+                _known[key] = (True, engine.trim, engine.min_rows, engine.remembers and _goes_on(engine))
+                break
+        else:
+            _known[key] = (False, True, 1, False)
+    engine.exact, engine.trim, engine.min_rows, engine.remembers = _known[key]
+    return engine.exact
+
+
+def _goes_on(engine: Engine) -> bool:
+    """Has a prefix that is read in parts the bits of one that is read whole? 300 columns, two cuts."""
+    if not engine.trim:
+        return False  # a row has to look at all columns of its rung
+    draw = random.Random(0)  # noqa: S311  fixed rows, no secret
+    rows = [tuple(ids) for ids in _rows(engine, min(RUNGS[0], engine.context), 2 * NUM_READ) if len(ids) > 3]
+    rows[1] = tuple(itertools.islice(itertools.cycle(rows[0]), min(PARTS, engine.context)))
+    cuts = [sorted(draw.sample(range(1, len(ids)), 2)) for ids in rows]
+    for size in (1, 2, 5, len(rows)):
+        memory = PrefixCache(CacheBudget(1 << 30, 1))
+        for end in (0, 1, None):
+            part = [
+                (ids if end is None else ids[: cut[end]], cut) for ids, cut in zip(rows, cuts, strict=True)
+            ]
+            whole = _read(engine, part[:size], PrefixCache(CacheBudget(0, 1)))
+            if _read(engine, part[:size], memory) != whole:
+                return False
+        if engine.head is None and not _writes_on(engine, rows[:size]):
+            return False
+    return True
+
+
+def _writes_on(engine: Engine, rows: Sequence[tuple[int, ...]]) -> bool:
+    """Has a row that goes on from what was written the bits of one that goes on from what was read?"""
+    memory, most = PrefixCache(CacheBudget(1 << 30, 1)), engine.context - 2 * NUM_TOKENS
+    first = [
+        Request(list(ids[:most]), NUM_TOKENS, i, ends_on=STEP, memory=memory) for i, ids in enumerate(rows)
+    ]
+    _finish(engine, first)
+    ids = [[*row.ids, *row.new_ids] for row in first]
+    again, whole = (
+        [Request(each, NUM_TOKENS, i, ends_on=0, memory=one) for i, each in enumerate(ids)]
+        for one in (memory, None)
+    )
+    _finish(engine, again)
+    _finish(engine, whole)
+    return [(row.new_ids, row.logprobs) for row in again] == [(row.new_ids, row.logprobs) for row in whole]
+
+
+def _finish(engine: Engine, rows: Sequence[Request]) -> None:
+    engine.submit(rows)
+    while engine.busy:
+        engine.step()
+
+
+@torch.inference_mode()
+def _read(
+    engine: Engine, several: Sequence[tuple[tuple[int, ...], list[int]]], memory: PrefixCache
+) -> list[Any]:
+    """What the engine makes of sequences, whose tokens up to one of the cuts the memory may know."""
+    if engine.head is not None:
+        items = [
+            (ids, sorted({*(cut - 1 for cut in cuts if cut <= len(ids)), len(ids) - 1}))
+            for ids, cuts in several
+        ]
+        return engine.score(items, [(memory, 0) for _ in items])
+    readings = [reading(ids, (), memory, [cut for cut in cuts if cut < len(ids)]) for ids, cuts in several]
+    found: dict[int, Any] = {}
+    for group, width in engine.groups(*sizes(readings)):
+        ones = [readings[i] for i in group]
+        layers, logits = engine.prefill([one.ids for one in ones], width, [one.held for one in ones])
+        remember(ones, layers)
+        for row, (i, one) in enumerate(zip(group, ones, strict=True)):
+            held = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+            found[i] = logits[row].tolist(), [tensor[row, :, : len(one.ids)].tolist() for tensor in held]
+    return [found[i] for i in range(len(readings))]
+
+
+def _holds(engine: Engine, rungs: Sequence[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    largest = min(SIZES[-1], engine.max_rows)
+    sizes = sorted({size for size in SIZES if size < largest} | {largest})
+    for rung in rungs:
+        rows = _rows(engine, rung, largest)
+        told: list[Any] = []
+        for size, larger in zip(sizes, [*sizes[1:], 0], strict=True):
+            started = time.monotonic()
+            found = _results(engine, rung, rows[:size])
+            if any(a != b for a, b in zip(found, told, strict=False)):
+                return False
+            told = found
+            if time.monotonic() + (time.monotonic() - started) * larger / size > end:
+                break  # a larger batch would take too long; what was seen so far has to do
+        few, told = rows[: min(len(told), 7)], told[:7]
+        for threads in (1, 2):
+            with _threads(engine, threads):
+                if _results(engine, rung, few) != told:
+                    return False
+        if engine.trim and engine.head is None:
+            engine.trim = False
+            whole = _results(engine, rung, few)
+            engine.trim = True
+            if whole != told:
+                return False
+    return True
+
+
+def _rows(engine: Engine, rung: int, number: int) -> list[list[int]]:
+    draw = random.Random(rung)  # noqa: S311  fixed rows, no secret
+    upper = min(len(engine.tokenizer), engine.model.config.get_text_config().vocab_size)
+    lengths = [draw.randrange(2, 24) for _ in range(number)]
+    lengths[2:3] = [rung - NUM_TOKENS - 2]  # one that makes the others look at all the rung's columns
+    return [[draw.randrange(upper) for _ in range(length)] for length in lengths]
+
+
+def _results(engine: Engine, rung: int, prefixes: list[list[int]]) -> list[Any]:
+    """What the engine makes of each prefix: scores for a reward model, tokens and log-probabilities for a
+    policy.
+    """
+    if engine.head is not None:
+        return engine.score([(ids, range(len(ids))) for ids in prefixes[:NUM_READ]])
+    read = engine.logprobs([(ids, 1) for ids in prefixes[:NUM_READ]])
+    rows = [Request(ids, rung - len(ids) + 1, seed=i, ends_on=0, tag=i) for i, ids in enumerate(prefixes)]
+    engine.submit(rows)
+    engine.step(NUM_TOKENS)
+    written = {row.tag: (ids, logprobs) for row, ids, logprobs in engine.written()}
+    engine.clear()
+    return [(read[i] if i < NUM_READ else None, written[i]) for i in range(len(rows))]
+
+
+@contextmanager
+def _threads(engine: Engine, number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if engine.device.type == "cpu":
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

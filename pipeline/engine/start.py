@@ -1,0 +1,70 @@
+"""One way to an engine: local, or over the servers that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def start_engine(
+    folder: Path,
+    adapter: Path | None = None,
+    *,
+    head: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    max_rows: int = 512,
+    servers: Sequence[str] = (),
+    served_as: str = "",
+    api_key_env: str = "",
+    timeout: float = 600.0,
+    lora: dict[str, Any] | None = None,
+    scratch: Path | None = None,
+    verify: bool = True,
+    weights_hash: str = "",
+    name: str = "",
+    check: bool = False,
+) -> Any:
+    """The engine of one version of a model.
+
+    servers: addresses that hold the base model; none: a local engine. served_as, api_key_env, timeout, lora,
+    scratch, verify: as `ServerEngine` takes them. check: run the self-test, once for each
+    shape of model in a process; `engine.exact` then says whether a row's bits are its own on this machine.
+    """
+    if servers:
+        from pipeline.engine.server import ServerEngine
+
+        return ServerEngine(
+            folder,
+            adapter,
+            servers=servers,
+            head=head,
+            max_rows=max_rows,
+            weights_hash=weights_hash,
+            name=name,
+            model=served_as,
+            api_key_env=api_key_env,
+            timeout=timeout,
+            lora=lora,
+            scratch=scratch,
+            verify=verify,
+        )
+    from pipeline.engine.local import Engine
+
+    engine = Engine(
+        folder,
+        adapter,
+        head=head,
+        dtype=dtype,
+        device=device,
+        max_rows=max_rows,
+        weights_hash=weights_hash,
+        name=name,
+    )
+    if check:
+        from pipeline.engine.rungs import RUNGS
+        from pipeline.engine.selftest import self_test
+
+        self_test(engine, RUNGS[:1])
+    return engine

@@ -1,0 +1,71 @@
+"""The heads that a recipe's model may have: what each can be asked, and what its scores are. Free of torch.
+
+A model without a head is a policy. Whatever answers `Score` is a verifier: votes, best of n, searches and
+`prm_quality` take any of them and do not know which. What a score *is* is known from the head and, where the
+weights were trained here, from `prm.json` beside them; it is never guessed from the numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.vote.aggregate import Kind
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of model."""
+
+    name: str
+    does: tuple[str, ...]  #: what it can be asked (`settings.Act`): writes, scores, chooses
+    kind: Kind = "probability"  #: what its scores are, where its weights do not say
+    built: bool = True  #: do the engines serve it?
+
+
+#: by name; "policy" is a model without a head
+HEADS = {
+    head.name: head
+    for head in (
+        Head("policy", ("writes", "chooses")),
+        Head("value", ("scores",), "value"),  # a number at the end of each step
+        Head("token", ("scores", "writes", "chooses")),  # '+' against '-' among its own next tokens
+        Head("implicit", ("scores", "writes", "chooses"), "log_odds", built=False),  # log-ratio to its start
+        Head("probe", ("scores",), built=False),  # logistic regression on hidden states
+        Head("pair", ("chooses",), built=False),  # which of two
+    )
+}
+DOES = {
+    "writes": "writes nothing",
+    "scores": "scores nothing",
+    "chooses": "chooses between nothing",
+    "any": "",
+}
+
+
+def head_of(name: str | None) -> Head:
+    """The head of a model's settings; None is a policy."""
+    return HEADS[name or "policy"]
+
+
+def can(name: str | None, does: str) -> bool:
+    """May a model with this head be asked that?"""
+    return does == "any" or does in head_of(name).does
+
+
+def fitting(does: str) -> str:
+    """The heads that can do it, for a message: `value or token`."""
+    return " or ".join(head.name for head in HEADS.values() if does in head.does and head.built)
+
+
+def score_kind(head: str | None, *folders: Path | None, num_labels: int = 1) -> Kind:
+    """What a model's scores are: by `prm.json` beside its weights, else by its head.
+
+    A ready-made model that classifies tokens by two labels gives the probability of the second."""
+    for folder in folders:
+        if folder is not None and (folder / "prm.json").exists():
+            said = json.loads((folder / "prm.json").read_text())
+            if said.get("activation") == "sigmoid":
+                return "probability"
+            return "advantage" if said.get("target") == "advantage" else head_of(head).kind
+    return "probability" if num_labels > 1 else head_of(head).kind

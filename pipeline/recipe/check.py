@@ -1,0 +1,261 @@
+"""What a recipe means: is every input there, may every model act as it is asked to, does the gate read
+something that exists?
+
+`recipe.build` calls `problems_of` once a recipe is well-formed; every problem is a sentence. `loop.py` asks
+`kinds_from` for `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import nearest
+from pipeline.evaluate import Metric
+from pipeline.models.heads import DOES, can, fitting
+from pipeline.models.registry import brings_head
+from pipeline.recipe.methods import NotBuilt, hook, method
+from pipeline.recipe.shape import Recipe, Stage, split_name
+from pipeline.recipe.validate import validate
+from pipeline.settings import Actor, FileSource
+
+
+def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
+    """The row kinds that stand in a stage's input, labels bringing the traces they label."""
+    found: set[str] = set()
+    for source in stage.sources:
+        if isinstance(source, FileSource):
+            found.add(source.row)
+        elif source == "train":
+            found.add("Problem")
+        elif earlier := next((s for s in recipe.stages if s.name == source), None):
+            found |= set(makes(earlier))
+            if earlier.room == "label":
+                found |= kinds_from(recipe, earlier)
+    return found
+
+
+def makes(stage: Stage) -> tuple[str, ...]:
+    """The row kinds that a stage writes; a trainer writes weights."""
+    if not stage.built and stage.room == "select":
+        return ("Example", "StepExample", "Pair", "Dropped")
+    if not stage.built and stage.room in ("generate", "label"):
+        return (
+            ("Trace", "Node", "Problem", "Dropped")
+            if stage.room == "generate"
+            else ("Label", "Trace", "Dropped")
+        )
+    return stage.settings.kinds_made
+
+
+def problems_of(recipe: Recipe) -> Iterator[str]:
+    """What is well-formed but makes no sense, a sentence each."""
+    if not recipe.section("stages") and recipe.rounds:
+        yield f"rounds: {recipe.rounds} rounds, but there are no stages"
+    earlier: dict[str, Stage] = {}
+    for stage in recipe.stages:
+        here = f"{stage.section}.{stage.name}"
+        if stage.name in earlier:
+            yield f"{here}: the name {stage.name} is taken; stage names are unique in a recipe"
+        yield from _reads(recipe, stage, here, earlier)
+        yield from _acts(recipe, stage, here)
+        yield from _searches(stage, here)
+        yield from _untrained(recipe, stage, here)
+        earlier[stage.name] = stage
+    yield from _gates(recipe)
+    yield from _served(recipe)
+
+
+def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -> Iterator[str]:
+    for source in stage.sources:
+        if isinstance(source, str) and source != "train" and source not in earlier:
+            later = source in {s.name for s in recipe.stages}
+            why = "it runs later" if later else f"no such stage{nearest(source, [*earlier, 'train'])}"
+            yield f"{here}: from {source}: {why}"
+            return
+    if not stage.sources and stage.room in ("label", "select", "train"):
+        yield f"{here}: from: says what to read; {stage.room} has nothing to work on"
+        return
+    if stage.settings.chunk and any(s != "train" for s in stage.sources):
+        yield f"{here}: chunk: only the first stage of a chain has it; this stage inherits its slices"
+    if not stage.built:
+        return
+    there = kinds_from(recipe, stage)
+    for kind in stage.settings.kinds_needed:
+        if kind not in there:
+            always = kind in stage.settings.needs
+            why = "needs" if always else "under these settings (where: ...) needs"
+            cure = "" if always else "; name the stage that makes them in `from`"
+            yield f"{here}: {why} {kind} rows; its input has {', '.join(sorted(there)) or 'none'}{cure}"
+
+
+def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    known = {one.key for one in stage.actors}
+    others = [Actor(key, name) for key, name in stage.models.items() if not stage.built and key not in known]
+    for one in (*stage.actors, *others):
+        base, at = split_name(one.name)
+        if not stage.built and base not in recipe.models:
+            continue  # an unknown method's text key may be no model at all
+        if base not in recipe.models:
+            yield f"{here}.{one.key}: no model {base!r}{nearest(base, recipe.models)}"
+            continue
+        head = recipe.models[base].head
+        if stage.built and not can(head, one.does):
+            what = f"has head: {head}, which" if head else "has no head, so it"
+            yield (
+                f"{here}.{one.key}: {base} {what} {DOES[one.does]}; name a model that does "
+                f"(head: {fitting(one.does)})"
+            )
+        if at and (not at.isdigit() or stage.room != "evaluate"):
+            only = "only an evaluate stage may name a model as it was, as in policy@0"
+            yield f"{here}.{one.key}: {one.name}: {only}"
+    if stage.room == "train" and stage.built:
+        yield from _trainable(recipe, stage, here)
+    if stage.settings.on_split == "test" and stage.section != "finally":
+        yield f"{here}: split: test is read once, in finally; use dev here"
+    if stage.room == "generate" and stage.settings.on_split == "dev" and stage.section == "stages":
+        yield f"{here}: split: dev feeds the gate and is never learned from; use train here"
+
+
+def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """A trainer says which heads it trains."""
+    model = recipe.models.get(stage.settings.model)
+    if model is None or (model.head or "policy") in stage.settings.heads:
+        return
+    has = f"head: {model.head}" if model.head else "no head"
+    trained = " or ".join(
+        "a policy (no head)" if h == "policy" else f"head: {h}" for h in stage.settings.heads
+    )
+    yield f"{here}: models.{stage.settings.model} has {has}; train: {stage.method} trains {trained}"
+
+
+def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """A stage that asks a reward model which nothing has trained by then."""
+    for one in stage.actors if stage.built else ():
+        name = split_name(one.name)[0]
+        model = recipe.models.get(name)
+        if one.does not in ("scores", "chooses") or model is None or not model.head:
+            continue
+        before = [other for other in recipe.stages if trains(other, name)]
+        if not _bare(model.base) or any(taught(recipe, stage, other) for other in before):
+            continue
+        yield (
+            f"{here}.{one.key}: {name} has no trained head by then: train it in before "
+            f"(model: {name}), or give models.{name}.base a trained reward model"
+        )
+
+
+def trains(stage: Stage, model: str) -> bool:
+    """Does this stage train that model?"""
+    return stage.room == "train" and stage.settings.model == model
+
+
+def learns(recipe: Recipe, model: str) -> bool:
+    """Is that model trained in this recipe, in `before` or in a round?"""
+    return any(
+        trains(stage, model) and (recipe.rounds or stage.section != "stages") for stage in recipe.stages
+    )
+
+
+def taught(recipe: Recipe, stage: Stage, training: Stage) -> bool:
+    """Has a train stage been through when `stage` first acts?
+
+    generate and label act with what stood before the round, evaluate with the round's candidates."""
+    if training.section == "before":
+        places = recipe.section("before")
+        return stage.section != "before" or places.index(training) < places.index(stage)
+    if training.section == "stages":
+        later = (stage.settings.rounds or (1, None))[0] > (training.settings.rounds or (1, None))[0]
+        return stage.section == "finally" or (
+            stage.section == "stages" and (stage.room == "evaluate" or later)
+        )
+    return False
+
+
+def _bare(base: str) -> bool:
+    """Does a base surely bring no trained head? A seed is a language model; of a folder its files tell."""
+    folder = Path(base).expanduser()
+    return base.startswith("seed://") or ((folder / "config.json").is_file() and not brings_head(folder))
+
+
+def _searches(stage: Stage, here: str) -> Iterator[str]:
+    """An evaluation that acts by a generate method: is the method there, and does it know these keys?"""
+    if stage.room != "evaluate" or stage.settings.search is None:
+        return
+    given = dict(stage.settings.search)
+    name = given.pop("generate", None)
+    if not isinstance(name, str):
+        yield f"{here}.search: say by which method: {{generate: beam, ...}}"
+        return
+    try:
+        kind = method("generate", name).Settings
+    except NotBuilt:
+        return  # reported among what is not built
+    problems: list[str] = []
+    validate(kind, given, "", f"{here}.search", problems)
+    yield from (problem.removeprefix(": ") for problem in problems)
+
+
+def _served(recipe: Recipe) -> Iterator[str]:
+    """Models that servers hold: what no server can do."""
+    for name, model in recipe.models.items():
+        if not model.engine.server:
+            continue
+        if model.head == "value":
+            yield f"models.{name}: head: value cannot be served; use head: token, or no engine.server"
+        if model.lora == "none" and learns(recipe, name):
+            yield (
+                f"models.{name}: lora: none trains all weights, which a server does not take while it runs, "
+                "so every round would sample from the base; train an adapter (lora: {r: 16}), or leave "
+                "engine.server out (docs/servers.md: whole weights)"
+            )
+
+
+def _unknown_metric(stage: Stage, metric: str) -> list[str]:
+    """What an evaluate stage measures, where `metric` is none of it; empty where it is or none can tell."""
+    if not stage.built:
+        return []
+    names = [one.name for one in declared(stage)]
+    known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
+    return [] if known else names
+
+
+def declared(stage: Stage) -> list[Metric]:
+    """The metrics that an evaluate stage declares; none of another room."""
+    if stage.room != "evaluate" or not stage.built:
+        return []
+    return hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings)
+
+
+def metric_of(recipe: Recipe, name: str) -> Metric | None:
+    """What is declared of a metric, its stage in front and its model behind: measure/accuracy/greedy@0."""
+    read, _, metric = name.partition("/")
+    stage = next((one for one in recipe.stages if one.name == read), None)
+    plain = metric.removesuffix("@incumbent")
+    known = {one.name: one for one in (declared(stage) if stage else ())}
+    return known.get(plain) or known.get(plain.rpartition("@")[0])
+
+
+def _gates(recipe: Recipe) -> Iterator[str]:
+    measures = {s.name: s for s in recipe.section("stages") if s.room == "evaluate"}
+    trained = {s.settings.model for s in recipe.stages if s.room == "train"}
+    for name, model in recipe.models.items():
+        for rule in model.gate:
+            read, _, metric = rule.metric.partition("/")
+            if read not in measures:
+                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, measures)}"
+            elif known := _unknown_metric(measures[read], metric):
+                yield f"models.{name}.gate: {read} measures no {metric!r}{nearest(metric, known)}"
+        if model.gate and name not in trained:
+            yield f"models.{name}.gate: {name} is never trained, so nothing passes its gate"
+    seen: dict[str, Stage] = {}
+    for stage in recipe.section("stages"):
+        if stage.room != "train":
+            continue
+        other = seen.get(stage.settings.model)
+        if other and any(other.runs_in(r) and stage.runs_in(r) for r in range(1, max(recipe.rounds, 1) + 1)):
+            yield f"stages.{stage.name}: {other.name} already trains {stage.settings.model} in that round"
+        seen[stage.settings.model] = stage
+    if unnamed := [
+        s.name for s in recipe.stages if s.room == "train" and s.settings.model not in recipe.models
+    ]:
+        yield f"stages.{unnamed[0]}: trains a model that is not in models"

@@ -1,0 +1,229 @@
+"""More numbers of one run for the HTML report: the filter, the reward model, costs, the end, settings.
+
+Long-form rows like those of `data.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.recipe.shape import Stage
+from pipeline.report.html.data import RunData, each_metric, ranged
+
+KINDS = ("example", "stepexample", "pair")  #: what a filter keeps
+
+
+# --- the filter
+
+
+def flow(found: RunData) -> list[dict[str, Any]]:
+    """How many traces each round wrote, how many were right, how many rows were kept."""
+    rows: list[dict[str, Any]] = []
+    for number, values in found.metrics.items():
+        for stage in found.run.stages_in(number):
+            count = {key: values.get(f"{stage.name}/{key}") for key in ("traces", "labels", "given", "right")}
+            if stage.room == "generate" and count["traces"] is not None:
+                rows.append(_step(number, stage.name, "generated", count["traces"]))
+            if stage.room == "label" and count["labels"] is not None:  # nodes of a tree are labelled too
+                given = count["labels"] if count["given"] is None else count["given"]
+                rows.append(_step(number, stage.name, "labelled", min(count["labels"], given)))
+                rows.append(_step(number, stage.name, "right", count["right"] or 0))
+            if stage.room == "select":
+                kept = sum(values.get(f"{stage.name}/{kind}s", 0) for kind in KINDS)
+                rows += (
+                    [_step(number, stage.name, f"kept by {stage.name}", kept)]
+                    if _ran(found, stage, number)
+                    else []
+                )
+    return rows
+
+
+def _step(number: int, stage: str, step: str, count: float) -> dict[str, Any]:
+    return {"round": number, "stage": stage, "step": step, "count": int(count)}
+
+
+def _ran(found: RunData, stage: Stage, number: int) -> bool:
+    return any(row["round"] == number and row["stage"] == stage.name for row in found.rows)
+
+
+def reasons(found: RunData) -> list[dict[str, Any]]:
+    """What became of the rows each filter read: kept, or dropped and why."""
+    rows: list[dict[str, Any]] = []
+    rooms = {stage.name: stage.room for stage in found.run.recipe.stages}
+    for number, values in found.metrics.items():
+        for name, value in values.items():
+            stage, _, rest = name.partition("/")
+            if rest.startswith("dropped/"):
+                rows.append(_reason(number, stage, rooms, rest.removeprefix("dropped/"), value))
+    rows += [
+        _reason(row["round"], row["stage"], rooms, "kept", row["count"])
+        for row in flow(found)
+        if row["step"].startswith("kept by ")
+    ]
+    return [row for row in rows if row["count"]]
+
+
+def _reason(number: int, stage: str, rooms: Mapping[str, str], reason: str, value: float) -> dict[str, Any]:
+    return {
+        "round": number,
+        "stage": stage,
+        "room": rooms.get(stage, ""),
+        "reason": reason.replace("_", " "),
+        "count": int(value),
+    }
+
+
+# --- the reward model
+
+
+def prm_curves(found: RunData) -> list[dict[str, Any]]:
+    """AUC of the reward model by round, with its interval."""
+    rows = []
+    names = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
+    for number, name, value, values in each_metric(found.metrics):
+        stage, _, metric = name.partition("/")
+        if metric in names:
+            rows.append(
+                ranged(values, name, value) | {"round": number, "stage": stage, "what": names[metric]}
+            )
+    return rows
+
+
+def calibration(found: RunData) -> list[dict[str, Any]]:
+    """For each tenth of the scores: the mean score, the share that was true, the share of points."""
+    rows = []
+    for number, name, value, values in each_metric(found.metrics):
+        match = re.fullmatch(r"([^/]+)/calibration/(\d+)/score", name)
+        if match:
+            stage, each = match.groups()
+            front = f"{stage}/calibration/{each}"
+            rows.append(
+                {"round": number, "stage": stage, "bin": int(each), "score": value}
+                | {key: values.get(f"{front}/{key}", 0.0) for key in ("true", "share")}
+            )
+    return rows
+
+
+def roc(found: RunData) -> list[dict[str, Any]]:
+    """The ROC curve of each round: true points found over false ones let through, as shares."""
+    rows = []
+    for number, values in found.metrics.items():
+        for stage in found.stages("evaluate", "prm_quality"):
+            front = f"{stage.name}/roc/"
+            known = {n.removeprefix(front): v for n, v in values.items() if n.startswith(front)}
+            points = {int(at): share for at, share in known.items() if at.isdigit()}
+            if points:
+                ends = {0: 0.0} | dict(sorted(points.items())) | {100: 1.0}
+                rows += [
+                    {"round": number, "stage": stage.name, "false": at / 100, "true": share}
+                    for at, share in ends.items()
+                ]
+    return rows
+
+
+PRM_NUMBERS = {
+    "auc": "AUC over steps (0.5 is chance)",
+    "auc/same_step": "AUC among like steps",
+    "auc/trace": "AUC over whole traces",
+    "ece": "calibration error",
+    "brier": "Brier score",
+    "first_error_f1": "finds the first wrong step (F1)",
+    "score_sd": "spread of scores among like steps",
+    "length_correlation": "correlation of score and length",
+}
+
+
+def prm_table(found: RunData) -> list[dict[str, Any]]:
+    """The other numbers of prm_quality, a row a round."""
+    rows = []
+    for number, values in found.metrics.items():
+        for stage in found.stages("evaluate", "prm_quality"):
+            known = {
+                key: values[f"{stage.name}/{key}"] for key in PRM_NUMBERS if f"{stage.name}/{key}" in values
+            }
+            if known:
+                rows.append({"round": number, "stage": stage.name, **known})
+    return rows
+
+
+# --- cost
+
+
+def times(found: RunData) -> list[dict[str, Any]]:
+    """Wall seconds by round and stage, in the recipe's order."""
+    order = {stage.name: place for place, stage in enumerate(found.run.recipe.stages)}
+    rows = [
+        {"round": number, "stage": stage, "seconds": round(seconds, 3)}
+        for (number, stage), seconds in found.seconds.items()
+        if stage in order
+    ]
+    return sorted(rows, key=lambda row: (row["round"], order[row["stage"]]))
+
+
+def tokens(found: RunData) -> list[dict[str, Any]]:
+    """Tokens charged by round, stage and model."""
+    rows = []
+    for row in found.rows:
+        for name, value in row["metrics"].items():
+            stage, _, rest = name.partition("/")
+            if rest.startswith("charged/"):
+                model = rest.removeprefix("charged/")
+                rows.append({"round": row["round"], "stage": stage, "model": model, "tokens": int(value)})
+    return rows
+
+
+# --- the end
+
+
+def final_table(found: RunData) -> list[dict[str, Any]]:
+    """Each metric of `finally` beside the seed's, with the paired gain."""
+    rows: list[dict[str, Any]] = []
+    for row in found.finals():
+        values, stage = row["metrics"], row["stage"]
+        for name, value in values.items():
+            metric = name.removeprefix(f"{stage}/")
+            short = metric.removeprefix("accuracy/")
+            plain = "@" not in short or re.fullmatch(r"(pass|maj)@\d+", short)
+            if not plain or "/" in short or not metric.startswith(("accuracy/", "pass@", "maj@")):
+                continue
+            gain = f"{stage}/gain/{short}"
+            rows.append(
+                {"stage": stage, "what": short, "after": value}
+                | {f"after_{part}": values.get(f"{name}/{part}") for part in ("low", "high")}
+                | {"before": values.get(f"{name}@0"), "gain": values.get(gain)}
+                | {f"gain_{part}": values.get(f"{gain}/{part}") for part in ("low", "high")}
+            )
+    return rows
+
+
+def versions(found: RunData) -> dict[str, str]:
+    """Package versions and threads that the newest plan recorded."""
+    newest: dict[str, str] = {}
+    for number in sorted(found.metrics):
+        for stage in found.run.stages_in(number):
+            plan = found.run.stage_folder(stage, number).plan()
+            if plan is not None and plan.recorded:
+                newest = dict(plan.recorded.get("versions", {})) | {
+                    "OMP_NUM_THREADS": str(plan.recorded.get("threads", ""))
+                }
+    return {key: value for key, value in newest.items() if value}
+
+
+def recipe_differences(found: list[RunData]) -> list[dict[str, Any]]:
+    """The settings in which runs differ, one row a key."""
+    leaves = [{path: value for path, (value, _) in one.run.recipe.leaves().items()} for one in found]
+    keys = dict.fromkeys(key for each in leaves for key in each if key not in ("name", "about"))
+    return [
+        {
+            "key": key,
+            "values": [
+                yaml.safe_dump(each.get(key), default_flow_style=True).split("\n")[0] for each in leaves
+            ],
+        }
+        for key in keys
+        if len({repr(each.get(key)) for each in leaves}) > 1
+    ]

@@ -1,0 +1,161 @@
+"""An evaluate stage: the round's candidate and the incumbent on the same problems with the same draws,
+paired.
+
+Draws have round 0's names, so a model's rows on a fixed split never change; where an earlier round measured
+the incumbent already, its rows are read, not made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline.models.registry import Weights
+from pipeline.recipe.methods import hook, method
+from pipeline.recipe.shape import Stage, measured
+from pipeline.rows import Dropped, Label, Trace
+from pipeline.run.run import Run
+from pipeline.stages.search import Drive
+from pipeline.store.folder import StageFolder
+from pipeline.store.parts import read_part
+from pipeline.store.plan import ChunkPlan
+
+INCUMBENT = "@incumbent"
+
+
+def with_incumbents(run: Run, stage: Stage, number: int, models: dict[str, Weights]) -> dict[str, Weights]:
+    """The acting models of an evaluate stage: in a round, each candidate's incumbent stands beside it."""
+    found = dict(models)
+    if stage.section == "stages" and number > 0:
+        for name in measured(stage):
+            incumbent = run.versions.standing(name, number - 1)
+            if incumbent.hash != models[name].hash and not incumbent.fresh_head:
+                found[name + INCUMBENT] = incumbent
+    return found
+
+
+def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weights]) -> dict[str, str]:
+    """`NAME@incumbent` -> the folder (relative to data/) of an earlier round whose rows of NAME are of these
+    very weights.
+
+    The other models that act (a reward model that scores, a policy that writes) must be the same too.
+    """
+    found: dict[str, str] = {}
+    if stage.sources:
+        return found  # what it measures is this round's rows
+    others = {n: w.hash for n, w in models.items() if n.removesuffix(INCUMBENT) not in measured(stage)}
+    for name in (n for n in models if n.endswith(INCUMBENT)):
+        base = name.removesuffix(INCUMBENT)
+        for earlier in range(number - 1, -1, -1):
+            if stage not in run.stages_in(earlier):
+                continue
+            plan = run.stage_folder(stage, earlier).plan()
+            if plan is None or run.stage_folder(stage, earlier).manifest() is None:
+                continue
+            same = all(plan.models.get(n) == digest for n, digest in others.items())
+            if same and plan.models.get(base) == models[name].hash:
+                found[name] = run.path(stage, earlier)
+                break
+    return found
+
+
+def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
+    """Answer every problem with each model; measure when all chunks are there."""
+    run, stage, settings = work.run, work.stage, work.stage.settings
+    module = method("evaluate", stage.method)
+    grade, health_of = hook("evaluate", module, "grade"), hook("evaluate", module, "health")
+    names = measured(stage)
+    reused = measured_before(run, stage, work.round, work.models)
+    fresh = [n for n in work.models if n in names or (n.endswith(INCUMBENT) and n not in reused)]
+
+    def searches(chunk: ChunkPlan) -> Iterator[Any]:
+        from pipeline.stages.work import make_search, question_of, template_of
+
+        templates = {name: template_of(run, work.models[name]) for name in fresh}
+        groups = work.reader.groups(chunk) if stage.sources else {}
+        for problem_id in chunk.ids:
+            problem = work.problem(problem_id)
+            task = run.task_of(problem)
+            for name in fresh:
+                question = question_of(task, problem, templates[name])
+                search = searcher(stage, name) if settings.search else None
+                asks = module.answer(question, settings, name, search, groups.get(problem_id))
+                yield make_search(task, settings, problem_id, asks)
+
+    def finish(problem_id: str, rows: list[Any]) -> list[Any]:
+        problem = work.problem(problem_id)
+        labels = grade(problem, rows, run.task_of(problem))
+        whole = [*rows, *labels]
+        return sorted(whole, key=lambda row: _place(problem_id, fresh, row))
+
+    drive = Drive(work, searches, lambda chunk: list(chunk.ids), finish, len(fresh), draw=(0, stage.name))
+    drive.run()
+
+    def extra() -> dict[str, Any]:
+        metrics = measure(work, module, fresh, reused)
+        health = health_of(metrics, settings)
+        return {
+            "metrics": metrics,
+            "reused": {name: path.removeprefix(f"{run.name}/") for name, path in reused.items()},
+            "warnings": list(health.warnings),
+            "failures": list(health.failures),
+        }
+
+    return extra
+
+
+def _place(problem_id: str, names: list[str], row: Any) -> int:
+    """Rows of one problem stand by model, whichever finished first."""
+    text = getattr(row, "trace_id", None) or getattr(row, "id", None) or getattr(row, "what", "") or ""
+    for place, name in enumerate(names):
+        if text.startswith(f"{problem_id}/{name}/"):
+            return place
+    return len(names)
+
+
+def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) -> dict[str, float]:
+    """The metrics of a stage whose chunks are all there, problems streamed chunk by chunk."""
+    found: dict[str, list[Any]] = {name: [] for name in fresh}
+    for name in fresh:
+        _gather(work, work.folder, name, name, found[name], module)
+    for name, path in reused.items():
+        found[name] = []
+        folder = StageFolder(work.run.workspace.data / path)
+        _gather(work, folder, name.removesuffix(INCUMBENT), name, found[name], module)
+    return module.measure(found, work.stage.settings)
+
+
+def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[Any], module: Any) -> None:
+    plan = folder.plan()
+    assert plan is not None
+    for sidecar in folder.sidecars():  # the stage's own manifest is written after this
+        chunk = plan.chunks[sidecar.chunk]
+        traces: dict[str, list[Trace]] = {}
+        labels: dict[str, list[Label]] = {}
+        unanswered: set[str] = set()
+        for row in (row for entry in sidecar.parts for row in read_part(folder.path, entry)):
+            if isinstance(row, Trace):
+                traces.setdefault(row.problem_id, []).append(row)
+            elif isinstance(row, Label):
+                labels.setdefault(row.problem_id, []).append(row)
+            elif isinstance(row, Dropped):
+                unanswered.add(row.problem_id)
+        for problem_id in chunk.ids:
+            if problem_id in unanswered and problem_id not in traces:
+                continue  # its reason stands in dropped/: it is counted there, not as a wrong answer
+            problem = work.problem(problem_id)
+            outcome = module.outcomes(
+                problem,
+                traces.get(problem_id, []),
+                labels.get(problem_id, []),
+                work.stage.settings,
+                written,
+                work.run.task_of(problem),
+            )
+            into.append(outcome)
+
+
+def searcher(stage: Stage, model: str) -> Callable[[Any], Any]:
+    """The generate method that an evaluation acts by, with the measured model in its `by`."""
+    module = method("generate", stage.settings.search["generate"])
+    settings = stage.settings.acting(model)
+    return lambda question: module.generate(question, settings, None)

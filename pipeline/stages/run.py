@@ -1,0 +1,369 @@
+"""`run_stage`, the only unit of work: it plans a stage's chunks, does those that are not done, and commits
+the manifest.
+
+generate, label and evaluate drive searches through the engines; select is plain code over groups; train makes
+weights. Ranks claim chunks; rank 0 commits. A stage's rows depend on its inputs, models, settings and seeds
+alone."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline.engine.tokens import encoder
+from pipeline.errors import DamagedData, NothingKept, RecipeError, WorkerLost
+from pipeline.models.registry import Weights
+from pipeline.processes.pulse import beat, long
+from pipeline.recipe.check import declared
+from pipeline.recipe.methods import method
+from pipeline.recipe.shape import Stage, data_settings, first_part
+from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
+from pipeline.run.run import Run
+from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
+from pipeline.stages.inputs import (
+    DEFAULT_CHUNK,
+    ChunkReader,
+    chunks_from,
+    inputs_of,
+    reader_of,
+    slices,
+    within,
+)
+from pipeline.stages.search import Drive, account
+from pipeline.stages.train import starting_point, train_stage
+from pipeline.stages.work import Work, connect, make_search, question_of, template_of
+from pipeline.store.folder import StageFolder
+from pipeline.store.manifest import Manifest
+from pipeline.store.plan import ChunkPlan, Plan
+
+Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is through: gives the manifest's extra
+MAIN_KIND = {"generate": "Trace", "label": "Label", "evaluate": "Trace", "train": ""}
+
+
+def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Weights]]:
+    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing."""
+    reader = ChunkReader(run.workspace.data)
+    sources = inputs_of(run, stage, number)
+    chunks: list[ChunkPlan] = []
+    size = stage.settings.chunk or DEFAULT_CHUNK
+    if stage.room == "train":
+        models = {stage.settings.model: starting_point(run, stage, number)}
+    else:
+        models = {
+            name: run.versions.acting(stage, number, name) for name in dict.fromkeys(stage.models.values())
+        }
+    if stage.room == "evaluate":
+        ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
+        chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
+        if not ids:
+            split = stage.settings.on_split
+            raise RecipeError(
+                f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
+                f"task.{split} to 1 or more, or leave this stage out"
+            )
+        models = with_incumbents(run, stage, number, models)
+        sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
+    elif stage.room != "train":
+        split = stage.settings.on_split
+        ids = run.round_ids(number) if split == "train" else run.ids(split)
+        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
+    plan = Plan.make(
+        run=run.name,
+        round=number,
+        stage=stage.name,
+        room=stage.room,
+        method=stage.method,
+        main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
+        settings=data_settings(stage.settings) | model_settings(run, stage),
+        inputs={source.path: source.folder.require().hash for source in sources}
+        | {f"{run.name}/prepare": run.prepare_folder.require().hash},
+        models={name: weights.hash for name, weights in models.items()},
+        schema=SCHEMA_VERSION,
+        seed=run.recipe.seed,
+        chunks=chunks,
+        recorded=run.recorded(),
+    )
+    return plan, models
+
+
+def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
+    """What a training takes from the recipe's `models`: it changes weights, so it belongs to the
+    fingerprint."""
+    if stage.room != "train":
+        return {}
+    settings = data_settings(run.recipe.models[stage.settings.model])
+    return {"model_settings": {key: value for key, value in settings.items() if key != "gate"}}
+
+
+def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
+    """Do what is not done of a stage and commit it. Returns its manifest.
+
+    Raises:
+        RatchetError: with the sentence for the user; what was committed stays.
+    """
+    if not stage.built:
+        raise RecipeError(
+            f"{run.recipe.path}: {stage.section}.{stage.name}: {stage.room}: {stage.method} is not built yet"
+        )
+    folder = run.stage_folder(stage, number)
+    world = run.processes
+    long(f"planning {stage.name}")
+    plan, models = plan_stage(run, stage, number)
+    together(run, lambda: folder.begin(plan))
+    if not together(run, lambda: _is_done(run, folder)):
+        work = Work(run, stage, number, folder, plan, models, reader_of(run, stage))
+        together(run, lambda: connect(run))
+        run.console.stage_started(number, stage.name, stage.sentence())
+        long(f"beginning {stage.name}")
+        with full_memory_told(stage, number):
+            finish = RUNNERS[stage.room](work)
+        world.barrier()
+        manifest = together(run, lambda: folder.commit(finish()))
+        seconds = time.monotonic() - work.started
+        run.timing(number, stage.name, seconds, work.spent)
+        run.console.stage_done(number, stage.name, facts(stage, manifest), seconds)
+        warn_of(run, stage, number, manifest.extra)
+    return folder.require()
+
+
+@contextlib.contextmanager
+def full_memory_told(stage: Stage, number: int) -> Iterator[None]:
+    """A stage that asks for more memory than there is: a sentence with what makes it ask for less, none of
+    which changes a row.
+
+    Raises:
+        WorkerLost: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:  # torch has no class for a CPU's memory
+        full = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+        if not full and "DefaultCPUAllocator" not in str(problem):
+            raise
+        if stage.room == "train":
+            less = f"stages.{stage.name}.micro_batch=1"
+        else:
+            names = list(dict.fromkeys(map(first_part, stage.models.values())))
+            less = " ".join([*(f"models.{name}.engine.max_rows=64" for name in names), "window=1"])
+        raise WorkerLost(
+            f"round {number}: {stage.name}: out of memory ({str(problem).splitlines()[0][:160]}). Start the "
+            f"same command again with less at once: {less}. What is committed stays"
+        ) from problem
+
+
+def together(run: Run, act: Callable[[], Any]) -> Any:
+    """Rank 0 acts, which may take long; every rank gets what it returned, or raises what it raised."""
+    long("work of rank 0")
+    return run.processes.together(act)
+
+
+def _is_done(run: Run, folder: StageFolder) -> bool:
+    """A stage is done when its manifest stands and no chunk waits to be made again; a train stage when its
+    weights verify too. Weights without a manifest were never finished, or `repair` took them away."""
+    from pipeline.store.weights import read_weights
+
+    if not folder.is_complete():
+        return False
+    if record := folder.require().extra.get("weights"):
+        weights = run.versions.weights_from(record)
+        place = weights.adapter or weights.base
+        if not (place / "manifest.json").exists():
+            return False
+        found = read_weights(place).hash
+        if found != record["hash"]:
+            raise DamagedData(
+                f"{place}: other weights stand there than {folder.path} trained: {found[:12]}, not "
+                f"{record['hash'][:12]}. Remove that folder and start the run again"
+            )
+    return True
+
+
+def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
+    """What the console says of a finished stage."""
+    metrics = manifest.extra.get("metrics", {})
+    if stage.room == "train":
+        return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
+    if stage.room == "evaluate":
+        shown = [one.name for one in declared(stage) if one.headline]
+        gains = [f"gain/{name.removeprefix('accuracy/')}" for name in shown]
+        return {key: metrics[key] for key in [key for key in (*shown, *gains) if key in metrics][:5]}
+    said: dict[str, Any] = {
+        f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
+    }
+    for name, count in manifest.counts.counters.items():
+        if name == "right" or name.startswith("charged/"):
+            said[name.replace("charged/", "tokens by ")] = count
+    dropped = Counter(manifest.counts.dropped).most_common(3)
+    return said | {f"dropped {reason}": count for reason, count in dropped}
+
+
+# --- the rooms
+
+
+def _generate(work: Work) -> Finish:
+    module = method("generate", work.stage.method)
+    settings, run = work.stage.settings, work.run
+    template = template_of(run, work.models[settings.by])
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        given = work.reader.groups(chunk) if chunk.reads else {}
+        for problem_id in chunk.ids:
+            problem, group = work.problem(problem_id), given.get(problem_id)
+            task = run.task_of(problem)
+            if settings.where == "unsolved" and group is not None and group.solved:
+                yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="solved")]
+                continue
+            question = question_of(task, problem, template, hint=settings.sees_gold)
+            if question is None:
+                yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="no_hint")]
+                continue
+            more = {"problem": problem, "task": task} if settings.sees_gold else {}
+            yield make_search(task, settings, problem_id, module.generate(question, settings, group, **more))
+
+    Drive(work, items, lambda chunk: list(chunk.ids)).run()
+    return dict
+
+
+def _label(work: Work) -> Finish:
+    module = method("label", work.stage.method)
+    settings = work.stage.settings
+    given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        groups = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
+        for problem_id, group in groups.items():
+            problem = work.problem(problem_id)
+            task = work.run.task_of(problem)
+            shown = problem if settings.sees_gold else without_gold(problem)
+            asks = module.label(shown, group, settings, task)
+            yield make_search(task, settings, problem_id, asks)
+
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+    return dict
+
+
+def _select(work: Work) -> Finish:
+    module = method("select", work.stage.method)
+    run, settings = work.run, work.stage.settings
+    policy = next((name for name, model in run.recipe.models.items() if model.head is None), None)
+    encode = encoder(run.versions.base(policy or next(iter(run.recipe.models))))
+    more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
+
+    def selected(problem_id: str, group: Group) -> Any:
+        task = run.task_of(work.problem(problem_id))
+        return module.select(group, settings, task, encode, **more)
+
+    if inspect.isgeneratorfunction(module.select):
+        _select_by_asks(work, selected)
+    else:
+        _select_by_code(work, selected)
+    return lambda: _check_kept(work)
+
+
+def surveyed(work: Work, module: Any) -> Any:
+    """What a selector says of the whole set: its inputs are read once for it, chunk by chunk."""
+
+    def surveys() -> Iterator[Any]:
+        for chunk in work.plan.chunks:
+            for group in work.reader.groups(chunk).values():
+                yield module.survey(group, work.stage.settings)
+                beat()
+
+    long(f"{work.stage.name} looks at the whole set")
+    return module.reduce(surveys(), work.stage.settings)
+
+
+def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
+    """A selector that asks models: its problems are searches."""
+    given: dict[str, list[str]] = {}
+
+    def items(chunk: ChunkPlan) -> Iterator[Any]:
+        groups = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
+        for problem_id, group in groups.items():
+            task = work.run.task_of(work.problem(problem_id))
+            yield make_search(task, work.stage.settings, problem_id, selected(problem_id, group))
+
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+
+
+def _select_by_code(work: Work, selected: Callable[[str, Group], Any]) -> None:
+    done = sum(len(work.plan.chunks[number].ids) for number in work.folder.done())
+    num_read = num_dropped = 0
+    with work.run.console.progress(work.stage.name, sum(len(c.ids) for c in work.plan.chunks)) as bar:
+        for number in work.todo():
+            groups = work.reader.groups(work.plan.chunks[number])
+            whole: list[Any] = []
+            for problem_id, group in groups.items():
+                whole += [work.stamp(row) for row in selected(problem_id, group)]
+                beat()
+            read = [trace.id for group in groups.values() for trace in group.traces]
+            account(work, read, whole)
+            with work.folder.writing(number) as part:
+                part.add(whole)
+                part.count("given", len(read))
+            done += len(groups)
+            num_read += len(read)
+            num_dropped += sum(isinstance(row, Dropped) for row in whole)
+            kept: dict[str, Any] = {"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}
+            bar(done, **kept)
+
+
+def _check_kept(work: Work) -> dict[str, Any]:
+    """Nothing kept is said before any training, with the counts by reason."""
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for sidecar in work.folder.sidecars():
+        kept.update(sidecar.counts.rows)
+        dropped.update(sidecar.counts.dropped)
+    if sum(kept.values()) == kept["Dropped"] and work.stage.settings.on_empty == "stop":
+        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common())
+        raise NothingKept(
+            f"round {work.round}: {work.stage.name}: 0 of {sum(dropped.values())} rows kept: "
+            f"{reasons or 'there was no row to keep'}. {cure_of(dropped, work)}"
+            f", or set stages.{work.stage.name}.on_empty=continue"
+        )
+    return {}
+
+
+def cure_of(dropped: Counter[str], work: Work) -> str:
+    """What would keep rows, by the reason that most of them were dropped for."""
+    reason = dropped.most_common(1)[0][0] if dropped else ""
+    if "truncated" in reason:
+        return (
+            "Most were cut by the limit: raise task.max_tokens, see that answers end (task.stop, few_shot, "
+            f"chat: true for an instruct model); `ratchet doctor {work.run.name}` shows which"
+        )
+    if "no_answer" in reason:
+        return (
+            "Most have no answer that is found: set task.extract or few_shot to the form that the model "
+            f"writes; `ratchet doctor {work.run.name}` shows it"
+        )
+    return f"Sample more (n), loosen {work.stage.name}"
+
+
+RUNNERS: dict[str, Callable[[Work], Finish]] = {
+    "generate": _generate,
+    "label": _label,
+    "select": _select,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
+}
+
+
+# --- what the rooms share
+
+
+def warn_of(run: Run, stage: Stage, number: int, extra: dict[str, Any]) -> None:
+    """Say what a stage's health check found; stop where it must not go on.
+
+    Raises:
+        Diverged: the policy collapsed.
+    """
+    for text in extra.get("warnings", []):
+        run.console.warn(f"round {number}: {stage.name}: {text}")
