@@ -173,6 +173,7 @@ class Question:
     messages: str = ""  #: JSON of the chat turns where the task has them, for a model with another template
     few_shot: bool = False
     hinted: bool = False
+    stem: str = ""  #: what `prompt_used` shares with other questions of the stage: the examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from pipeline.models.environment import prepare
 
 prepare(threads=1)
+os.environ.setdefault("RATCHET_CACHE", str(Path(tempfile.gettempdir()) / f"ratchet-tests-{os.getuid()}"))
 sys.path.append(str(Path(__file__).parent / "house"))
 
 

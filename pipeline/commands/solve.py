@@ -60,7 +60,7 @@ class Solver:
         from pipeline.stages.work import engine_of, make_search, question_of
 
         problem = Problem(id="asked", question=question, answer=None, source=self.task.name)
-        asked = question_of(self.task, problem, self.template)
+        asked = question_of(self.task, problem, self.template, self.weights[self.settings.by].round)
         assert asked is not None
         driver = Driver(
             lambda model: engine_of(self.run, self.weights[model]),

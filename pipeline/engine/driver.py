@@ -32,6 +32,7 @@ class Search:
     task: Extracts
     asks: Asks[Any]
     max_tokens: int
+    stem: str = ""  #: what its prompt shares with other searches': the worked examples, read once for all
 
 
 @dataclass

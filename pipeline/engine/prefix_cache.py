@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from pipeline.engine.cache import Stash, stacked
 
+LEAST_STEM = 32  #: tokens of a stem: a shorter one costs more to copy than to read
 Ids = tuple[int, ...]
 
 
@@ -38,11 +40,47 @@ class CacheBudget:
         self.left, self.token_bytes = num_bytes, token_bytes
 
 
-class PrefixCache:
-    """The prefixes of one search in one model."""
+@dataclass(slots=True, eq=False)
+class Stem:
+    """What stands in front of the prompts of many searches (worked examples), read once for all."""
 
-    def __init__(self, room: CacheBudget) -> None:
-        self.room = room
+    ids: Ids
+    held: Held
+
+
+class Stems:
+    """The stems that an engine has read for the rows under way."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self._read: dict[str, Stem | None] = {}
+
+    def of(self, text: str) -> Stem | None:
+        """The reading of a stem, made at its first use; None where there is too little to share. Its last
+        token may fuse with what follows, so it is left out.
+        """
+        if text and text not in self._read:
+            ids = tuple(self.engine.encode(text))[:-1]
+            self._read[text] = self._made(ids) if LEAST_STEM <= len(ids) < self.engine.context else None
+        return self._read.get(text)
+
+    @torch.inference_mode()
+    def _made(self, ids: Ids) -> Stem | None:
+        [(_, width)] = self.engine.groups([len(ids)])
+        layers, _ = self.engine.prefill([ids], width)
+        read = stacked(layers)
+        return None if read is None else Stem(ids, Held((read[:, 0, :, : len(ids)].clone(),), len(ids)))
+
+    def clear(self) -> None:
+        """Forget them: their rows are done."""
+        self._read.clear()
+
+
+class PrefixCache:
+    """The prefixes of one search in one model, and the stem that it shares with others."""
+
+    def __init__(self, room: CacheBudget, stem: Stem | None = None) -> None:
+        self.room, self.stem = room, stem
         self._held: dict[Ids, Held] = {}
 
     def fits(self, num_tokens: int) -> bool:
@@ -59,6 +97,9 @@ class PrefixCache:
         for border in sorted(borders, reverse=True):
             if border < len(ids) and (held := self._held.get(ids[:border])) is not None:
                 return held
+        stem = self.stem
+        if stem is not None and len(stem.ids) < len(ids) and ids[: len(stem.ids)] == stem.ids:
+            return stem.held
         return NOTHING
 
     def knows(self, ids: Ids) -> bool:

@@ -67,7 +67,8 @@ class Live:
     def memory(self, by: str, engine: Any) -> Any:
         """What this search remembers of a model's reading; None where the engine does not remember."""
         if by not in self.memories:
-            self.memories[by] = engine.new_memory()
+            stem = (self.search.stem,) if self.search.stem else ()
+            self.memories[by] = engine.new_memory(*stem)
         return self.memories[by]
 
     def forget(self) -> None:
@@ -124,7 +125,8 @@ class WriteQueue:
                 continue
             prompt_ids = engine.encode(prefix.prompt)
             ids = [*prompt_ids, *prefix.token_ids]
-            memory = live.memory(ask.by, engine) if until == "step" or prefix.token_ids else None
+            remembers = until == "step" or bool(prefix.token_ids)
+            memory = live.memory(ask.by, engine) if remembers else engine.stem_memory(live.search.stem)
             borders = (len(prompt_ids), *(len(prompt_ids) + end for end in prefix.step_ends))
             state = rule.state_after(prefix.token_ids)
             known: dict[int, Prefix] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ def start_engine(
     weights_hash: str = "",
     name: str = "",
     check: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Any:
     """The engine of one version of a model.
 
     servers: addresses that hold the base model; none: a local engine. served_as, api_key_env, timeout, lora,
-    scratch, verify: as `ServerEngine` takes them. check: run the self-test, once for each
-    shape of model in a process; `engine.exact` then says whether a row's bits are its own on this machine.
+    scratch, verify: as `ServerEngine` takes them. check: run the self-test, once for each shape of model on a
+    machine, with its `progress`; `engine.exact` then says whether a row's bits are its own there.
     """
     if servers:
         from pipeline.engine.server import ServerEngine
@@ -64,7 +65,19 @@ def start_engine(
     )
     if check:
         from pipeline.engine.rungs import RUNGS
-        from pipeline.engine.selftest import self_test
+        from pipeline.engine.selftest import cache_file, self_test
 
-        self_test(engine, RUNGS[:1])
+        exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
+        if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
+            return start_engine(
+                folder,
+                adapter,
+                head=head,
+                dtype="float32",
+                device=device,
+                max_rows=max_rows,
+                weights_hash=weights_hash,
+                name=name,
+                check=True,
+            )
     return engine

@@ -46,8 +46,16 @@ class Text:
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
 
-    def new_memory(self) -> Any:
-        """What one search remembers of this model's reading; None: nothing, or the server does it."""
+    def new_memory(self, stem: str = "") -> Any:
+        """What one search remembers of this model's reading, with what stands in front of its prompts; None:
+        nothing, or the server does it.
+        """
+        return None
+
+    def stem_memory(self, stem: str) -> Any:
+        """What rows of many searches share: the reading of what stands in front of their prompts, and no
+        more.
+        """
         return None
 
     @functools.cached_property

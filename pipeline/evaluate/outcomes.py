@@ -64,7 +64,7 @@ class Ballots:
             known = [each for each in self.steps.get(trace.id, ()) if each is not None]
             score, kind = aggregate(known, how) if known else None, kind_of(how)
         logprob = math.fsum(trace.logprobs) if trace.logprobs else None
-        return Candidate(trace.answer, score, logprob, key or "", kind)
+        return Candidate(trace.answer, score, logprob, key or "", kind, len(trace.logprobs))
 
 
 def one_outcome(

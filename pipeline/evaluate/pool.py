@@ -67,7 +67,9 @@ class Pool:
         """
         spelled, scores = keys([trace.answer for trace in self.traces], self.same), self.scores(rule)
         candidates = [
-            Candidate(trace.answer, score, math.fsum(trace.logprobs), key or "", kind_of(rule))
+            Candidate(
+                trace.answer, score, math.fsum(trace.logprobs), key or "", kind_of(rule), len(trace.logprobs)
+            )
             for trace, score, key in zip(self.traces, scores, spelled, strict=True)
         ]
         verdicts = {t.answer: ok for t, ok in zip(self.traces, self.right, strict=True)}

@@ -13,12 +13,17 @@ import sys
 from pathlib import Path
 
 
+def processor_flags() -> set[str]:
+    """What this processor says that it can do; empty where it does not say."""
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
+    except (OSError, IndexError):
+        return set()
+
+
 def reproducible_branch() -> str:
     """The MKL code branch to pin: the widest vectors that this processor has."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
-    except (OSError, IndexError):
-        return "COMPATIBLE"
+    flags = processor_flags()
     if "avx512f" in flags:
         return "AVX512,STRICT"
     return "AVX2,STRICT" if "avx2" in flags else "COMPATIBLE"

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.models.environment import processor_flags
+
+LARGE = 200_000_000  #: bytes of a model's files from which bfloat16 is 1.5 to 3 times as fast on a CPU
 
 
 def device_of(wanted: str) -> torch.device:
@@ -32,14 +35,25 @@ def device_of(wanted: str) -> torch.device:
     return device
 
 
-def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
-    """auto: float32 on CPU, bfloat16 on a GPU."""
+def dtype_of(wanted: str, device: torch.device, folder: Path | None = None) -> torch.dtype:
+    """auto: bfloat16 on a GPU, and on a CPU that multiplies it by itself for a model large enough to gain by
+    it; else float32. Decided by the processor and the size of the model's files, so that a resume decides the
+    same. (`start_engine` goes back to float32 where bfloat16 turns out not to be exact.)
+    """
     if wanted == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        on_cpu = device.type == "cpu"
+        return torch.float32 if on_cpu and not gains_by_bfloat16(folder) else torch.bfloat16
     dtype = getattr(torch, wanted, None)
     if not isinstance(dtype, torch.dtype):
         raise RecipeError(f"dtype: {wanted}: unknown; use auto, float32, bfloat16 or float16")
     return dtype
+
+
+def gains_by_bfloat16(folder: Path | None) -> bool:
+    """Is a model in bfloat16 faster on this CPU? Small ones gain little and lose digits."""
+    if folder is None or not processor_flags() & {"amx_bf16", "avx512_bf16"}:
+        return False
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) >= LARGE
 
 
 def hash_weights(folder: Path, adapter: Path | None) -> str:

@@ -22,11 +22,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import hashlib
 import json
 import math
-import os
 import random
 import re
 import time
@@ -37,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from pipeline.errors import RecipeError
+from pipeline.models.packaged import PACKAGES, packaged, wanted
+from pipeline.models.packaged import build as build_packaged
 from pipeline.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ SEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress | None = None) -> Path:
     """The folder of a seed policy; built on the first call, under a lock of its own.
 
-    spec: `seed://countdown` or `seed://addition`, numbers of the recipe overridden like `?steps=20`.
+    spec: `seed://countdown` or `seed://addition`, numbers of the recipe overridden like `?steps=20`; or a
+    model from a package, `seed://smollm2`.
     task_settings: the recipe's task; a seed of another task than its own takes that task's defaults.
     progress: called with (steps done, steps in all, seconds left).
 
@@ -118,14 +119,17 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         StorageError: the disk is full; nothing half-made is left.
     """
     from pipeline.store.disk import DISK, sweep_temporaries, temporary_beside
+    from pipeline.store.lock import waiting
     from pipeline.store.weights import MANIFEST, commit_weights
 
+    if packaged(spec):
+        return build_packaged(spec, checkpoints, progress)
     recipe, task = plan(spec, task_settings)
     folder = checkpoints / "seed" / f"{recipe.name}-{recipe.hash}"
     if (folder / MANIFEST).exists():  # comes last, so the folder is whole
         return folder
     DISK.make_folder(folder.parent)
-    with _lock(folder.parent / f".{folder.name}.lock"):
+    with waiting(folder.parent / f".{folder.name}.lock"):
         if (folder / MANIFEST).exists():
             return folder
         sweep_temporaries(folder.parent)
@@ -139,15 +143,28 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
     return folder
 
 
+def look(spec: str, task_settings: Any) -> None:
+    """Is there such a seed? Builds and fetches nothing.
+
+    Raises:
+        RecipeError: there is none, or a key of it is not known.
+    """
+    if packaged(spec):
+        wanted(spec)
+    else:
+        plan(spec, task_settings)
+
+
 def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
     """A seed's recipe and the task whose rules it learns; builds nothing and loads no torch."""
     import importlib
 
     name, _, query = spec.removeprefix("seed://").partition("?")
     if name not in SEEDS:
-        near = difflib.get_close_matches(name, SEEDS, 1)
+        known = [*SEEDS, *PACKAGES]
+        near = difflib.get_close_matches(name, known, 1)
         raise RecipeError(
-            f"base: {spec}: no such seed ({f'did you mean seed://{near[0]}?' if near else ', '.join(SEEDS)})"
+            f"base: {spec}: no such seed ({f'did you mean seed://{near[0]}?' if near else ', '.join(known)})"
         )
     module = importlib.import_module(f"pipeline.tasks.{name}")
     if getattr(task_settings, "use", None) != name:
@@ -179,17 +196,6 @@ def _save(model: LlamaForCausalLM, folder: Path) -> None:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Waits for whoever builds the same seed; the kernel frees the lock of a dead process."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

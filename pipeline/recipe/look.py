@@ -103,7 +103,7 @@ def _models(recipe: Recipe, workspace: Workspace, seen: Seen) -> dict[str, Path]
         path = f"models.{name}.base"
         try:
             if model.base.startswith("seed://"):
-                seeds.plan(model.base, recipe.tasks[0] if recipe.tasks else None)
+                seeds.look(model.base, recipe.tasks[0] if recipe.tasks else None)
             elif model.base.startswith("run://"):
                 standing_of(model.base, workspace)
             elif (folder := local_folder(model.base)) is not None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.models.packaged import packaged
+
 SEED_WRITES = 10_000.0  #: tokens a second of a seed policy on one core (docs/benchmarks.md)
 SEED_READS = 30_000.0  #: tokens a second that its body reads with a reward model's head
 SEED_LEARNS = 12_000.0  #: tokens a second that its training takes in
@@ -43,7 +45,7 @@ def paces(data: Path) -> dict[str, Pace]:
 def pace_of(base: str, known: dict[str, Pace], length: float) -> Pace:
     """What is known of a base, and for a seed the measured figures where nothing is. length: tokens a row."""
     found = known.get(base, Pace())
-    if base.startswith("seed://"):
+    if base.startswith("seed://") and not packaged(base):
         return Pace(found.tokens or SEED_WRITES, found.rows or SEED_LEARNS / length)
     return found
 

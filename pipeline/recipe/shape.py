@@ -89,7 +89,9 @@ class ModelSettings(Settings):
         default_factory=lambda: {"r": 16}, description="peft's LoraConfig, all of it; none trains everything"
     )
     gate: tuple[GateRule, ...] = Field((), description="what a new version must not lose")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: the fastest that is exact on this machine, which is said"
+    )
     engine: EngineSettings = operational(EngineSettings())
 
     @field_validator("gate", mode="before")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
+from pipeline.models.packaged import about
 from pipeline.models.registry import Weights, resolve_base, trained_at
 from pipeline.processes.pulse import long
 from pipeline.recipe.shape import Stage, split_name, standing_in
@@ -33,6 +34,8 @@ class Versions:
 
             def look_up() -> None:
                 verb = "building" if spec.startswith("seed://") else "loading"
+                if told := about(spec, self.run.workspace.checkpoints):
+                    self.run.console.note(told)
                 with self.run.console.task(f"{verb} {spec}") as tick:
                     resolve_base(spec, self.run.recipe.tasks[0], self.run.workspace, tick)
 

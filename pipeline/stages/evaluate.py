@@ -76,10 +76,11 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
             problem = work.problem(problem_id)
             task = run.task_of(problem)
             for name in fresh:
-                question = question_of(task, problem, templates[name])
+                question = question_of(task, problem, templates[name], work.models[name].round)
+                assert question is not None  # no hint was asked for
                 search = searcher(stage, name) if settings.search else None
                 asks = module.answer(question, settings, name, search, groups.get(problem_id))
-                yield make_search(task, settings, problem_id, asks)
+                yield make_search(task, settings, problem_id, asks, question.stem)
 
     def finish(problem_id: str, rows: list[Any]) -> list[Any]:
         problem = work.problem(problem_id)

@@ -207,7 +207,8 @@ def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
 def _generate(work: Work) -> Finish:
     module = method("generate", work.stage.method)
     settings, run = work.stage.settings, work.run
-    template = template_of(run, work.models[settings.by])
+    acting = work.models[settings.by]
+    template = template_of(run, acting)
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
         given = work.reader.groups(chunk) if chunk.reads else {}
@@ -217,12 +218,13 @@ def _generate(work: Work) -> Finish:
             if settings.where == "unsolved" and group is not None and group.solved:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="solved")]
                 continue
-            question = question_of(task, problem, template, hint=settings.sees_gold)
+            question = question_of(task, problem, template, acting.round, hint=settings.sees_gold)
             if question is None:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="no_hint")]
                 continue
             more = {"problem": problem, "task": task} if settings.sees_gold else {}
-            yield make_search(task, settings, problem_id, module.generate(question, settings, group, **more))
+            asks = module.generate(question, settings, group, **more)
+            yield make_search(task, settings, problem_id, asks, question.stem)
 
     Drive(work, items, lambda chunk: list(chunk.ids)).run()
     return dict

@@ -65,13 +65,17 @@ def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], 
     return engine_of(run, weights).render
 
 
-def question_of(task: Any, problem: Problem, template: Any, hint: bool = False) -> Question | None:
-    """What a generator may see of a problem; None where a hint is wanted and the task has none."""
+def question_of(
+    task: Any, problem: Problem, template: Any, trained: int = -1, hint: bool = False
+) -> Question | None:
+    """What a generator may see of a problem; None where a hint is wanted and the task has none. trained: the
+    round that trained the version which writes; -1: a base.
+    """
     from pipeline.tasks.prepare import render
 
     if hint and task.hinted(problem) is None:
         return None
-    shown = render(task, problem, few_shot=task.settings.few_shot, hint=hint, template=template)
+    shown = render(task, problem, few_shot=task.settings.shots(trained), hint=hint, template=template)
     return Question(
         id=problem.id,
         question=problem.question,
@@ -79,17 +83,18 @@ def question_of(task: Any, problem: Problem, template: Any, hint: bool = False) 
         prompt_used=shown.prompt_used,
         task=task.name,
         messages=shown.messages,
-        few_shot=bool(task.settings.few_shot),
+        few_shot=bool(task.settings.shots(trained)),
         hinted=hint,
+        stem=shown.stem,
     )
 
 
-def make_search(task: Any, settings: Any, problem_id: str, asks: Any) -> Any:
-    """One problem's search, with the tokens that a completion may have."""
+def make_search(task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "") -> Any:
+    """One problem's search, with the tokens that a completion may have. stem: what its prompt shares."""
     from pipeline.engine.driver import Search
 
     most = settings.completion_limit or task.settings.max_tokens
-    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most)
+    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem)
 
 
 def served_settings(run: Run, weights: Weights) -> dict[str, Any]:
@@ -130,21 +135,27 @@ def engine_of(run: Run, weights: Weights) -> Any:
         from pipeline.engine.start import start_engine
 
         settings = run.recipe.models[weights.model]
-        engine = run.engines[key] = start_engine(
-            weights.base,
-            weights.adapter,
-            head=weights.head,
-            dtype=settings.dtype,
-            device=settings.engine.device,
-            max_rows=settings.engine.max_rows,
-            servers=settings.engine.server,
-            weights_hash=weights.hash,
-            name=weights.model if settings.engine.server else "",
-            check=True,
-            **served_settings(run, weights),
-        )
+        with run.console.task(f"loading {weights.model}, and whether a row's bits are its own") as tick:
+            engine = run.engines[key] = start_engine(
+                weights.base,
+                weights.adapter,
+                head=weights.head,
+                dtype=settings.dtype,
+                device=settings.engine.device,
+                max_rows=settings.engine.max_rows,
+                servers=settings.engine.server,
+                weights_hash=weights.hash,
+                name=weights.model if settings.engine.server else "",
+                check=True,
+                progress=tick,
+                **served_settings(run, weights),
+            )
         for note in engine.notes if settings.engine.server else ():
             run.console.note(f"model {weights.model}: {note}")
+        if settings.dtype == "auto" and not settings.engine.server and engine.device.type == "cpu":
+            kind = str(engine.dtype).removeprefix("torch.")
+            if kind != "float32":
+                run.console.note(f"{weights.model}: {kind} on this CPU: faster, and as exact (dtype: auto)")
         if not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -273,3 +273,16 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
             os.kill(int(pid), 0)
         except ProcessLookupError:
             os._exit(8)  # the parent is gone already; there is nobody to tell
+
+
+@contextlib.contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """A lock file of its own: waits for whoever builds the same thing; the kernel frees it when a process
+    dies.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

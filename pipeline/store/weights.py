@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-_TEXTS = {"merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
+_TEXTS = {"merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "LICENSE"}
 _NOT_WEIGHTS = re.compile(r"(trainer_state|.*_results|manifest)\.json")
 #: Lists of a LoRA config that peft keeps as sets: their order in the file is random and means nothing.
 _SETS = (

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -20,6 +20,17 @@ from pipeline.rows import Dropped, Problem
 from pipeline.settings import Settings, operational
 
 Message = dict[str, str]
+
+
+class FewShot(Settings):
+    """Worked examples for some versions of a model: trained ones need none, and pay for each token."""
+
+    examples: int = Field(4, ge=0, description="worked examples in front of each question")
+    rounds: tuple[int, int | None] = Field(
+        (0, None),
+        description="[first, last]: for versions that begin to write in these rounds: the base in 0, what "
+        "round 1 trains in 2; [0, 1] is the base alone",
+    )
 
 
 class TaskSettings(Settings):
@@ -30,11 +41,24 @@ class TaskSettings(Settings):
     dev: int | None = Field(None, ge=0, description="problems that feed the gate")
     test: int | None = Field(None, ge=0, description="problems read once, in `finally`")
     max_tokens: int = Field(256, ge=1, description="tokens a completion may have")
-    few_shot: int = Field(0, ge=0, description="worked examples in front of each question while sampling")
+    few_shot: Annotated[int, Field(ge=0)] | FewShot = Field(
+        0, description="worked examples in front of each question while sampling; or {examples, rounds}"
+    )
     train_few_shot: bool = Field(False, description="keep the worked examples in the training prompt too")
     chat: bool = Field(False, description="use the tokenizer's chat template")
     system: str = Field("", description="system prompt, with `chat`")
     cache: str = operational("", description="where downloaded data sets are kept")
+
+    def shots(self, trained: int | None = None) -> int:
+        """How many worked examples a version of a model is shown; `trained`: the round that trained it, -1
+        for a base; None: the most that any version is shown.
+        """
+        if isinstance(self.few_shot, int):
+            return self.few_shot
+        first, last = self.few_shot.rounds
+        begins = None if trained is None else trained + 1
+        shown = begins is None or (first <= begins and (last is None or begins <= last))
+        return self.few_shot.examples if shown else 0
 
     @property
     def typical_tokens(self) -> float:
@@ -109,7 +133,15 @@ class BaseTask:
         return [*system, {"role": "user", "content": question}]
 
     def examples(self, problem: Problem) -> list[tuple[str, str]]:
-        """(question, completion) worked examples shown before a problem; their number is `few_shot`."""
+        """(question, completion) worked examples shown before a problem; their number is
+        `settings.shots()`.
+        """
+        return []
+
+    def shown(self) -> list[str]:
+        """Questions of worked examples that may stand in a split too: they are never evaluated there. Tasks
+        that draw their examples from the training questions have none.
+        """
         return []
 
     def hinted(self, problem: Problem) -> str | None:

@@ -36,6 +36,7 @@ FIRST_ROWS = 20  #: of a file, that `look` reads
 class FileSettings(TaskSettings):
     """What every task with a source takes."""
 
+    train: int | None = Field(None, ge=0, description="training problems; none: all, 0: it is measured only")
     name: str = Field("", description="what tables call it; needed where two parts of a mix use one task")
     path: str = Field(
         "", description="a file or folder with the rows (.jsonl, .json, .parquet); none: the Hub"
@@ -74,9 +75,9 @@ class FileTask(BaseTask):
         self._rejected: list[dict[str, Any]] = []
         self._dropped: list[Dropped] = []
         self._examples: list[tuple[str, str, str]] | None = None
-        if not settings.few_shot_file and settings.few_shot > len(self.built_in):
+        if not settings.few_shot_file and settings.shots() > len(self.built_in):
             raise RecipeError(
-                f"task.few_shot: {settings.few_shot}: {settings.use} has {len(self.built_in)} worked examples"
+                f"task.few_shot: {settings.shots()}: {settings.use} has {len(self.built_in)} worked examples"
                 " of its own: lower it, or give few_shot_file"
             )
 
@@ -222,17 +223,25 @@ class FileTask(BaseTask):
         return super().messages(f"{question}\n\n{said}" if said else question)
 
     def _shown(self, problem: Problem) -> list[tuple[str, str, str]]:
+        itself, wanted = normalise(problem.question), self.settings.shots()
+        known = self._all_examples()
+        others = [e for e in known if normalise(e[0]) != itself]
+        if len(others) < wanted and len(known) < wanted:
+            raise RecipeError(
+                f"task.few_shot: {wanted}: {self.settings.few_shot_file} has {len(known)} examples: lower it,"
+                " or add some"
+            )
+        return [(q, self.completion(c), a) for q, c, a in others[:wanted]]
+
+    def _all_examples(self) -> list[tuple[str, str, str]]:
         if self._examples is None:
             file = self.settings.few_shot_file
             self._examples = sources.examples(file) if file else list(self.built_in)
-        itself = normalise(problem.question)
-        others = [e for e in self._examples if normalise(e[0]) != itself]
-        if len(others) < self.settings.few_shot and len(self._examples) < self.settings.few_shot:
-            raise RecipeError(
-                f"task.few_shot: {self.settings.few_shot}: {self.settings.few_shot_file} has"
-                f" {len(self._examples)} examples: lower it, or add some"
-            )
-        return [(q, self.completion(c), a) for q, c, a in others[: self.settings.few_shot]]
+        return self._examples
+
+    def shown(self) -> list[str]:
+        wanted = self.settings.shots()  # one more: it stands in for one that is the problem itself
+        return [question for question, _, _ in self._all_examples()[: wanted + 1]] if wanted else []
 
     def completion(self, text: str) -> str:
         """A worked solution as the model would write it after the prompt."""

@@ -102,6 +102,11 @@ class Task(BaseTask):
 
     settings: Settings
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        # a model that was shown examples goes on with the next sum; the embedded seed ends by itself
+        self.stop = (self.example_separator,) if settings.shots() and not settings.chat else ()
+
     def problems(self) -> Iterator[Problem]:
         low, high = self.settings.digits
         for split in SPLITS:
@@ -150,7 +155,7 @@ class Task(BaseTask):
         """Train sums of the problem's own length, as in the paper; never the problem."""
         shown: list[tuple[str, str]] = []
         for a, b in sums(len(parse(problem.question)[0]), stream="examples"):
-            if len(shown) == self.settings.few_shot:
+            if len(shown) == self.settings.shots():
                 break
             question = question_of(a, b)
             if question != problem.question and split_of(question) == "train":

@@ -140,6 +140,11 @@ class Task(BaseTask):
 
     settings: Settings
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        # a model that was shown examples goes on with the next question; the embedded seed ends by itself
+        self.stop = (self.example_separator,) if settings.shots() and not settings.chat else ()
+
     def problems(self) -> Iterator[Problem]:
         wanted = {"train": self.settings.train, "dev": self.settings.dev, "test": self.settings.test}
         for split, count in wanted.items():
@@ -206,7 +211,7 @@ class Task(BaseTask):
         train = self._pool()["train"]
         shown: list[tuple[str, str]] = []
         for numbers, target in reversed(train):  # from the far end: `train: N` takes the near one
-            if len(shown) == self.settings.few_shot:
+            if len(shown) == self.settings.shots():
                 break
             example = self.problem(numbers, target)
             if example.id != problem.id:

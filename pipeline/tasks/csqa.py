@@ -43,7 +43,10 @@ class Task(FileTask):
 
     settings: Settings
     own_splits = {"dev": "test"}
-    instruction = "Give a short reason, then end with: the answer is (letter)."
+    instruction = (
+        "Give a short reason. Then end with the words: the answer is, the chosen option, and its letter in "
+        "brackets."
+    )
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -50,6 +50,7 @@ class Rendered:
     messages: str  #: JSON of the chat turns of `prompt_used`; empty without `chat`
     few_shot: bool
     hinted: bool
+    stem: str = ""  #: what stands in front of the question in `prompt_used`: the examples
 
 
 def gather(tasks: Sequence[BaseTask], *, max_rejected: float = 0.01) -> Prepared:
@@ -78,7 +79,7 @@ def gather(tasks: Sequence[BaseTask], *, max_rejected: float = 0.01) -> Prepared
         task.examples(read[0])  # worked examples that cannot be had are better missed now than in round 1
         everything += [_named(problem, task, prefix=len(tasks) > 1) for problem in read]
     keys = {problem.id: normalise(problem.question) for problem in everything}
-    kept = _once(everything, keys, dropped)
+    kept = _once(_unseen(everything, keys, tasks, dropped), keys, dropped)
     _check_splits(kept, keys)
     problems = _counted(kept, keys, tasks)
     if not problems:
@@ -116,6 +117,19 @@ def _check_ids(task: BaseTask, problems: list[Problem]) -> None:
 def _named(problem: Problem, task: BaseTask, *, prefix: bool) -> Problem:
     new_id = f"{task.name}:{problem.id}" if prefix else problem.id
     return dataclasses.replace(problem, id=new_id, source=task.name)
+
+
+def _unseen(
+    problems: list[Problem], keys: dict[str, str], tasks: Sequence[BaseTask], dropped: list[Dropped]
+) -> list[Problem]:
+    """Without the dev and test problems that stand among the worked examples: they would measure nothing."""
+    shown = {normalise(question) for task in tasks for question in task.shown()}
+    met = [p for p in problems if p.split != "train" and keys[p.id] in shown] if shown else []
+    dropped += [
+        Dropped(problem_id=p.id, what=p.id, reason=f"a worked example, left out of {p.split}") for p in met
+    ]
+    gone = {problem.id for problem in met}
+    return [problem for problem in problems if problem.id not in gone] if gone else problems
 
 
 def _once(problems: list[Problem], keys: dict[str, str], dropped: list[Dropped]) -> list[Problem]:
@@ -196,7 +210,7 @@ def render(
     """The prompts of a problem.
 
     Args:
-        few_shot: at most so many worked examples in front; None: the task's setting.
+        few_shot: at most so many worked examples in front; None: as the task's base is shown.
         hint: with the answer given away, in the examples too where the task can.
         template: the tokenizer's chat template, wanted where the task says `chat`.
 
@@ -206,16 +220,25 @@ def render(
     hinted = task.hinted(problem) if hint else problem.question
     if hinted is None:
         raise RecipeError(f"task {task.name}: rationalization wants a hint, and it has none for {problem.id}")
-    wanted = task.settings.few_shot if few_shot is None else few_shot
+    wanted = task.settings.shots() if few_shot is None else few_shot
     shown = (task.hinted_examples(problem) if hint else task.examples(problem))[:wanted] if wanted else []
     trained = task.examples(problem)[:wanted] if wanted and task.settings.train_few_shot else []
+    plain = _prompt(task, problem.question, trained, template)
+    used = _prompt(task, hinted, shown, template)
     return Rendered(
-        prompt=_prompt(task, problem.question, trained, template),
-        prompt_used=_prompt(task, hinted, shown, template),
+        prompt=plain,
+        prompt_used=used,
         messages=json.dumps(_turns(task, hinted, shown), ensure_ascii=False) if task.settings.chat else "",
         few_shot=bool(shown),
         hinted=hint,
+        stem=_stem(task, hinted, used) if shown else "",
     )
+
+
+def _stem(task: BaseTask, question: str, prompt: str) -> str:
+    """What stands in a prompt in front of its question; empty where a template has changed the question."""
+    asked = task.messages(question)[-1]["content"] if task.settings.chat else task.prompt(question)
+    return prompt[: max(0, prompt.rfind(asked))]
 
 
 def _prompt(task: BaseTask, question: str, examples: list[tuple[str, str]], template: Template | None) -> str:

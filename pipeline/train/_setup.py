@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
 from pipeline.errors import DamagedData, RatchetError, RecipeError
+from pipeline.models.load import device_of, dtype_of
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._batches import Corpus
 from pipeline.train._folded import fold
@@ -158,12 +159,14 @@ def exact() -> Iterator[None]:
 
 
 def weights_dtype(job: TrainJob) -> torch.dtype:
-    """float32 on CPU. On a GPU frozen weights load as bfloat16, and weights that train keep float32 under
-    bfloat16 autocast.
+    """Weights that train keep float32 (on a GPU under bfloat16 autocast). Frozen ones load as bfloat16 on a
+    GPU, and on a CPU where the engine does.
     """
     if job.dtype != "auto":
         return getattr(torch, job.dtype)
-    return torch.bfloat16 if torch.cuda.is_available() and job.lora is not None else torch.float32
+    if job.lora is None:
+        return torch.float32
+    return dtype_of("auto", device_of("auto"), job.base)
 
 
 def lora_config(lora: dict[str, Any], task_type: str, **more: Any) -> LoraConfig:

@@ -61,6 +61,7 @@ class Candidate:
     logprob: float | None = None
     key: str = ""  #: the canonical form of the answer; "": the answer itself
     kind: Kind = "probability"
+    num_tokens: int = 0  #: of its trace, which the log-probability is over
 
     @property
     def weight(self) -> float | None:

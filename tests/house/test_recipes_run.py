@@ -44,6 +44,7 @@ SMALL_SEARCH = {
 PLAIN = ("quickstart", "rest_em_countdown")
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
+WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -77,7 +78,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *ADDITION, *REAL, *SEARCHING]
+    covered = [*PLAIN, *ADDITION, *REAL, *WORDS, *SEARCHING]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -137,6 +138,53 @@ def test_star_on_addition(name: str, place: Path) -> None:
         assert solved  # a problem that was solved gets no hint
     else:
         assert not (DATA / name / "round-001" / "retry").exists()
+
+
+STORIES = ["task.few_shot=0", "task.train=16", "task.dev=4", "task.test=4"]
+
+
+def words_policy(name: str, place: Path) -> tuple[Path, list[str]]:
+    """A policy that knows half of the word problems by heart, of the recipe's own task; the overrides for it."""
+    small = list(STORIES)
+    if name == "star_svamp":
+        rows = [
+            {
+                "ID": f"chal-{701 * (i % 4 == 0) + i}",
+                "Body": f"Ann had {i + 9} pens. She gave {i} of them to Bob",
+                "Question": "How many pens are left?",
+                "Equation": f"( {i + 9}.0 - {i}.0 )",
+                "Answer": 9.0,
+            }
+            for i in range(2, 60)
+        ]
+        small.append(f"task.path={world.write_rows(place / 'svamp.jsonl', rows)}")
+    task = task_of(name, small)
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        gold = task.gold_completion(problem)
+        assert gold is not None
+        return gold + world.GOES_ON if number % 2 else " 1 + 1 = 3" + world.GOES_ON
+
+    return world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150), small
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_star_on_word_problems(name: str, place: Path) -> None:
+    """With its controls: one trains on gold rationales, one on whatever the model wrote."""
+    base, small = words_policy(name, place)
+    rounds = 1 if name == "star_words_gold" else 2
+    run(name, f"models.policy.base={base}", *small, *BRIEF, f"rounds={rounds}")
+    whole(name, rounds)
+    task = task_of(name, small)
+    problems = {p.id: p for p in StageFolder(DATA / name / "prepare").read(Problem)}
+    kept = rows(name, 1, "rows", Example)
+    right = [task.correct(task.extract(row.completion), problems[row.problem_id]) for row in kept]
+    assert kept
+    assert all(right) == (name != "star_words_unfiltered")
+    if name == "star_words_gold":
+        assert {row.completion for row in kept} == {
+            task.gold_completion(p) for p in problems.values() if p.split == "train"
+        }
 
 
 # --- real text
@@ -356,6 +404,8 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         base, small = request.getfixturevalue("tiny"), COUNTDOWN
     elif use == "addition":
         base, small = addition_policy(place)
+    elif use == "words":
+        base, small = words_policy(name, place)
     else:
         small = real_task(name, place)
         base = real_policy(name, place, small)
@@ -363,11 +413,12 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
     whole(name)
     metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]
     assert any(key.startswith("quality/") for key in metrics)
-    searched = next(stage for stage in recipe.section("stages") if stage.room == "generate")
-    found = rows(name, 1, searched.name, Trace)
+    searched = next(stage for stage in recipe.section("stages") if stage.method in SMALL_SEARCH)
+    first, _ = searched.settings.rounds or (1, None)
+    found = rows(name, first, searched.name, Trace)
     assert found
     assert {trace.model for trace in found} == {"policy"}
-    nodes = rows(name, 1, searched.name, Node)
+    nodes = rows(name, first, searched.name, Node)
     assert {node.trace_id for node in nodes if node.trace_id} <= {trace.id for trace in found}
     assert any(node.value is not None for node in nodes)
     steps = rows(name, 1, "steps", StepExample)

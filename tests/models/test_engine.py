@@ -11,6 +11,7 @@ import torch
 from model_world import WORDS, make_model, word_tokenizer
 from torch.nn.functional import scaled_dot_product_attention
 
+from pipeline.engine import selftest
 from pipeline.engine.cpu_attention import attend
 from pipeline.engine.endings import EOS, LENGTH, STEP, STOP
 from pipeline.engine.growth import Request
@@ -325,6 +326,51 @@ def test_the_self_test_finds_that_bits_are_kept(policy: Engine, prm: Engine):
     assert self_test(prm, (64,))
     assert policy.exact
     assert policy.min_rows == 1
+
+
+def test_a_verdict_is_kept_for_the_next_launch_and_not_for_another_machine(tmp_path, monkeypatch):
+    """In a file; what is asked is asked again with other threads, versions, shapes or code."""
+    monkeypatch.setattr(selftest, "_known", {})
+    looks: list[int] = []
+    look = selftest._looked
+    monkeypatch.setattr(selftest, "_looked", lambda *given: looks.append(1) or look(*given))
+    cache, shape = tmp_path / "home" / "self-test.json", {"hidden_size": 32, "num_hidden_layers": 5}
+    engine = Engine(make_model(tmp_path / "m", word_tokenizer(), **shape))
+    told: list[tuple] = []
+    assert self_test(engine, (64,), cache=cache, progress=lambda *given: told.append(given))
+    assert told
+    assert len(engine.model.model.layers) == engine.num_layers == 5
+    assert len(engine._lean.layers) == 5
+    monkeypatch.setattr(selftest, "_known", {})  # another process
+    other = Engine(make_model(tmp_path / "m2", word_tokenizer(), seed=1, **shape))  # other weights
+    assert self_test(other, (64,), cache=cache)
+    assert (other.trim, other.remembers) == (engine.trim, engine.remembers)
+    assert len(looks) == 1
+    for change in (
+        lambda: monkeypatch.setattr(selftest, "_code", lambda: "other code"),
+        lambda: monkeypatch.setattr(selftest, "_processor", lambda: "another processor"),
+        lambda: monkeypatch.setattr(selftest, "version", lambda name: "9.9"),
+        lambda: cache.write_text("{"),
+    ):
+        monkeypatch.setattr(selftest, "_known", {})
+        change()
+        assert self_test(other, (64,), cache=cache)
+    assert len(looks) == 5
+
+
+def test_the_self_test_compares_more_than_two_rows_however_slow_the_machine(tmp_path, monkeypatch):
+    """Rows that feel a batch of more than two are found out, though there was no time for large batches."""
+    monkeypatch.setattr(selftest, "_known", {})
+    engine = Engine(make_model(tmp_path / "m", word_tokenizer(), hidden_size=40))
+    results = selftest._results
+
+    def feels(engine, rung, prefixes):
+        found = results(engine, rung, prefixes)
+        return found if len(prefixes) <= 7 else [(read, "other") for read, _ in found]
+
+    monkeypatch.setattr(selftest, "_results", feels)
+    assert not self_test(engine, (64,), seconds=0.0)
+    assert not engine.exact
 
 
 @pytest.mark.parametrize("heads", [4, 2, 1])

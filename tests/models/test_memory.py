@@ -11,6 +11,7 @@ import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 from test_driver import beams
 
+from pipeline.asks import Continue, Prefix
 from pipeline.engine import cpu_attention
 from pipeline.engine.driver import Driver, Search
 from pipeline.engine.endings import STEP
@@ -304,3 +305,51 @@ def test_positions_that_turn_by_the_longest_row_are_not_promised(tmp_path):
     assert engine._lean is None
     assert engine.new_memory() is None
     assert not self_test(engine, (64,))
+
+
+def written(engine: Engine, prompts: list[str], stem: str, until: str = "answer") -> list[tuple]:
+    """What plain sampling, or steps one by one, write after prompts that begin with a stem."""
+
+    def search(prompt: str):
+        [prefix] = yield Continue(Prefix(prompt), by="m", until=until, max_tokens=12)
+        while until == "step" and not prefix.done:
+            [prefix] = yield Continue(prefix, by="m", until=until, max_tokens=12)
+        return prefix.token_ids, prefix.logprobs
+
+    searches = [Search(f"p{i}", LineTask(), search(prompt), 30, stem) for i, prompt in enumerate(prompts)]
+    driver = Driver(lambda _: engine, run_seed=1, round=1, stage="s")
+    return [end.result for end in sorted(driver.run(searches), key=lambda end: end.problem_id)]
+
+
+@pytest.mark.parametrize("until", ["answer", "step"])
+def test_worked_examples_are_read_once_for_all_rows(tmp_path, until: str):
+    """And change no bit; what is read of them goes when the rows are done."""
+    engine = Engine(make_model(tmp_path / "m", word_tokenizer()))
+    assert self_test(engine, (64,))
+    assert engine.remembers
+    stem = "numbers 1 + 2 = 3\n" * 12  # 120 tokens
+    prompts = [f"{stem}numbers {i} + {i} =" for i in range(9)]
+    found: list[list[tuple]] = []
+    read = [
+        columns_read(engine, lambda shared=shared: found.append(written(engine, prompts, shared, until)))
+        for shared in ("", stem)
+    ]
+    assert found[0] == found[1]  # bitwise
+    length = len(engine.encode(stem)) - 1
+    assert read[0] - read[1] > 0.9 * (len(prompts) - 1) * length
+    assert engine._stems.of("") is None
+    assert not engine._stems._read
+
+
+def test_a_stem_that_is_too_short_or_another_prompts_is_not_used(tmp_path):
+    engine = Engine(make_model(tmp_path / "m", word_tokenizer()))
+    assert self_test(engine, (64,))
+    assert engine.stem_memory("1 + 2 = 3\n") is None
+    stem = "numbers 1 + 2 = 3\n" * 12
+    memory = engine.stem_memory(stem)
+    ids = tuple(engine.encode(stem))
+    assert memory.longest((*ids, 5, 6), ()).num_tokens == len(ids) - 1
+    assert memory.longest((7, *ids[1:], 5), ()).num_tokens == 0
+    assert memory.longest(ids[:-1], ()).num_tokens == 0  # nothing would be left to read
+    engine.remembers = False
+    assert engine.stem_memory(stem) is None

@@ -111,3 +111,15 @@ def test_few_shot_examples_have_the_problems_length_and_are_right():
             assert len(question) == len(problem.question)
             a, b = (number.replace(" ", "") for number in question.split(" + "))
             assert completion == scratchpad(a, b)
+
+
+def test_a_model_that_goes_on_with_the_next_example_is_cut_there():
+    """Its right answer would be lost among questions of its own. The embedded seed, shown none, is not cut."""
+    few = task(few_shot=2)
+    problem = next(iter(few.problems()))
+    gold = few.gold_completion(problem)
+    whole = gold + few.example_separator + few.prompt(problem.question) + gold
+    assert few.stop == (few.example_separator,)
+    assert not few.correct(few.extract(whole + "x"), problem)
+    assert few.correct(few.extract(whole.split(few.stop[0])[0]), problem)
+    assert task().stop == task(few_shot=2, chat=True).stop == ()

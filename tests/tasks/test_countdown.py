@@ -200,3 +200,15 @@ def test_the_same_operations_in_another_order_vote_together():
     assert one != other
     assert four.same(one, other)
     assert not four.same(one, four.extract("3 * 5 = 15, left 15, 2, 4\n4 / 2 = 2, left 15, 2\n15 + 2 = 17"))
+
+
+def test_a_model_that_goes_on_with_the_next_example_is_cut_there():
+    """Its right answer would be lost among questions of its own. The embedded seed, shown none, is not cut."""
+    few = task(few_shot=2)
+    problem = next(iter(few.problems()))
+    gold = few.gold_completion(problem)
+    whole = gold + few.example_separator + few.prompt(problem.question) + gold
+    assert few.stop == (few.example_separator,)
+    assert not few.correct(few.extract(whole + "x"), problem)
+    assert few.correct(few.extract(whole.split(few.stop[0])[0]), problem)
+    assert task().stop == task(few_shot=2, chat=True).stop == ()

@@ -113,3 +113,11 @@ def test_hinted_prompts_and_leaks():
     assert task.leaks(problem, " It is labeled as correct, so the answer is thing B0 (b).")
     assert task.leaks(problem, " (b).")
     assert task.leaks(problem, " A thing is what it is. Therefore, the answer is thing B0 (b).") is None
+
+
+def test_the_instruction_holds_nothing_that_copied_literally_reads_as_an_answer():
+    task = make(chat=True)
+    said = task.messages("Which?")[-1]["content"]
+    assert "(" not in said.removeprefix("Which?")
+    assert task.extract(said) is None
+    assert task.extract("Milk is cold. The answer is refrigerator (b).") == "b"

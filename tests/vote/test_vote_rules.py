@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.vote import Candidate, best, borda, keys, majority, rule, weighted
+from pipeline.vote import Candidate, best, borda, keys, likeliest, majority, rule, weighted
 from pipeline.vote.aggregate import RULES, aggregate, kind_of, weight
 
 STEPS = [0.9, 0.2, 0.8]
@@ -198,18 +198,10 @@ def test_a_rule_that_is_none_is_said(spec, said):
 
 @pytest.mark.parametrize(
     ("score", "value"),
-    [
-        (0.0, 0.5),
-        (0.5, 0.6224593312),
-        (2.0, 0.8807970780),
-        (-2.0, 0.1192029220),
-        (-0.5, 0.3775406688),
-        (800.0, 1.0),
-        (-800.0, 0.0),
-    ],
+    [(0.0, 0.5), (0.5, 0.6224593312), (2.0, 0.8807970780), (-0.5, 0.3775406688), (800.0, 1.0), (-800.0, 0.0)],
 )
-def test_logistic_is_the_logistic_function(score, value):
-    assert weighted.logistic(score) == pytest.approx(value, abs=1e-9)
+def test_log_odds_weigh_their_logistic_value(score, value):
+    assert weight(score, "log_odds") == pytest.approx(value, abs=1e-9)
 
 
 def scored(**answers):
@@ -231,8 +223,13 @@ def test_borda_counts_whom_a_candidate_beats(candidates, winner):
     assert borda.vote(candidates) == winner
 
 
-def test_a_weighted_vote_of_log_odds_weighs_their_logistic_values():
-    """0.88 and 0.12 against 0.62: as plain weights it would be 0 against 0.5."""
-    assert weighted.vote(scored(a=[2.0, -2.0], b=[0.5])) == "a"
-    assert weighted.vote(scored(a=[0.2, 0.1], b=[0.5])) == "b"
-    assert weighted.vote(scored(a=[-3.0, -3.0, -3.0], b=[-1.0])) == "b"
+def test_the_likeliest_a_token_wins_and_length_does_not_count():
+    """-0.2 a token over ten tokens beats -0.5 over two, though its sum is lower; an unknown one comes last."""
+    long, short = Candidate("7", None, -2.0, num_tokens=10), Candidate("5", None, -1.0, num_tokens=2)
+    unknown, silent = Candidate("9", 0.9, None), Candidate(None, 1.0, -0.01, num_tokens=1)
+    assert likeliest.vote([short, long, unknown, silent]) == "7"
+    assert likeliest.vote([short, short, Candidate("5", None, math.nan, num_tokens=1), long]) == "7"
+    assert likeliest.vote([unknown]) == "9"
+    assert likeliest.vote([silent]) is None
+    assert likeliest.vote([]) is None
+    assert not likeliest.Settings.scored
