@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 #: a figure that each part must leave
 FIGURES = {
@@ -20,25 +22,21 @@ FIGURES = {
     "search": "seed/4/vs_flat",
     "train": "tiny/sft_vs_trl",
 }
+QUICK = ("decode_small", "score")
 
 
-def test_every_part_runs_tiny(tmp_path: Path):
+@pytest.mark.parametrize("parts", [QUICK, pytest.param(tuple(FIGURES), marks=pytest.mark.full)], ids=len)
+def test_parts_run_tiny(parts: tuple[str, ...], tmp_path: Path):
     command = [
-        sys.executable,
-        "scripts/gpu_day.py",
-        "--tiny",
-        "--run",
-        ",".join(FIGURES),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+        sys.executable, "scripts/gpu_day.py", "--tiny", "--run", ",".join(parts), "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
     done = subprocess.run(
         [*command, "--checkpoints", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    for part, figure in FIGURES.items():
+    for part in parts:
         found = json.loads((tmp_path / "out" / f"{part}.json").read_text())
         failed = {name: value for name, value in found.items() if name.endswith(("failed", "traceback"))}
         assert not failed
-        assert found[figure] >= 0
+        assert found[FIGURES[part]] >= 0
