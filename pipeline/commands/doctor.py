@@ -67,7 +67,7 @@ def _looks(run: Run) -> Iterator[Finding]:
     problems = [p for p in prepared.problems if p.split == "train"][:PROBLEMS]
     yield _gold(run, problems)
     yield _disk(run)
-    name = next((n for n, model in run.recipe.models.items() if model.head is None), None)
+    name = run.recipe.policy
     if name is None:
         raise RecipeError(f"{run.recipe.path}: no policy among the models")
     weights = run.versions.base_weights(name)

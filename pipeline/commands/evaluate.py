@@ -50,7 +50,7 @@ def evaluate_apart(
     """Measure the policy of a run after a round, paired with its seed. Returns the numbers for people."""
     looked = open_run(name, workspace)
     number = _round_of(looked, number)
-    policy = next((n for n, model in looked.recipe.models.items() if model.head is None), None)
+    policy = looked.recipe.policy
     given: dict[str, Any] = {"of": [policy, f"{policy}@0"], "split": split, "samples": 0}
     for each in overrides:
         recipes.override(given, each, "samples=16")

@@ -118,8 +118,8 @@ class Agreement:
         if missed > size / 2:
             raise RecipeError(
                 f"model {self.engine.name}: the server lists {printable(model)} and does not answer as "
-                f"{adapter} does here: it should change the log-probabilities of one row by {size:.3g} nats a "
-                f"token, and misses that by {missed:.3g}. Restart the server; vLLM must be started with "
+                f"{adapter} does here: it should change the log-probabilities of one row by {size:.3g} nats "
+                f"a token, and misses that by {missed:.3g}. Restart the server; vLLM must be started with "
                 "--enable-lora and without quantization"
             )
         return []

@@ -222,6 +222,16 @@ class Recipe:
     def rounds(self) -> int:
         return self.header.rounds
 
+    @property
+    def policies(self) -> list[str]:
+        """The models without a head, which write."""
+        return [name for name, model in self.models.items() if model.head is None]
+
+    @property
+    def policy(self) -> str | None:
+        """The first policy; None where every model has a head."""
+        return next(iter(self.policies), None)
+
     def section(self, name: str) -> list[Stage]:
         """The stages of before, stages or finally, in order."""
         return [stage for stage in self.stages if stage.section == name]

@@ -29,7 +29,7 @@ TELL_EVERY = 1.0  #: seconds between two words to those who look from another te
 MOST_ROUNDS = 10  #: rows of the round table
 
 
-class Pace:
+class Speed:
     """How fast something goes, and when it will be done: by what was done since it (again) began."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -63,7 +63,7 @@ class Bar:
 
     def __init__(self, console: Console, name: str, total: int | None) -> None:
         self.console, self.name, self.total = console, name, total
-        self.pace = Pace(console.clock)
+        self.pace = Speed(console.clock)
         self.facts: dict[str, Any] = {}
         self.told = self.pace.began
         self.drawn: Any = None

@@ -123,7 +123,7 @@ class RunReader:
             RecipeError: no such model, or the round is not finished.
         """
         models = self._run.recipe.models
-        policy = next((key for key, spec in models.items() if spec.head is None), next(iter(models)))
+        policy = self._run.recipe.policy or next(iter(models))
         wanted = name or policy
         if wanted not in models:
             raise RecipeError(f"run {self.name}: no model {wanted!r}{nearest(wanted, models)}")

@@ -111,7 +111,7 @@ def closing_words(run: Run) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     for row in last:
         metrics.update(row["metrics"])
-    policy = next((name for name, model in run.recipe.models.items() if model.head is None), "policy")
+    policy = run.recipe.policy or "policy"
     seconds = sum(entry["seconds"] for entry in run.timings())
     return {
         "run": run.name,

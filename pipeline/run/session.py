@@ -29,7 +29,7 @@ from pipeline.recipe.shipped import shipped
 from pipeline.run import activity
 from pipeline.run.reporter import Silent
 from pipeline.run.run import Run
-from pipeline.store.disk import DISK, STORAGE_ERRNOS, Disk, cure_of, probe
+from pipeline.store.disk import DISK, Disk, probe, storage_told
 from pipeline.store.lock import RankLock, RunLock, is_child
 from pipeline.store.outcome import write_outcome
 from pipeline.store.workspace import HERE, Workspace
@@ -186,19 +186,6 @@ def require_room(recipe: Recipe, folder: Path, disk: Disk = DISK) -> None:
 
 
 @contextlib.contextmanager
-def full_disks_told(folder: Path) -> Iterator[None]:
-    """A full or failing disk is a StorageError also where others write: the lock, a trainer, a log."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in STORAGE_ERRNOS:
-            raise
-        raise StorageError(
-            f"{error.filename or folder}: {error.strerror}. {cure_of(error)} What is committed stays."
-        ) from error
-
-
-@contextlib.contextmanager
 def session(
     recipe: Recipe,
     console: Any,
@@ -239,7 +226,7 @@ def session(
         taken.extend(settle_recipe(recipe, folder))
 
     try:
-        with full_disks_told(folder), _held_by_all(lock, world):
+        with storage_told(folder), _held_by_all(lock, world):
             error: BaseException | None = None
             group = Supervision.of(world, folder, os.environ.get(FOLDER) if is_child() else None)
             try:

@@ -252,7 +252,7 @@ def _label(work: Work) -> Finish:
 def _select(work: Work) -> Finish:
     module = method("select", work.stage.method)
     run, settings = work.run, work.stage.settings
-    policy = next((name for name, model in run.recipe.models.items() if model.head is None), None)
+    policy = run.recipe.policy
     encode = encoder(run.versions.base(policy or next(iter(run.recipe.models))))
     more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
 

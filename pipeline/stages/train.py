@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.draws import seed_of
-from pipeline.errors import NothingKept, RecipeError, StorageError
+from pipeline.errors import NothingKept, RecipeError
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
 from pipeline.recipe.methods import hook, method
@@ -25,6 +25,7 @@ from pipeline.rows import KINDS
 from pipeline.run.run import Run
 from pipeline.settings import FileSource
 from pipeline.stages.inputs import Source, inputs_of, training_rows
+from pipeline.store.disk import storage_told
 from pipeline.store.weights import commit_weights
 from pipeline.train import TrainJob
 
@@ -91,7 +92,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     run.processes.barrier()
 
     long("loading and compiling")
-    with full_disk_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
+    with storage_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
         report = method("train", stage.method).train(
             TrainJob(
                 rows=rows,
@@ -195,23 +196,6 @@ def nothing_left(out: Path) -> Iterator[None]:
         yield
     except BaseException:  # whatever ended it, Ctrl-C too; it goes on from here
         shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def full_disk_told(target: Path) -> Iterator[None]:
-    """A full disk, as safetensors says it: its own exception with the system's number in words.
-
-    Raises:
-        StorageError: there is no room for the weights or a checkpoint.
-    """
-    try:
-        yield
-    except Exception as problem:  # its class moved between versions; only these two texts are taken
-        if "os error 28" in str(problem) or "os error 27" in str(problem):
-            raise StorageError(
-                f"{target}: no room to write weights ({problem}). Free some space and start the run again"
-            ) from None
         raise
 
 

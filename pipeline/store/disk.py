@@ -52,17 +52,33 @@ def free_bytes(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _told(path: Path, needed: int) -> Iterator[None]:
-    """Turns a full or failing disk into a sentence."""
+def storage_told(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turns a full or failing disk into a sentence, also where others write: a lock, a log, a trainer.
+
+    needed: bytes that were to be written at `path`; None where only their writer knows.
+
+    Raises:
+        StorageError: with what happened and what to do.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in STORAGE_ERRNOS:
+    except Exception as problem:  # safetensors has an exception of its own, with the system's number in words
+        error = problem if isinstance(problem, OSError) else _in_words(problem)
+        if error is None or error.errno not in STORAGE_ERRNOS:
             raise
-        room = f"{needed:,} bytes needed, {free_bytes(path.parent):,} free. " if is_full(error) else ""
-        raise StorageError(
-            f"{path}: {error.strerror or error}: {room}Nothing was half committed. {cure_of(error)}"
-        ) from error
+        if needed is None:
+            where, kept = error.filename or path, "What is committed stays."
+        else:
+            where, kept = path, "Nothing was half committed."
+            if is_full(error):
+                kept = f"{needed:,} bytes needed, {free_bytes(path.parent):,} free. {kept}"
+        raise StorageError(f"{where}: {error.strerror or error}: {kept} {cure_of(error)}") from problem
+
+
+def _in_words(problem: Exception) -> OSError | None:
+    """The system's error that safetensors says as `... (os error 28)`; None where it says none."""
+    found = re.search(r"\bos error (\d+)\b", str(problem))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def is_full(error: OSError) -> bool:
@@ -146,7 +162,7 @@ class Disk:
             raise StorageError(
                 f"{folder}: is a file where a folder is wanted: move it away, or start elsewhere"
             )
-        with _told(folder, 4096):
+        with storage_told(folder, 4096):
             self.make_folder(folder.parent)
             self.make(folder)
             self.sync_folder(folder.parent)
@@ -190,7 +206,7 @@ class Disk:
         self.make_folder(path.parent)
         temporary = temporary_beside(path)
         self.point("link", path)
-        with _told(path, source.stat().st_size):
+        with storage_told(path, source.stat().st_size):
             try:
                 os.link(source, temporary)
             except OSError as error:
@@ -250,7 +266,7 @@ class Stream(io.RawIOBase):
         self.path, self.size = path, 0
         self._disk, self._hash, self._buffer = disk, hashlib.sha256(), bytearray()
         self._temporary = path if direct else temporary_beside(path)
-        with _told(path, 0):
+        with storage_told(path, 0):
             self._fd = disk.create(self._temporary)
 
     def writable(self) -> bool:
@@ -267,7 +283,7 @@ class Stream(io.RawIOBase):
 
     def _drain(self) -> None:
         if self._buffer:
-            with _told(self.path, len(self._buffer)):
+            with storage_told(self.path, len(self._buffer)):
                 self._disk.put(self._fd, bytes(self._buffer), self._temporary)
             self._buffer.clear()
 
@@ -278,7 +294,7 @@ class Stream(io.RawIOBase):
     def commit(self) -> None:
         """Everything to the disk, then the name."""
         self._drain()
-        with _told(self.path, self.size):
+        with storage_told(self.path, self.size):
             self._disk.sync(self._fd, self._temporary)
             self._close_fd()
             if self._temporary != self.path:

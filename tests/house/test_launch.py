@@ -34,10 +34,10 @@ LIMITS = Limits(unit=1.0, still=1.0, dead=0.3, ended=0.3, start=30, together=1.5
 RANK = """
 import sys, time
 from pathlib import Path
-from pipeline import watch
-watch.LIMITS = limits = watch.Limits(unit=1.0, every=0.05)
-pulse = watch.Pulse()
-post = watch.Post(Path(sys.argv[1]), int(sys.argv[2]), pulse=pulse, limits=limits)
+from pipeline.processes import pulse as pulses
+pulses.LIMITS = limits = pulses.Limits(unit=1.0, every=0.05)
+pulse = pulses.Pulse()
+post = pulses.Post(Path(sys.argv[1]), int(sys.argv[2]), pulse=pulse, limits=limits)
 post.start()
 what, begun = sys.argv[3], time.monotonic()
 while time.monotonic() - begun < 60:
@@ -50,7 +50,7 @@ while time.monotonic() - begun < 60:
         pulse.long("loading", 50)
         time.sleep(50)
     if what == "waits" and pulse.count == 3:
-        pulse.long(watch.WAITING)
+        pulse.long(pulses.WAITING)
         time.sleep(50)
     if what == "hangs" and pulse.count == 3:
         time.sleep(50)

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.evaluate.gate import Decision
 from pipeline.report import wording
-from pipeline.report.console import Console, Pace
+from pipeline.report.console import Console, Speed
 
 
 class Clock:
@@ -166,7 +166,7 @@ def test_training_counts_its_own_steps():
 
 def test_pace_does_not_count_what_an_earlier_launch_did():
     clock = Clock()
-    pace = Pace(clock)
+    pace = Speed(clock)
     pace.saw(500)
     assert pace.rate is None
     clock.now = 10

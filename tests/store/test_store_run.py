@@ -105,7 +105,7 @@ def test_damage_anywhere_in_a_run_is_told(world):
 def test_an_input_that_was_made_again_differently_is_told(world):
     """A stage was remade behind the back of the one that read it."""
     folder = StageFolder(world / "run/round-001/sample")
-    folder.drop_manifest()
+    (folder.path / "manifest.json").unlink()
     folder.commit({"distinct": 0.5})
     (problem,) = verify_run(world / "run")
     assert "its input run/round-001/sample is another one now" in problem

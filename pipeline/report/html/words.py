@@ -234,7 +234,7 @@ def export_command(found: RunData) -> str:
     """How to get the best round's model, or the last one's; empty before there is one."""
     best = data.best_round(found)
     number = best["best"] if best else found.last_round
-    policy = next((name for name, model in found.run.recipe.models.items() if model.head is None), "policy")
+    policy = found.run.recipe.policy or "policy"
     return f"ratchet export {found.name} {number} --model {policy}" if number > 0 else ""
 
 
