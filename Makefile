@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full test-servers mutants check faults faults-long bench claims clean
+.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench claims clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ test: $(VENV)/.installed
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest $(TESTS) -m full
+
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TESTS)/gpu -m gpu
 
 # vLLM (the index's CPU build, a third party's, 2.8 GB) and llama.cpp, each in an environment of its own
 $(VENV)-vllm/.installed:

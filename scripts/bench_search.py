@@ -49,6 +49,7 @@ class Recording:
     read: float
     rows: list[Request] = field(default_factory=list)
     items: list[Any] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  #: by kind of work
 
     def or_better(self, other: Recording) -> Recording:
         """The better of each rate."""
@@ -79,7 +80,14 @@ def run_searches(
     policy.remembers, prm.remembers = could
     reading = driver.spent["seconds"]["read"]
     written = driver.spent["written"]["policy"]
-    return Recording(number / total, written / (total - reading), len(items) / reading, rows, items)
+    return Recording(
+        number / total,
+        written / (total - reading),
+        len(items) / reading,
+        rows,
+        items,
+        driver.spent["seconds"],
+    )
 
 
 def replay(bench: Bench, policy: Engine, recorded: Recording, live: int) -> float:

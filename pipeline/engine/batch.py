@@ -56,11 +56,24 @@ class Batch:
     def busy(self) -> bool:
         return bool(self.rows or self.waiting)
 
+    def steps(self, num_tokens: int) -> list[Request]:
+        """So many tokens for each row that decodes. Returns the rows that ended."""
+        ended: list[Request] = []
+        for _ in range(num_tokens):
+            if self.busy:
+                ended += self.step()
+        return ended
+
     def step(self) -> list[Request]:
         """One token for each row that decodes, after new ones joined. Returns the rows that ended."""
         ended = self._join() if self.waiting and self.size < self.cap else []
         num = min(self.size, self.cap)
         return ended + self._record(self._forward(num), slice(0, num)) if num else ended
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self.waiting.clear()
+        self.rows.clear()
 
     def written(self) -> list[tuple[Request, list[int], list[float]]]:
         """What each row that decodes has so far."""

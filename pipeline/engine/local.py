@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from pipeline.engine import cpu_attention, cpu_linear
+from pipeline.engine import cpu_attention, cpu_linear, cuda_engine
 from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Stash, cache_of, resumed
 from pipeline.engine.cpu_forward import cpu_forward_of
@@ -34,21 +33,16 @@ from pipeline.engine.prefix_cache import (
     Reading,
     Stems,
     gathered,
+    prompts,
     reading,
     remember,
     sizes,
 )
+from pipeline.engine.rungs import RUNGS, Limits, groups, rung_of, wide_rung_of
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged
 from pipeline.models.heads import score_kind
-from pipeline.models.load import device_of, dtype_of, hash_weights, load
-
-RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
-
-
-def rung_of(length: int) -> int:
-    """The columns of the smallest rung that holds `length` tokens."""
-    return next((rung for rung in RUNGS if rung >= length), -(-length // 512) * 512)
+from pipeline.models.load import device_of, dtype_of, hash_weights, load, plain_head
 
 
 class Engine(Text):
@@ -75,8 +69,8 @@ class Engine(Text):
         self.folder, self.adapter = Path(folder), Path(adapter) if adapter else None
         #: a smaller batch is padded to this; raised by the self-test where rows feel their number
         self.min_rows = 1
-        self.exact = True  #: False: only the distribution is promised, not the bits
-        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        self.exact = small  #: False: only the distribution is promised, not the bits
+        torch.use_deterministic_algorithms(small)  # a GPU's rows are promised in distribution only
         memory: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
@@ -95,20 +89,32 @@ class Engine(Text):
         self.num_layers: int = config.num_hidden_layers
         self._kinds = set(getattr(config, "layer_types", None) or [])
         self._sliding: int = getattr(config, "sliding_window", None) or 0
-        self._top = self._plain_head()
+        self._top = plain_head(self.model, head, self.num_tokens)
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
         self._lean = cpu_forward_of(self.model, self._top, one_by_one=head is None) if plain else None
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
+        self.rung_of = rung_of if small else wide_rung_of
+        self.fast: Any = None  #: on a GPU, the body in few launches
+        self.tables: Any = None  #: and the endings there
+        self.batch_kind: type[Batch] = Batch
+        self.records = not small  #: a GPU's steps as graphs
         self._stems = Stems(self)
+        if not small:
+            cuda_engine.prepare(self)
         #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
         self.forward_tokens = 1024 if small else 1 << 15
         self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
         #: for what all searches remember
         self.room = CacheBudget((2 if small else 16) << 30, self._token_bytes)
+
+    @property
+    def top(self) -> Any:
+        """Makes logits of hidden states; None where the head is more than a product."""
+        return self._top
 
     @functools.cached_property
     def weights_hash(self) -> str:
@@ -129,9 +135,9 @@ class Engine(Text):
     def submit(self, rows: Iterable[Request]) -> None:
         """Queue rows; each joins the batch of its rung when there is room."""
         for row in rows:
-            columns = rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
+            columns = self.rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
             if columns not in self._batches:
-                self._batches[columns] = Batch(self, columns, self._cap(columns))
+                self._batches[columns] = self.batch_kind(self, columns, self._cap(columns))
             self._batches[columns].waiting.append(row)
 
     @property
@@ -149,10 +155,8 @@ class Engine(Text):
         ended: list[Request] = []
         for columns in sorted(self._batches):
             batch = self._batches[columns]
-            for _ in range(num_tokens):
-                if batch.busy:
-                    ended += batch.step()
-            if not batch.busy and columns > RUNGS[0]:
+            ended += batch.steps(num_tokens)
+            if not batch.busy and columns > RUNGS[0] and self.batch_kind is Batch:
                 del self._batches[columns]  # frees its cache
         return ended
 
@@ -162,7 +166,10 @@ class Engine(Text):
 
     def clear(self) -> None:
         """Forget every row: a driver that ends early leaves none to the next."""
-        self._batches.clear()
+        for batch in self._batches.values():
+            batch.clear()
+        if self.batch_kind is Batch:
+            self._batches.clear()
         self._stems.clear()
 
     @functools.cached_property
@@ -179,30 +186,10 @@ class Engine(Text):
     # -- forwards
 
     def groups(self, lengths: Sequence[int], known: Sequence[int] = ()) -> Iterator[tuple[list[int], int]]:
-        """Forwards over sequences of these lengths: which, and their columns. Those of one rung share a
-        forward. known: the columns that stand in front of each and are not computed again.
-
-        Where padding is known not to change bits, a forward is as wide as its longest sequence, and a new one
-        begins where the padding would cost more than a forward does by itself.
-        """
-        order = sorted(range(len(lengths)), key=lambda i: (rung_of(lengths[i]), lengths[i]), reverse=True)
-        group: list[int] = []
-        width = rung = waste = longest = 0
-        most = self.cache_bytes // 4 // self._token_bytes  # columns, those in front too
-        for i in order:
-            waste += width - lengths[i]
-            longest = max(longest, lengths[i] + (known[i] if known else 0))
-            full = (len(group) + 1) * width > self.forward_tokens or (len(group) + 1) * longest > most
-            if full or rung != rung_of(lengths[i]) or (self.trim and waste > self.forward_cost):
-                if group:
-                    yield group, width
-                rung = rung_of(lengths[i])
-                width = lengths[i] if self.trim else rung
-                group, waste = [], width - lengths[i]
-                longest = lengths[i] + (known[i] if known else 0)
-            group.append(i)
-        if group:
-            yield group, width
+        """Forwards over sequences of these lengths: which, and their columns (see `rungs.groups`)."""
+        most = self.cache_bytes // 4 // self._token_bytes
+        limits = Limits(self.forward_tokens, most, self.forward_cost, self.trim)
+        return groups(lengths, known, self.rung_of, limits)
 
     def forward(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, held: Any
@@ -222,6 +209,8 @@ class Engine(Text):
         at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The last hidden states [R, N, width], or those of the columns `at` [R, A]."""
+        if self.fast is not None:  # nothing is remembered on a GPU: sequences are whole, padded on the right
+            return self.fast.read(ids, held.layers if held else None, at)
         if self._lean is not None:
             return self._lean(ids, positions, mask, held.layers if held else None, at)
         given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
@@ -254,21 +243,6 @@ class Engine(Text):
             found = self._logits(ids, positions, mask, cache_of(held), logits_to_keep=columns)
             logits = found[torch.arange(len(ids), device=self.device), place]
         return held, logits[: len(prefixes)].float()
-
-    @torch.inference_mode()
-    def _plain_head(self) -> Any:
-        """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft
-        cap).
-        """
-        top = (
-            getattr(self.model, "score", None) if self.head == "value" else self.model.get_output_embeddings()
-        )
-        if top is None:
-            return None
-        ids = torch.arange(min(8, self.num_tokens), device=self.device)[None]
-        plain = top(self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-        whole = self.model(input_ids=ids, use_cache=False).logits
-        return top if torch.allclose(plain, whole, rtol=1e-3, atol=1e-4) else None
 
     def _begun(
         self, sequences: Sequence[Sequence[int]], width: int, known: Sequence[Held] = ()
@@ -345,9 +319,12 @@ class Engine(Text):
     def _score_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at, held)
         if self._signs:
-            return logits[..., list(self._signs)].softmax(-1)[..., 0]
+            signs = list(self._signs)
+            return self._by_parts(
+                ids, positions, mask, at, held, lambda logits: logits[..., signs].softmax(-1)[..., 0]
+            )
+        logits = self._logits_at(ids, positions, mask, at, held)
         if logits.shape[-1] > 1:
             return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
         return logits[..., 0].sigmoid() if self.score_kind == "probability" else logits[..., 0]
@@ -363,10 +340,25 @@ class Engine(Text):
     def _logprob_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at, held)
         rows = torch.arange(len(at), device=at.device)[:, None]
         following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
-        return logits.gather(-1, following[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+        def reduce(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+        return self._by_parts(ids, positions, mask, at, held, reduce, following)
+
+    def _by_parts(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """`reduce` of the logits at the asked positions; on a GPU of some at a time, for those of a large
+        vocabulary take more room than the weights. more: of each position, given to `reduce` too.
+        """
+        if self.exact or self._top is None:
+            return reduce(self._logits_at(ids, positions, mask, at, held), *more)
+        hidden = self._hidden(ids, positions, mask, cache_of(held) if held else None, at)
+        return cuda_engine.by_parts(hidden, self._top, self.num_tokens, reduce, *more)
 
     def _read(
         self,
@@ -378,7 +370,7 @@ class Engine(Text):
         replies: list[list[float]] = [[] for _ in items]
         asked = [number for number, (_, at) in enumerate(items) if len(at)]
         if memories:
-            self._forwards(_prompts([items[n][0] for n in asked], [memories[n] for n in asked]), part)
+            self._forwards(prompts([items[n][0] for n in asked], [memories[n] for n in asked]), part)
         readings = []
         for n in asked:
             ids, at = items[n]
@@ -405,15 +397,3 @@ class Engine(Text):
             for place, (i, one) in enumerate(zip(group, ones, strict=True)):
                 replies[i] = one.values(values[place])
         return replies
-
-
-def _prompts(
-    sequences: Sequence[Sequence[int]], memories: Sequence[tuple[PrefixCache | None, int]]
-) -> list[Reading]:
-    """The prompts that several sequences of a search share and it does not remember: read first, and once."""
-    asked = ((memory, tuple(ids[:num])) for ids, (memory, num) in zip(sequences, memories, strict=True))
-    return [
-        Reading(ids, (), memory, (len(ids),))
-        for (memory, ids), count in Counter(asked).items()
-        if ids and count > 1 and memory is not None and not memory.knows(ids) and memory.fits(len(ids))
-    ]

@@ -8,6 +8,7 @@ share its room; what does not fit is read again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,3 +201,15 @@ def gathered(known: Sequence[Held], num_rows: int, num_columns: int, like: torch
             whole[:, row, :, start:end] = piece
             start = end
     return whole
+
+
+def prompts(
+    sequences: Sequence[Sequence[int]], memories: Sequence[tuple[PrefixCache | None, int]]
+) -> list[Reading]:
+    """The prompts that several sequences of a search share and it does not remember: read first, and once."""
+    asked = ((memory, tuple(ids[:num])) for ids, (memory, num) in zip(sequences, memories, strict=True))
+    return [
+        Reading(ids, (), memory, (len(ids),))
+        for (memory, ids), count in Counter(asked).items()
+        if ids and count > 1 and memory is not None and not memory.knows(ids) and memory.fits(len(ids))
+    ]

@@ -64,7 +64,7 @@ def start_engine(
         name=name,
     )
     if check:
-        from pipeline.engine.local import RUNGS
+        from pipeline.engine.rungs import RUNGS
         from pipeline.engine.selftest import cache_file, self_test
 
         exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)

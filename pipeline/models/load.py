@@ -126,3 +126,15 @@ def _merged(model: Any, adapter: Path) -> Any:
         # Unmerged decoding is 1.45 times slower (docs/design.md, 3).
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights
+
+
+@torch.inference_mode()
+def plain_head(model: Any, head: str | None, num_tokens: int) -> Any:
+    """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft cap)."""
+    top = getattr(model, "score", None) if head == "value" else model.get_output_embeddings()
+    if top is None:
+        return None
+    ids = torch.arange(min(8, num_tokens), device=model.device)[None]
+    plain = top(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    whole = model(input_ids=ids, use_cache=False).logits
+    return top if torch.allclose(plain, whole, rtol=1e-3, atol=1e-4) else None

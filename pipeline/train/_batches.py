@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 Batch = dict[str, torch.Tensor]
+LINE = 128  #: tokens; a line of rows is a multiple of it
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,31 @@ def packed_batches(corpus: Corpus, pad: int, max_length: int) -> Callable[[list[
         trained = column >= np.maximum(corpus.first_trained[rows][row], 1)
         labels[at[0][trained], at[1][trained]] = token[trained]
         return _tensors(input_ids=ids, labels=labels, position_ids=positions, rows=rows)
+
+    return collate
+
+
+def line_batches(corpus: Corpus, pad: int) -> Callable[[list[int]], Batch]:
+    """The same rows on one line, for attention that knows where each begins (`_alone`). The line is padded to
+    a multiple of LINE, as a row of its own.
+    """
+
+    def collate(picked: list[int]) -> Batch:
+        rows = np.asarray(picked)
+        lengths = corpus.lengths[rows]
+        row, column, token = _columns(corpus, rows)
+        rest = -len(token) % LINE
+        ids, labels = np.pad(token, (0, rest), constant_values=pad), np.full(len(token) + rest, -100)
+        trained = np.flatnonzero(column >= np.maximum(corpus.first_trained[rows][row], 1))
+        labels[trained] = token[trained]
+        places = np.concatenate([column, np.arange(rest)])
+        starts = np.cumsum([0, *lengths, *([rest] if rest else [])]).astype(np.int32)
+        batch = _tensors(
+            input_ids=ids[None], labels=labels[None], position_ids=places[None], cu_seq_lens_q=starts,
+            cu_seq_lens_k=starts, rows=rows,
+        )  # fmt: skip
+        longest: Any = int(max(lengths.max(), rest))
+        return {**batch, "max_length_q": longest, "max_length_k": longest}
 
     return collate
 

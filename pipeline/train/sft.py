@@ -65,7 +65,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig
 
-    from pipeline.train import _batches, _setup, _trainers
+    from pipeline.train import _alone, _batches, _setup, _trainers
 
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     dropped: Counter[str] = Counter()
@@ -79,7 +79,9 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     use_cache = model.config.use_cache
     trainer = _trainers.PolicyTrainer(model, arguments, tokenizer)
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    if settings.packing:
+    if _alone.use(model):
+        collate = _batches.line_batches(corpus, tokenizer.pad_token_id)
+    elif settings.packing:
         collate = _batches.packed_batches(corpus, tokenizer.pad_token_id, settings.max_length)
     else:
         collate = _batches.policy_batches(corpus, tokenizer.pad_token_id)

@@ -15,7 +15,8 @@ from pipeline.engine import selftest
 from pipeline.engine.cpu_attention import attend
 from pipeline.engine.endings import EOS, LENGTH, STEP, STOP
 from pipeline.engine.growth import Request
-from pipeline.engine.local import Engine, rung_of
+from pipeline.engine.local import Engine
+from pipeline.engine.rungs import rung_of
 from pipeline.engine.selftest import self_test
 from pipeline.errors import DamagedData, Diverged, RecipeError
 
