@@ -158,7 +158,7 @@ def parse_yaml(text: str, where: str) -> Any:
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{where}: more than {MAX_BYTES:,} characters: no recipe is that large")
     if sum(map(text.count, ("[", "{", "- "))) < FLAT:
-        with contextlib.suppress(yaml.YAMLError, RecursionError):
+        with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
             return _document(_Fast(text), where)
     try:
         return _document(_Loader(text), where)

@@ -100,7 +100,7 @@ def test_solve_answers_and_prints_the_tree(there: Path) -> None:
         ("mcts_star", ["iteration=3"], "did you mean iterations"),
         ("mcts_star", ["iterations=0"], "greater than or equal to 1"),
         ("mcts_star", ["value=critic"], "no model 'critic'"),
-        ("mcts_star", ["iterations"], "an override is key=value"),
+        ("mcts_star", ["iterations"], "an override is key.sub=value"),
     ],
 )
 def test_solve_says_what_it_cannot_do(there: Path, search: str, overrides: list[str], words: str) -> None:
