@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.models.heads import head_name, open_scorer
+from pipeline.models.merged import merged
 
 
 def device_of(wanted: str) -> torch.device:
@@ -50,7 +52,7 @@ def load(
     Raises:
         RecipeError: the folder holds no such model, or a value head that was never trained.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they
@@ -65,12 +67,9 @@ def load(
                 "use engine: {server: [...]}"
             )
         if head == "value":
-            ready = any("TokenClassification" in str(name) for name in config.architectures or [])
-            more = {} if ready else {"num_labels": 1}  # a ready-made PRM keeps its own labels
-            model, info = AutoModelForTokenClassification.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **more
-            )
-            if any(key.startswith("score.") for key in info["missing_keys"]) and not _trains_head(adapter):
+            model, info = open_scorer(folder, dtype=dtype)
+            fresh = any(key.startswith(f"{head_name(model)}.") for key in info["missing_keys"])
+            if fresh and not _trains_head(adapter, head_name(model)):
                 raise RecipeError(
                     f"{folder}: head: value has no trained head; train it first, or name a PRM folder"
                 )
@@ -85,17 +84,14 @@ def load(
     return model.to(device).requires_grad_(False).eval()
 
 
-def _trains_head(adapter: Path | None) -> bool:
+def _trains_head(adapter: Path | None, name: str) -> bool:
     if adapter is None:
         return False
     path = adapter / "adapter_config.json"
-    return not path.exists() or "score" in (json.loads(path.read_text()).get("modules_to_save") or [])
+    return not path.exists() or name in (json.loads(path.read_text()).get("modules_to_save") or [])
 
 
 def _merged(model: Any, adapter: Path) -> Any:
     if (adapter / "adapter_config.json").exists():
-        from peft import PeftModel
-
-        # Unmerged decoding is 1.45 times slower (ARCHITECTURE 4).
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return merged(model, adapter)
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights

@@ -22,8 +22,12 @@ def open_engine(
 ) -> Any:
     """The engine of one version of a model.
 
-    servers: addresses that hold the base model; none: a local engine. check: run the self-test, once for each
-    shape of model in a process; `engine.exact` then says whether a row's bits are its own on this machine.
+    servers: addresses that hold the base model; none: a local engine. check: hold the engine against
+    transformers' own forward and run the self-test, once for each shape of model in a process; `engine.exact`
+    then says whether a row's bits are its own on this machine.
+
+    Raises:
+        RecipeError: a family that this engine does not read as transformers does.
     """
     if servers:
         from pipeline.models.server import ServerEngine
@@ -37,21 +41,27 @@ def open_engine(
             weights_hash=weights_hash,
             name=name,
         )
-    from pipeline.models.engine import Engine
+    from pipeline.models.engine import RUNGS, Engine
+    from pipeline.models.own_forward import fits
+    from pipeline.models.selftest import self_test
+    from pipeline.models.whole import WholeEngine
 
-    engine = Engine(
-        folder,
-        adapter,
-        head=head,
-        dtype=dtype,
-        device=device,
-        max_rows=max_rows,
-        weights_hash=weights_hash,
-        name=name,
-    )
-    if check:
-        from pipeline.models.engine import RUNGS
-        from pipeline.models.selftest import self_test
+    def made(kind: type[Engine]) -> Engine:
+        return kind(
+            folder,
+            adapter,
+            head=head,
+            dtype=dtype,
+            device=device,
+            max_rows=max_rows,
+            weights_hash=weights_hash,
+            name=name,
+        )
 
-        self_test(engine, RUNGS[:1])
+    if not check:
+        return made(Engine)
+    engine = fits(folder, lambda: made(Engine))
+    if engine is None:
+        return fits(folder, lambda: made(WholeEngine), refuse=True)
+    self_test(engine, RUNGS[:1])
     return engine

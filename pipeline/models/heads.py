@@ -1,0 +1,87 @@
+"""A scalar head on any causal family: transformers' own token classifier where it has one whose head is
+`score`, and the same made of its parts where it has none or names the head otherwise (GPT-2, OPT, OLMo).
+
+A folder that brings a token classifier of its own (a ready-made PRM) is opened as it is, whatever its head is
+called. What is exported of a family that transformers has no such class for opens here, and not in
+transformers by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+NAMES = ("score", "classifier")
+
+
+def is_ready(config: Any) -> bool:
+    """Does a configuration say that its folder holds a token classifier?"""
+    return any("TokenClassification" in str(name) for name in getattr(config, "architectures", None) or [])
+
+
+def head_of(model: Any) -> Any:
+    """The module that makes scores of the last hidden state; None without one."""
+    return next((getattr(model, name) for name in NAMES if hasattr(model, name)), None)
+
+
+def head_name(model_or_keys: Any) -> str:
+    """What the head is called in a model, or in the names of its weights."""
+    if isinstance(model_or_keys, list):
+        return next((name for name in NAMES if any(key.startswith(f"{name}.") for key in model_or_keys)), NAMES[0])
+    return next((name for name in NAMES if hasattr(model_or_keys, name)), NAMES[0])
+
+
+def scorer_class(config: Any) -> Any:
+    """The class that opens a folder of this configuration with a head.
+
+    Raises:
+        ValueError: it is no causal model of transformers.
+    """
+    from transformers import AutoModelForTokenClassification
+
+    if is_ready(config) and type(config) in AutoModelForTokenClassification._model_mapping:
+        return AutoModelForTokenClassification._model_mapping[type(config)]
+    return _made(type(config))
+
+
+@functools.cache
+def _made(kind: type) -> Any:
+    from torch import nn
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+    from transformers.modeling_layers import GenericForTokenClassification
+
+    if kind in AutoModelForTokenClassification._model_mapping:
+        own = AutoModelForTokenClassification._model_mapping[kind]
+        if issubclass(own, GenericForTokenClassification):
+            return own
+    if kind not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"{kind.__name__} is no causal language model of transformers")
+    causal = AutoModelForCausalLM._model_mapping[kind]
+    family = next(
+        one for one in causal.__mro__ if issubclass(one, PreTrainedModel) and "PreTrainedModel" in one.__name__
+    )
+
+    def begin(self: Any, config: Any) -> None:
+        GenericForTokenClassification.__init__(self, config)
+        width = getattr(config, "word_embed_proj_dim", None)  # OPT's last hidden states have the embedding's width
+        if width and width != self.score.in_features:
+            self.score = nn.Linear(width, config.num_labels)
+
+    stem = kind.__name__.removesuffix("Config").removesuffix("Text")
+    name = f"{stem}ForTokenClassification"
+    own = {"base_model_prefix": causal.base_model_prefix, "__init__": begin, "__module__": __name__}
+    return type(name, (GenericForTokenClassification, family), own)
+
+
+def open_scorer(folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """A folder's model with its head and what transformers says of the loading. A base without a head gets a
+    fresh one of one label.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    if not is_ready(config):
+        config.num_labels = 1
+    config.classifier_dropout = 0.0  # no key of every architecture, so it cannot be passed
+    return scorer_class(config).from_pretrained(folder, config=config, output_loading_info=True, **more)
