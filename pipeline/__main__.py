@@ -119,6 +119,7 @@ def check(recipe_files: Annotated[list[Path], typer.Argument(metavar="RECIPE..."
     `ratchet check recipes/*.yaml`
     """
     from pipeline.errors import RecipeError
+    from pipeline.models.chat import faults_of
     from pipeline.recipe import load
 
     problems: list[str] = []
@@ -129,7 +130,8 @@ def check(recipe_files: Annotated[list[Path], typer.Argument(metavar="RECIPE..."
             problems += error.problems
             continue
         problems += [f"{path}: {line}" for line in found.not_built]
-        if not found.not_built:
+        problems += (faults := faults_of(found))
+        if not found.not_built and not faults:
             typer.echo(f"{path}: ok ({len(found.stages)} stages, {found.rounds} rounds)")
     if problems:
         raise RecipeError(problems)

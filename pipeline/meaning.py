@@ -109,6 +109,8 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
             yield f"{here}: trains a reward model, but models.{stage.settings.model} has no head"
         if model and stage.method == "sft" and model.head == "value":
             yield f"{here}: trains a policy, but models.{stage.settings.model} has a value head"
+        if model and model.lora != "none" and (fault := stage.settings.fault_of_lora(model.lora)):
+            yield f"models.{stage.settings.model}.lora.{fault}"
     if getattr(stage.settings, "split", "train") == "test" and stage.section != "finally":
         yield f"{here}: split: test is read once, in finally; use dev here"
     if (

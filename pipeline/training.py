@@ -106,6 +106,7 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 save_every=run.recipe.header.save_every,
                 report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
                 beat=alive,
+                say=run.console.note,
             ),
             settings,
         )

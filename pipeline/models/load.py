@@ -52,20 +52,13 @@ def load(
     Raises:
         RecipeError: the folder holds no such model, or a value head that was never trained.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they
     # load, and a rank with nothing to generate never comes to take its share. The next training sets it anew.
     unset_hf_deepspeed_config()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ["full_attention"]}
-        if not kinds <= {"full_attention", "sliding_attention"}:
-            raise RecipeError(
-                f"{folder}: layers of kind {', '.join(sorted(kinds))} are not served here; "
-                "use engine: {server: [...]}"
-            )
         if head == "value":
             model, info = open_scorer(folder, dtype=dtype)
             fresh = any(key.startswith(f"{head_name(model)}.") for key in info["missing_keys"])

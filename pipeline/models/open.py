@@ -42,7 +42,7 @@ def open_engine(
             name=name,
         )
     from pipeline.models.engine import RUNGS, Engine
-    from pipeline.models.own_forward import fits
+    from pipeline.models.own_forward import fits, read_whole
     from pipeline.models.selftest import self_test
     from pipeline.models.whole import WholeEngine
 
@@ -60,7 +60,7 @@ def open_engine(
 
     if not check:
         return made(Engine)
-    engine = fits(folder, lambda: made(Engine))
+    engine = None if read_whole(folder) else fits(folder, lambda: made(Engine))
     if engine is None:
         return fits(folder, lambda: made(WholeEngine), refuse=True)
     self_test(engine, RUNGS[:1])

@@ -27,7 +27,19 @@ NUM_TOKENS = 4  #: that a row writes
 LONGEST = 1024  #: a row is longer than the smallest window, up to here
 #: of the logits' own spread, the share that a log-probability may be off by
 OFF = {torch.float32: 0.01, torch.bfloat16: 0.25, torch.float16: 0.25}
+KINDS = {"full_attention", "sliding_attention"}  #: of layers, that a running batch has a cache for
+_whole: set[str] = set()  #: configurations of models that are read whole
 _known: dict[tuple[Any, ...], tuple[float, int]] = {}
+
+
+def read_whole(folder: Path) -> bool:
+    """Is this a model whose rows are read whole: one with a state instead of a cache, or one that was found to
+    differ?
+    """
+    from transformers import AutoConfig
+
+    kinds = {str(kind) for kind in getattr(AutoConfig.from_pretrained(folder), "layer_types", None) or KINDS}
+    return not kinds <= KINDS or (folder / "config.json").read_text() in _whole
 
 
 def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engine | None:
@@ -60,6 +72,7 @@ def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engi
             f"{folder}: models of type {kind} are not served here: {reason}. Use engine: {{server: [...]}}, or "
             "another base (docs/models.md lists the families)"
         )
+    _whole.add((folder / "config.json").read_text())
     return None
 
 

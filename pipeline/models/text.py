@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RecipeError
+from pipeline.models.chat import chat_of, render
 from pipeline.models.endings import Endings, Rule, token_bytes, tokenizer_hash
-from pipeline.models.tokens import encode_prompt
+from pipeline.models.tokens import encode_prompt, pad_of, require_embedded
 
 
 class Text:
@@ -19,7 +20,8 @@ class Text:
     Attributes:
         name: what messages call the model.
         context: tokens that prompt and completion may have together.
-        eos_ids: ids that end a completion; ids that only pad are not among them.
+        eos_ids: ids that end a completion, the chat template's own end of a turn among them; ids that only pad
+        are not.
         probability: the scores are probabilities: a head trained by BCE (`prm.json` beside the weights says
         so).
     """
@@ -38,10 +40,11 @@ class Text:
             self.tokenizer.eos_token_id,
         ):
             found += ids if isinstance(ids, list) else [] if ids is None else [ids]
-        self.eos_ids: tuple[int, ...] = tuple(sorted(set(found)))
-        pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else self.eos_ids[0] if self.eos_ids else 0
-        self.num_tokens = max(len(self.tokenizer), int(text_config.vocab_size))
+        turn = chat_of(self.tokenizer).end
+        self.eos_ids: tuple[int, ...] = tuple(sorted({*found, *([] if turn is None else [turn])}))
+        self.num_embedded = int(text_config.vocab_size)  #: ids that the model knows
+        self.pad_id: int = pad_of(self.tokenizer, self.num_embedded, self.eos_ids)
+        self.num_tokens = max(len(self.tokenizer), self.num_embedded)
         self.probability = False
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
@@ -78,6 +81,7 @@ class Text:
         ids = encode_prompt(self.tokenizer, prompt)
         while ids and ids[-1] == self.tokenizer.eos_token_id and ids[-1] != self.tokenizer.bos_token_id:
             ids = ids[:-1]  # some tokenizers close every text
+        require_embedded(ids, self.num_embedded, self.tokenizer, f"model {self.name}")
         if len(self._encoded) >= 4096:
             self._encoded.clear()
         self._encoded[prompt] = ids = ids or [self.pad_id]
@@ -109,8 +113,12 @@ class Text:
         return b"".join([texts[i] for i in ids if i < size]).decode("utf-8", errors="replace")
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """Chat turns in the model's own template, ending where its answer begins."""
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        """Chat turns in the model's own template, ending where its answer begins.
+
+        Raises:
+            RecipeError: it has none, or refuses these turns.
+        """
+        return render(self.tokenizer, messages, self.name)
 
 
 def trained_as_probability(*folders: Path | None) -> bool:

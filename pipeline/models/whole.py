@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.models.attention import NAMES
 from pipeline.models.batch import COUNT, POSITION, Batch
 from pipeline.models.cache import Stash
 from pipeline.models.engine import Engine
@@ -43,6 +44,8 @@ class WholeEngine(Engine):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        if self.model.config._attn_implementation in NAMES:
+            self.model.set_attn_implementation("sdpa")
         self.num_layers = 1  # of stand-ins for a cache
         self.trim, self.remembers, self.exact = True, False, False
 

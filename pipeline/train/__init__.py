@@ -49,6 +49,12 @@ class TrainSettings(StageSettings):
         default_factory=dict, description="passed through to the trainer's own arguments"
     )
 
+    def fault_of_lora(self, lora: dict[str, Any]) -> str:
+        """Why this method cannot train with such LoRA settings, said before anything is sampled; empty if it
+        can.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class TrainJob:

@@ -23,8 +23,10 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
 from pipeline.errors import DamagedData, RatchetError, RecipeError
+from pipeline.models.tokens import pad_of, require_embedded
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._batches import Corpus
+from pipeline.train._fits import frozen_share, with_experts
 from pipeline.train._folded import fold
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
@@ -203,9 +205,15 @@ def lora_config(lora: dict[str, Any], task_type: str, **more: Any) -> LoraConfig
 
 
 def load_model(
-    job: TrainJob, auto: Any, task_type: str, lora_more: dict[str, Any] | None = None, **load: Any
+    job: TrainJob,
+    auto: Any,
+    task_type: str,
+    lora_more: dict[str, Any] | None = None,
+    fresh: tuple[str, ...] = (),
+    **load: Any,
 ) -> PreTrainedModel | PeftModel:
-    """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none.
+    """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none. fresh: how
+    the names of weights begin that a base need not have.
 
     Raises:
         RecipeError: what it goes on from does not fit `lora`. DamagedData: weights are missing.
@@ -223,7 +231,7 @@ def load_model(
         str(folder), dtype=weights_dtype(job), output_loading_info=True, **load
     )
     # a fresh head may be missing; anything else would be random numbers in the middle of a model
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("score.")):
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(fresh)):
         raise DamagedData(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
     if is_adapter:
         model = PeftModel.from_pretrained(model, str(job.adapter), is_trainable=True)
@@ -231,7 +239,8 @@ def load_model(
             config.base_model_name_or_path = str(job.base)
     elif job.lora is not None:
         try:
-            model = get_peft_model(model, lora_config(job.lora, task_type, **(lora_more or {})))
+            config = lora_config(job.lora, task_type, **(lora_more or {}))
+            model = get_peft_model(model, with_experts(config, model))
         except ValueError as error:
             raise RecipeError(f"lora: peft refuses it: {error}") from error
     if num_trainable(model) == 0:
@@ -243,6 +252,17 @@ def load_model(
     if job.lora is not None and not torch.cuda.is_available() and kind in PLAIN:
         fold(model)
     return model
+
+
+def padding(model: Any, tokenizer: Any, corpus: Corpus, name: str) -> int:
+    """A token to pad with.
+
+    Raises:
+        RecipeError: the rows hold tokens that the model has no embedding for.
+    """
+    size = int(model.config.get_text_config().vocab_size)
+    require_embedded([int(corpus.tokens.max())], size, tokenizer, name)
+    return pad_of(tokenizer, size)
 
 
 def num_trainable(model: torch.nn.Module) -> int:
@@ -311,6 +331,8 @@ def announce(job: TrainJob, trainer: Any, corpus: Corpus, order: Any) -> dict[st
         f"{args.per_device_train_batch_size} rows a device x {args.world_size} processes x "
         f"{args.gradient_accumulation_steps} accumulated; {values['num_trainable']:,} weights train"
     )
+    if share := frozen_share(trainer.model):
+        job.say(share)
     return report
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from datasets import Dataset
+from peft import PeftModel
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -31,6 +32,7 @@ from pipeline.store.disk import DISK
 from pipeline.train import TrainJob
 from pipeline.train import _checkpoints as checkpoints
 from pipeline.train._batches import Batch, Order
+from pipeline.train._fits import name_experts, same_loss, use_own_loss
 
 
 class Exact(Trainer):
@@ -220,9 +222,17 @@ class PolicyTrainer(Exact, SFTTrainer):
         # TRL insists on a datasets.Dataset and a tokenizer at construction; both are replaced, for the rows
         # are tokens already
         stand_in = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        self.lent = name_experts(model.config)
         super().__init__(model, args, train_dataset=stand_in, processing_class=tokenizer)
+        if args.deepspeed is None and not same_loss(model):
+            use_own_loss(model.get_base_model() if isinstance(model, PeftModel) else model)
         self.processing_class = None
         self.callback_handler.processing_class = None
+
+    def save_weights(self, out: Path) -> None:
+        if self.lent:
+            del self.model.config.get_text_config().num_experts
+        super().save_weights(out)
 
 
 class StepTrainer(Exact):

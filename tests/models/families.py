@@ -23,6 +23,11 @@ MLA: dict[str, Any] = {
     "first_k_dense_replace": 1, "n_shared_experts": 1, "num_key_value_heads": 4,
 }  # fmt: skip
 
+LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+
 #: model type -> what its configuration takes beside SHAPE (or instead of it, where it says `only`)
 FAMILIES: dict[str, dict[str, Any]] = {
     "apertus": {}, "arcee": {}, "bitnet": {}, "cohere": {}, "cohere2": {"sliding_window": 8},
@@ -31,28 +36,28 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 12, "sliding_window": 8}, "glm": {"head_dim": 12}, "glm4": {"head_dim": 12},
     "granite": {}, "helium": {"head_dim": 12}, "hunyuan_v1_dense": {"head_dim": 12}, "jais2": {},
     "llama": {}, "llama_tied": {"type": "llama", "tie_word_embeddings": True},
-    "ministral": {"sliding_window": 8}, "mistral": {"sliding_window": 8}, "mistral_full": {"type": "mistral", "sliding_window": None},
+    "mistral": {"sliding_window": 8}, "mistral_full": {"type": "mistral", "sliding_window": None},
     "nanochat": {}, "nemotron": {}, "olmo": {}, "olmo2": {}, "olmo3": {"sliding_window": 8},
     "persimmon": {}, "phi": {}, "phi3": {"sliding_window": 8}, "qwen2": {}, "qwen2_window": {"type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-    "qwen3": {"head_dim": 12}, "seed_oss": {"head_dim": 12}, "smollm3": {}, "stablelm": {}, "starcoder2": {"sliding_window": 8},
+    "qwen3": {"head_dim": 12}, "seed_oss": {"head_dim": 12}, "smollm3": {}, "stablelm": {"partial_rotary_factor": 0.5}, "starcoder2": {"sliding_window": 8},
     "vaultgemma": {"head_dim": 12, "sliding_window": 8}, "exaone": {}, "internlm3": {}, "youtu": MLA, "minicpm3": MLA,
-    "afmoe": MOE, "dbrx": {"d_model": 48, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}, "deepseek_v2": MLA, "deepseek_v3": MLA,
+    "afmoe": MOE, "deepseek_v2": MLA, "deepseek_v3": MLA,
     "dots1": MLA, "ernie4_5_moe": MOE | {"moe_num_experts": 4, "moe_k": 2}, "flex_olmo": MOE, "glm4_moe": MLA | {"head_dim": 12}, "gpt_oss": MOE | {"head_dim": 12, "sliding_window": 8},
     "granitemoe": MOE, "granitemoeshared": MOE | {"shared_intermediate_size": 48}, "hunyuan_v1_moe": MOE | {"head_dim": 12, "moe_topk": 2}, "jetmoe": MOE | {"kv_channels": 12},
     "minimax_m2": MOE | {"head_dim": 12}, "mixtral": MOE | {"sliding_window": None}, "olmoe": MOE, "phimoe": MOE, "qwen2_moe": MOE, "qwen3_moe": MOE | {"head_dim": 12},
     "gpt2": GPT, "gpt_bigcode": GPT, "gptj": GPT | {"rotary_dim": 8}, "codegen": GPT | {"rotary_dim": 8},
-    "gpt_neo": {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 8},
+    "gpt_neo": {"num_hidden_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 8},
     "gpt_neox": {}, "gpt_neox_japanese": {}, "opt": {"ffn_dim": 96, "word_embed_proj_dim": 48}, "opt_projected": {"type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 32},
     "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
     "bloom": {"n_layer": 2, "n_head": 4}, "falcon": {"alibi": False}, "falcon_alibi": {"type": "falcon", "alibi": True, "new_decoder_architecture": False, "parallel_attn": False},
     "falcon_new": {"type": "falcon", "alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2},
     "biogpt": {}, "xglm": {"d_model": 48, "ffn_dim": 96, "num_layers": 2, "attention_heads": 4}, "ctrl": GPT | {"dff": 96},
-    "openai-gpt": GPT, "bert": {"is_decoder": True}, "roberta": {"is_decoder": True}, "xlnet": {"d_model": 48, "n_layer": 2, "n_head": 4, "d_inner": 96},
+    "openai-gpt": GPT, "bert": {"is_decoder": True}, "roberta": {"is_decoder": True},
     "mamba": {"state_size": 8}, "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 24, "n_groups": 1}, "falcon_mamba": {"state_size": 8}, "rwkv": {"attention_hidden_size": 48, "context_length": 256},
-    "jamba": MOE | {"mamba_d_state": 8}, "bamba": {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_d_state": 8, "mamba_n_groups": 1}, "zamba2": {"mamba_d_state": 8}, "recurrent_gemma": {"head_dim": 12},
-    "lfm2": {}, "qwen3_next": MOE | {"head_dim": 12}, "granitemoehybrid": MOE, "minimax": MOE | {"head_dim": 12}, "nemotron_h": {"hybrid_override_pattern": "M*"}, "olmo_hybrid": {}, "falcon_h1": {}, "xlstm": {}, "moshi": {"head_dim": 12},
+    "jamba": MOE | {"mamba_d_state": 8}, "bamba": {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_d_state": 8, "mamba_n_groups": 1}, "recurrent_gemma": {"head_dim": 12},
+    "lfm2": {}, "qwen3_next": MOE | LINEAR | {"head_dim": 12}, "granitemoehybrid": MOE | {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4, "mamba_d_head": 24, "mamba_d_state": 8, "mamba_n_groups": 1}, "minimax": MOE | {"head_dim": 12}, "nemotron_h": {"hybrid_override_pattern": "M*", "mamba_num_heads": 4, "mamba_head_dim": 12, "ssm_state_size": 8, "n_groups": 1}, "olmo_hybrid": LINEAR, "falcon_h1": {"mamba_d_ssm": 48, "mamba_n_heads": 4, "mamba_d_head": 12, "mamba_n_groups": 1, "mamba_d_state": 8}, "xlstm": {}, "moshi": {"head_dim": 12},
     "llama4_text": MOE | {"head_dim": 12, "attention_chunk_size": 8, "intermediate_size_mlp": 96}, "gemma3n_text": {"head_dim": 12}, "blt": {}, "dots3_note_text": {}, "aria_text": {}, "kimi_linear": {}, "longcat_flash": MLA, "glm4_moe_lite": MLA, "solar_open": MLA, "exaone_moe": MOE, "mimo_v2_flash": MOE, "hy_v3": MOE, "laguna": MOE, "granite_swa": {}, "gemma4_text": {"head_dim": 12},
-    "deepseek_v32": MLA, "glm_moe_dsa": MLA, "qwen3_5_text": {"head_dim": 12}, "cohere2_moe": MOE, "sarvam_mla": MLA, "sarvam_moe": MOE, "iquestcoder": {}, "hyperclovax": {}, "mellum": {}, "axk1": MLA, "kolibri1": {}, "cwm": {}, "zaya": {}, "flint": {}, "beam": {},
+    "deepseek_v32": MLA, "glm_moe_dsa": MLA, "qwen3_5_text": LINEAR | {"head_dim": 12}, "cohere2_moe": MOE, "sarvam_mla": MLA, "sarvam_moe": MOE, "iquestcoder": {}, "hyperclovax": {}, "mellum": {}, "axk1": MLA, "kolibri1": {}, "cwm": {}, "zaya": {}, "flint": {}, "beam": {},
 }  # fmt: skip
 
 
