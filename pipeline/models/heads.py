@@ -42,20 +42,36 @@ def scorer_class(config: Any) -> Any:
 
     if is_ready(config) and type(config) in AutoModelForTokenClassification._model_mapping:
         return AutoModelForTokenClassification._model_mapping[type(config)]
-    return _made(type(config))
+    return _made(type(config), _body_name(config))
+
+
+def _body_name(config: Any) -> str:
+    """What the causal model of this configuration calls its body: a base's weights are named by it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    causal = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if causal is None:
+        return ""
+    with torch.device("meta"):
+        parts = dict(causal(config).named_children())
+    if causal.base_model_prefix in parts:
+        return causal.base_model_prefix
+    return next((name for name, part in parts.items() if hasattr(part, "get_input_embeddings")), "")
 
 
 @functools.cache
-def _made(kind: type) -> Any:
+def _made(kind: type, body: str) -> Any:
     from torch import nn
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
     from transformers.modeling_layers import GenericForTokenClassification
+    from transformers.modeling_outputs import TokenClassifierOutput
 
     if kind in AutoModelForTokenClassification._model_mapping:
         own = AutoModelForTokenClassification._model_mapping[kind]
         if issubclass(own, GenericForTokenClassification):
             return own
-    if kind not in AutoModelForCausalLM._model_mapping:
+    if not body:
         raise ValueError(f"{kind.__name__} is no causal language model of transformers")
     causal = AutoModelForCausalLM._model_mapping[kind]
     family = next(
@@ -67,11 +83,17 @@ def _made(kind: type) -> Any:
         width = getattr(config, "word_embed_proj_dim", None)  # OPT's last hidden states have the embedding's width
         if width and width != self.score.in_features:
             self.score = nn.Linear(width, config.num_labels)
+        if hasattr(self.base_model, "pooler"):  # BERT's, which a base of language models does not bring
+            self.base_model.pooler = None
+
+    def forward(self: Any, input_ids: Any = None, **given: Any) -> Any:
+        hidden = self.base_model(input_ids, **given).last_hidden_state
+        return TokenClassifierOutput(logits=self.score(self.dropout(hidden)))
 
     stem = kind.__name__.removesuffix("Config").removesuffix("Text")
     name = f"{stem}ForTokenClassification"
-    own = {"base_model_prefix": causal.base_model_prefix, "__init__": begin, "__module__": __name__}
-    return type(name, (GenericForTokenClassification, family), own)
+    own = {"base_model_prefix": body, "__init__": begin, "forward": forward}
+    return type(name, (GenericForTokenClassification, family), own | {"__module__": __name__})
 
 
 def open_scorer(folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:

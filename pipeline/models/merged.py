@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import DamagedData, RecipeError
+from pipeline.errors import DamagedData
 
 NUM_TOKENS = 12
 #: of the spread of the logits; in half precision a merged weight is rounded once more
@@ -36,6 +36,7 @@ def merged(model: Any, adapter: Path) -> Any:
             raise
         first = (str(problem).splitlines() or [""])[0]
         raise DamagedData(f"{adapter}: peft cannot put it on {type(model).__name__}: {first[:200]}") from problem
+    _require_used(wrapped, adapter)
     ids = _row(model, settings)
     with torch.inference_mode():
         trained = wrapped(input_ids=ids, use_cache=False).logits.float()
@@ -53,6 +54,28 @@ def merged(model: Any, adapter: Path) -> Any:
             "their spread); its lora settings cannot be used here: leave out what adapts embeddings or heads"
         )
     return whole
+
+
+def _require_used(wrapped: Any, adapter: Path) -> None:
+    """Every weight of the adapter has a place in the model; peft would leave out the rest without a word.
+
+    Raises:
+        DamagedData: some have none.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        return  # peft said what it thinks of that
+    with safe_open(path, "pt") as file:
+        stored = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118  no mapping
+    left = sorted(stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
+    if left:
+        raise DamagedData(
+            f"{adapter}: {len(left)} of its {len(stored)} weights have no place in the base, {left[0]} among them: "
+            "they would never be used. It belongs to another base, or to another version of peft"
+        )
 
 
 def _row(model: Any, settings: dict[str, Any]) -> torch.Tensor:
@@ -93,13 +116,3 @@ def _tie_again(model: Any) -> None:
     else:
         for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
             config.tie_word_embeddings = False
-
-
-def require_mergeable(lora: dict[str, Any]) -> None:
-    """Refuse, before anything is trained, what cannot be merged.
-
-    Raises:
-        RecipeError: with the setting.
-    """
-    if lora.get("layer_replication"):
-        raise RecipeError("lora.layer_replication: a merged model would not be the one that was trained")

@@ -16,6 +16,8 @@ from torch import nn
 from pipeline.errors import RecipeError
 
 PLAIN = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+#: families of which peft refuses out_proj and conv1d, whose weights a fused kernel reads
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 TOLERANCE = {torch.float32: 2e-3}  #: of the spread of the logits; 0.1 in half precision
 
 
@@ -35,26 +37,85 @@ def experts_of(model: nn.Module) -> list[str]:
     return found
 
 
-def with_experts(config: LoraConfig, model: Any) -> LoraConfig:
-    """One rule for every family: where every linear layer is adapted, so are the experts and their routers.
-
-    peft does it by itself for the families that it knows from before experts were stacked into one weight.
+def fitted(config: LoraConfig, model: Any) -> LoraConfig:
+    """`all-linear` by one rule for every family: where every linear layer is adapted, so are experts and their
+    routers, stacked as they are; what peft cannot adapt is left out (a router that returns more than a product,
+    the inner products of a Mamba).
     """
-    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN as KNOWN
-
+    if config.target_modules != "all-linear":
+        return config
+    out = [*unread(model), *(name for name, module in model.named_modules() if _odd(module))]
+    if getattr(model.config, "model_type", "") in MAMBA:
+        out += [name for name, _ in model.named_modules() if name.endswith((".out_proj", ".conv1d"))]
+    if out:
+        config.exclude_modules = sorted({*(config.exclude_modules or ()), *out})
     plain = not (config.lora_dropout or config.use_dora or config.lora_bias or config.target_parameters)
-    if config.target_modules != "all-linear" or not plain or config.layers_to_transform is not None:
-        return config
-    if getattr(model.config, "model_type", "") in KNOWN:
-        return config
     names = experts_of(model)
-    if not names:
+    if not names or not plain or config.layers_to_transform is not None or _peft_knows(model):
         return config
     config.target_parameters = sorted({".".join(name.split(".")[-3:]) for name in names})
     if any(name.endswith(".gate_up_proj") for name in names):  # two projections in one
         config.rank_pattern = {r".*\.gate_up_proj": 2 * config.r, **config.rank_pattern}
         config.alpha_pattern = {r".*\.gate_up_proj": 2 * config.lora_alpha, **config.alpha_pattern}
     return config
+
+
+@torch.no_grad()
+def unread(model: Any) -> list[str]:
+    """Linear layers whose weights are read past their forward (a state's step size, say): an adapter there would
+    change the merged model and not the one that trains. Experts may only not be chosen.
+    """
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "expert" not in name
+    }
+    called: set[int] = set()
+    hooks = [one.register_forward_hook(lambda module, *_: called.add(id(module))) for one in layers.values()]
+    was = model.training
+    model.eval()
+    try:
+        model(input_ids=torch.tensor([[3, 5, 7]], device=model.device), use_cache=False)
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):  # sharded weights, say
+        return []
+    finally:
+        model.train(was)
+        for hook in hooks:
+            hook.remove()
+    return [name for name, module in layers.items() if id(module) not in called and module is not _head(model)]
+
+
+def _head(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
+def require_read(model: Any) -> None:
+    """Refuse adapters that the recipe names on layers whose forward is not called.
+
+    Raises:
+        RecipeError: with the layers.
+    """
+    plain = model.get_base_model()
+    past = [name for name in unread(plain) if name.endswith(".base_layer")]
+    if past:
+        raise RecipeError(
+            f"lora.target_modules: {past[0].removesuffix('.base_layer')} and {len(past) - 1} more: this family reads "
+            "the weights of such layers directly, so an adapter there would not train: leave them out"
+        )
+
+
+def _odd(module: nn.Module) -> bool:
+    """A linear layer whose forward gives something else."""
+    kind = type(module)
+    return isinstance(module, nn.Linear) and kind is not nn.Linear and "Router" in kind.__name__
+
+
+def _peft_knows(model: Any) -> bool:
+    """Does peft adapt the experts of this family by itself, as those that it knows from before they were
+    stacked?
+    """
+    from peft.utils import transformers_weight_conversion as peft_rules
+
+    kind = peft_rules._MODEL_TO_CONVERSION_PATTERN.get(getattr(model.config, "model_type", ""))
+    return kind in peft_rules._MOE_FUSED_TARGETS
 
 
 def require_trained(model: Any) -> None:
@@ -153,6 +214,38 @@ def name_experts(config: Any) -> bool:
 
 
 @torch.no_grad()
+def takes_positions(model: Any) -> bool:
+    """Does the model make the same of a row with its positions given and without? A family that counts its own
+    from elsewhere is trained without, as it is sampled.
+    """
+    ids = [[(3 + 37 * i) % int(model.config.get_text_config().vocab_size) for i in range(12)]]
+    was = model.training
+    model.eval()
+    try:
+        given = _logits(model, ids, [[*range(12)]])
+        own = model(input_ids=torch.tensor(ids, device=given.device), use_cache=False).logits.float()
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a family whose forward knows no positions
+        return False
+    finally:
+        model.train(was)
+    off = float((given - own).abs().max() / own.std(unbiased=False).clamp(min=1e-3))
+    return off <= TOLERANCE.get(next(model.parameters()).dtype, 0.1)
+
+
+@torch.no_grad()
+def routes(model: Any) -> bool:
+    """Does the model give its router's logits, for TRL's loss that balances experts? A configuration may speak of
+    routers that the model has not.
+    """
+    given = torch.tensor([[3, 5, 7]], device=next(model.parameters()).device)
+    try:
+        found = getattr(model(input_ids=given, use_cache=False, output_router_logits=True), "router_logits", None)
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    return bool(found) and all(one is not None for one in found)
+
+
+@torch.no_grad()
 def same_loss(model: Any) -> bool:
     """Is TRL's fused loss, hidden states times the head's weights, the one of the model's own logits? Not where a
     family does more on the way (a projection, a scale or a cap that TRL does not know).
@@ -195,6 +288,7 @@ def use_own_loss(model: Any) -> None:
         top = (logits.argmax(-1) == wanted) & known
         loss = -chosen.sum() / known.sum().clamp(min=1)
         aux = getattr(found, "aux_loss", None)
+        aux = logits.new_zeros(()) if aux is None else aux
         return FusedCausalLMOutput(
             loss=loss, log_probs=chosen, entropy=entropy, is_top1=top, label_mask=known, aux_loss=aux
         )

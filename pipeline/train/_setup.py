@@ -26,7 +26,7 @@ from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.tokens import pad_of, require_embedded
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._batches import Corpus
-from pipeline.train._fits import frozen_share, with_experts
+from pipeline.train._fits import fitted, frozen_share, require_read
 from pipeline.train._folded import fold
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
@@ -240,7 +240,9 @@ def load_model(
     elif job.lora is not None:
         try:
             config = lora_config(job.lora, task_type, **(lora_more or {}))
-            model = get_peft_model(model, with_experts(config, model))
+            model = get_peft_model(model, fitted(config, model))
+            if "target_modules" in job.lora:
+                require_read(model)
         except ValueError as error:
             raise RecipeError(f"lora: peft refuses it: {error}") from error
     if num_trainable(model) == 0:

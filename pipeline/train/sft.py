@@ -98,12 +98,13 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     use_cache = getattr(model.config, "use_cache", True)
     trainer = _trainers.PolicyTrainer(model, arguments, tokenizer)
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    if settings.packing and not fault:
+    packed = settings.packing and not fault
+    if packed:
         collate = _batches.packed_batches(corpus, pad, settings.max_length)
     else:
         collate = _batches.policy_batches(corpus, pad)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps)
-    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
+    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every, packed)
     report = _setup.announce(job, trainer, corpus, order)
     trainer.run()
     model.config.use_cache = use_cache
