@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.asks import Asks, Continue, start, to_trace
+from pipeline.models.chat import chat_of, faults_of
 from pipeline.models.tokens import encoder
 from pipeline.recipe import Recipe
 from pipeline.rows import Problem, Trace
@@ -119,6 +120,18 @@ def _template(run: Run, engine: Any) -> Finding:
         if has
         else "set task.chat=false: this tokenizer has no template"
     )
+    if has and asked:
+        if faults := faults_of(run.recipe):
+            return Finding("chat template", True, seen, faults[0])
+        chat = chat_of(engine.tokenizer)
+        ends = engine.tokenizer.convert_ids_to_tokens(list(engine.eos_ids))
+        seen += f"; a turn ends at {' or '.join(map(repr, ends)) or 'nothing'}"
+        if chat.end is None and chat.end_text and chat.end_text not in ends:
+            cure = (
+                f"the template closes a turn with {chat.end_text[:40]!r}, which is no token of its own, so answers "
+                "run on: use a model whose end mark is a token, or set task.chat=false and task.stop"
+            )
+            return Finding("chat template", True, seen, cure)
     return Finding("chat template", has != asked, seen, cure)
 
 

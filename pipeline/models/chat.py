@@ -1,5 +1,5 @@
-"""What a chat template says beside its text: where a turn ends, where an answer begins, and whether it takes the
-turns at all. Found by rendering a known conversation. Free of torch.
+"""What a chat template says beside its text: where a turn ends, where an answer begins, and whether it takes
+the turns at all. Found by rendering a known conversation. Free of torch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def chat_of(tokenizer: Any) -> Chat:
 def _look(tokenizer: Any) -> Chat:
     asked = _try(tokenizer, [("user", MARK)], True)
     before = asked.rpartition(MARK)[2] if asked else ""
-    for turns in ([("user", "Hi"), ("assistant", MARK)], [("user", "Hi"), ("assistant", MARK), ("user", "Hi")]):
+    for turns in (
+        [("user", "Hi"), ("assistant", MARK)],
+        [("user", "Hi"), ("assistant", MARK), ("user", "Hi")],
+    ):
         text = (_try(tokenizer, turns, False) or "").rpartition(MARK)[2].strip()
         if text:
             break
@@ -73,7 +76,9 @@ def render(tokenizer: Any, messages: Sequence[dict[str, str]], name: str = "", b
 
     who = f"model {name}: " if name else ""
     if not getattr(tokenizer, "chat_template", None):
-        raise RecipeError(f"{who}task.chat: true, but the tokenizer has no chat template: set task.chat=false")
+        raise RecipeError(
+            f"{who}task.chat: true, but the tokenizer has no chat template: set task.chat=false"
+        )
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=begins)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as problem:
@@ -88,7 +93,7 @@ def render(tokenizer: Any, messages: Sequence[dict[str, str]], name: str = "", b
 
 
 def faults_of(recipe: Any) -> list[str]:
-    """What is wrong between a recipe's chatting tasks and the templates of its policies that lie on this disk."""
+    """What is wrong between a recipe's chatting tasks and the templates of its policies on this disk."""
     chatting = [task for task in recipe.tasks if getattr(task, "chat", False)]
     found: list[str] = []
     for name, model in recipe.models.items() if chatting else ():

@@ -28,7 +28,9 @@ def head_of(model: Any) -> Any:
 def head_name(model_or_keys: Any) -> str:
     """What the head is called in a model, or in the names of its weights."""
     if isinstance(model_or_keys, list):
-        return next((name for name in NAMES if any(key.startswith(f"{name}.") for key in model_or_keys)), NAMES[0])
+        return next(
+            (name for name in NAMES if any(key.startswith(f"{name}.") for key in model_or_keys)), NAMES[0]
+        )
     return next((name for name in NAMES if hasattr(model_or_keys, name)), NAMES[0])
 
 
@@ -75,12 +77,16 @@ def _made(kind: type, body: str) -> Any:
         raise ValueError(f"{kind.__name__} is no causal language model of transformers")
     causal = AutoModelForCausalLM._model_mapping[kind]
     family = next(
-        one for one in causal.__mro__ if issubclass(one, PreTrainedModel) and "PreTrainedModel" in one.__name__
+        one
+        for one in causal.__mro__
+        if issubclass(one, PreTrainedModel) and "PreTrainedModel" in one.__name__
     )
 
     def begin(self: Any, config: Any) -> None:
         GenericForTokenClassification.__init__(self, config)
-        width = getattr(config, "word_embed_proj_dim", None)  # OPT's last hidden states have the embedding's width
+        width = getattr(
+            config, "word_embed_proj_dim", None
+        )  # OPT's last hidden states have the embedding's width
         if width and width != self.score.in_features:
             self.score = nn.Linear(width, config.num_labels)
         if hasattr(self.base_model, "pooler"):  # BERT's, which a base of language models does not bring

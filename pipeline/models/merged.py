@@ -1,8 +1,8 @@
 """An adapter merged into its base, as peft would run it unmerged.
 
-Merging writes into the base's weights, so a base that ties its embeddings would change its head with them: the
-head gets weights of its own first. One short row is then compared with peft's own forward, on every load: what
-is sampled from is what was trained, or nothing is.
+Merging writes into the base's weights, so a base that ties its embeddings would change its head with them:
+the head gets weights of its own first. One short row is then compared with peft's own forward, on every load:
+what is sampled from is what was trained, or nothing is.
 """
 
 from __future__ import annotations
@@ -31,11 +31,18 @@ def merged(model: Any, adapter: Path) -> Any:
     settings = json.loads((adapter / "adapter_config.json").read_text())
     try:
         wrapped = PeftModel.from_pretrained(model, adapter).eval()
-    except (ValueError, KeyError, RuntimeError, TypeError) as problem:  # peft's way to say that it does not fit
+    except (
+        ValueError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+    ) as problem:  # peft's way to say that it does not fit
         if "DefaultCPUAllocator" in str(problem):
             raise
         first = (str(problem).splitlines() or [""])[0]
-        raise DamagedData(f"{adapter}: peft cannot put it on {type(model).__name__}: {first[:200]}") from problem
+        raise DamagedData(
+            f"{adapter}: peft cannot put it on {type(model).__name__}: {first[:200]}"
+        ) from problem
     _require_used(wrapped, adapter)
     ids = _row(model, settings)
     with torch.inference_mode():
@@ -50,8 +57,8 @@ def merged(model: Any, adapter: Path) -> Any:
     off = float((found - trained).abs().max() / trained.std(unbiased=False).clamp(min=1e-3))
     if off > OFF.get(whole.dtype, 0.1):  # what is not finite is told with its own sentence
         raise DamagedData(
-            f"{adapter}: merged into its base it is not the model that peft runs (logits differ by {off:.2g} of "
-            "their spread); its lora settings cannot be used here: leave out what adapts embeddings or heads"
+            f"{adapter}: merged into its base it is not the model that peft runs (logits differ by {off:.2g} "
+            "of their spread); its lora settings cannot be used here: leave out what adapts embeddings, heads"
         )
     return whole
 
@@ -73,8 +80,8 @@ def _require_used(wrapped: Any, adapter: Path) -> None:
     left = sorted(stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
     if left:
         raise DamagedData(
-            f"{adapter}: {len(left)} of its {len(stored)} weights have no place in the base, {left[0]} among them: "
-            "they would never be used. It belongs to another base, or to another version of peft"
+            f"{adapter}: {len(left)} of its {len(stored)} weights have no place in the base, {left[0]} among "
+            "them: they would never be used. It belongs to another base, or to another version of peft"
         )
 
 

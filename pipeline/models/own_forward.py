@@ -1,11 +1,11 @@
-"""Does the engine compute what transformers itself computes? One look at each shape of model, before its first
-use.
+"""Does the engine compute what transformers itself computes? One look at each shape of model, before its
+first use.
 
-`selftest` compares the engine with itself; a family whose layers the engine misreads (windows it does not know
-of, positions of the family's own) is as exact there as any. Here the tokens that the engine writes and reads are
-held against the model's own forward over the whole row, without cache, mask or positions of ours. A family
-that differs, or whose forward does not take what the engine gives it, is read by `whole`; one that differs
-there too (it is not causal, say) is refused with one sentence.
+`selftest` compares the engine with itself; a family whose layers the engine misreads (windows it does not
+know of, positions of the family's own) is as exact there as any. Here the tokens that the engine writes and
+reads are held against the model's own forward over the whole row, without cache, mask or positions of ours.
+A family that differs, or whose forward does not take what the engine gives it, is read by `whole`; one that
+differs there too (it is not causal, say) is refused with one sentence.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _known: dict[tuple[Any, ...], tuple[float, int]] = {}
 
 
 def read_whole(folder: Path) -> bool:
-    """Is this a model whose rows are read whole: one with a state instead of a cache, or one that was found to
-    differ?
+    """Is this a model whose rows are read whole: one with a state instead of a cache, or one that was found
+    to differ?
     """
     from transformers import AutoConfig
 
@@ -53,8 +53,8 @@ def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engi
         engine = made()
         off, length = _off(engine)
         reason = (
-            f"read here a row of {length} tokens differs from transformers' own forward (by {off:.2g} of what "
-            "its logits spread)"
+            f"read here a row of {length} tokens differs from transformers' own forward (by {off:.2g} of "
+            "what its logits spread)"
         )
     except RatchetError:
         raise
@@ -69,8 +69,8 @@ def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engi
     if refuse:
         kind = json.loads((folder / "config.json").read_text()).get("model_type", "?")
         raise RecipeError(
-            f"{folder}: models of type {kind} are not served here: {reason}. Use engine: {{server: [...]}}, or "
-            "another base (docs/models.md lists the families)"
+            f"{folder}: models of type {kind} are not served here: {reason}. Use engine: {{server: [...]}}, "
+            "or another base (docs/models.md lists the families)"
         )
     _whole.add((folder / "config.json").read_text())
     return None
@@ -104,7 +104,9 @@ def _rows(engine: Engine, config: Any) -> list[list[int]]:
 @torch.inference_mode()
 def _own(engine: Engine, ids: list[int]) -> torch.Tensor:
     """The model's own float32 logits [T, V] over a row."""
-    return engine.model(input_ids=torch.tensor([ids], device=engine.device), use_cache=False).logits[0].float()
+    return (
+        engine.model(input_ids=torch.tensor([ids], device=engine.device), use_cache=False).logits[0].float()
+    )
 
 
 def _off_tokens(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
@@ -118,7 +120,11 @@ def _off_tokens(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
     found: list[tuple[float, int]] = []
     for row, ids, seen in zip(written, whole, read, strict=True):
         logits = _own(engine, ids)[:-1]
-        own = logits.log_softmax(-1).gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0].cpu()
+        own = (
+            logits.log_softmax(-1)
+            .gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0]
+            .cpu()
+        )
         far = [(own - torch.tensor(seen)).abs(), (own[-NUM_TOKENS:] - torch.tensor(row.logprobs)).abs()]
         found.append((_share(torch.cat(far), logits, engine.dtype), len(ids)))
     return max(found)
@@ -130,7 +136,12 @@ def _off_scores(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
     for ids, seen in zip(rows, engine.score([(ids, range(len(ids))) for ids in rows]), strict=True):
         logits = _own(engine, ids)
         own = engine.scores_of(logits).cpu()
-        found.append((_share((own - torch.tensor(seen)).abs(), own if len(own) > 1 else logits, engine.dtype), len(ids)))
+        found.append(
+            (
+                _share((own - torch.tensor(seen)).abs(), own if len(own) > 1 else logits, engine.dtype),
+                len(ids),
+            )
+        )
     return max(found)
 
 

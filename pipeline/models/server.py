@@ -31,6 +31,22 @@ TRIES = 4
 SECONDS = 600.0  #: one answer
 
 
+def changes_something(adapter: Path) -> bool:
+    """Is there a weight in an adapter that is not at its start, where it changes nothing?"""
+    path = Path(adapter) / "adapter_model.safetensors"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        for name, about in json.loads(file.read(size)).items():
+            if "lora_B" in name:
+                first, end = about["data_offsets"]
+                file.seek(8 + size + first)
+                if any(file.read(end - first)):
+                    return True
+    return False
+
+
 class Refused(Exception):
     """The server understood and said no (HTTP 4xx)."""
 
@@ -128,7 +144,33 @@ class ServerEngine(Text):
                         "with --enable-lora --max-lora-rank R and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and "
                         "let it read that folder"
                     ) from None
+            self._require_used(url, names[0], lora, adapter)
         return lora
+
+    def _require_used(self, url: str, base: str, lora: str, adapter: Path) -> None:
+        """One row by both names: an adapter that changes no log-probability is not used.
+
+        Raises:
+            RecipeError: the server answers as without it.
+        """
+        if not changes_something(adapter):
+            return
+        ids = [1 + 37 * i % max(1, self.num_embedded - 1) for i in range(8)]
+        asked = {"prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        try:
+            seen = [
+                self._send(url, "/v1/completions", {**asked, "model": name})["choices"][0].get(
+                    "prompt_logprobs"
+                )
+                for name in (base, lora)
+            ]
+        except Refused:
+            return  # it takes no ids or gives no such numbers: nothing to compare
+        if seen[0] and seen[0] == seen[1]:
+            raise RecipeError(
+                f"model {self.name}: server {url} answers with the adapter {adapter} as without it: it does not use "
+                "it. Start it with --enable-lora, and a --max-lora-rank that the adapter fits"
+            )
 
     def _complete(self, ids: Sequence[int], body: dict[str, Any]) -> dict[str, Any]:
         """One completion's first choice."""

@@ -20,8 +20,8 @@ class Text:
     Attributes:
         name: what messages call the model.
         context: tokens that prompt and completion may have together.
-        eos_ids: ids that end a completion, the chat template's own end of a turn among them; ids that only pad
-        are not.
+        eos_ids: ids that end a completion, the chat template's own end of a turn among them; ids that only
+        pad are not.
         probability: the scores are probabilities: a head trained by BCE (`prm.json` beside the weights says
         so).
     """

@@ -52,8 +52,8 @@ def require_embedded(ids: Iterable[int], size: int, tokenizer: Any, name: str) -
     if (largest := max(ids, default=0)) >= size:
         token = tokenizer.convert_ids_to_tokens(int(largest))
         raise RecipeError(
-            f"{name}: the tokenizer's token {token!r} is number {largest} and the model has {size}: it was added "
-            "without model.resize_token_embeddings; use the tokenizer that belongs to these weights"
+            f"{name}: the tokenizer's token {token!r} is number {largest} and the model has {size}: it was "
+            "added without model.resize_token_embeddings; use the tokenizer that belongs to these weights"
         )
 
 

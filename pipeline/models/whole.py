@@ -34,7 +34,9 @@ class WholeBatch(Batch):
             line[len(row.ids) : len(row.ids) + count] = written[:count]
         given = torch.from_numpy(ids).to(self.engine.device)
         logits = self.engine._logits(given, None, None, None)
-        return logits[torch.arange(num, device=logits.device), torch.from_numpy(last.copy()).to(logits.device)].float()
+        return logits[
+            torch.arange(num, device=logits.device), torch.from_numpy(last.copy()).to(logits.device)
+        ].float()
 
 
 class WholeEngine(Engine):

@@ -25,8 +25,8 @@ from transformers.utils import logging as hf_logging
 from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.tokens import pad_of, require_embedded
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
+from pipeline.train._adapters import fitted, frozen_share, require_read
 from pipeline.train._batches import Corpus
-from pipeline.train._fits import fitted, frozen_share, require_read
 from pipeline.train._folded import fold
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
@@ -212,8 +212,8 @@ def load_model(
     fresh: tuple[str, ...] = (),
     **load: Any,
 ) -> PreTrainedModel | PeftModel:
-    """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none. fresh: how
-    the names of weights begin that a base need not have.
+    """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none.
+    fresh: how the names of weights begin that a base need not have.
 
     Raises:
         RecipeError: what it goes on from does not fit `lora`. DamagedData: weights are missing.

@@ -52,8 +52,8 @@ class Settings(TrainSettings):
         for one in named if isinstance(named, (list, tuple)) else [named]:
             if (name := str(one).rpartition(".")[2]) in HEADS:
                 return (
-                    f"target_modules: {name}: train: sft cannot train an adapter on the head: leave it out, or name "
-                    "it in lora.modules_to_save, which trains it whole"
+                    f"target_modules: {name}: train: sft cannot train an adapter on the head: leave it out, "
+                    "or name it in lora.modules_to_save, which trains it whole"
                 )
         return ""
 
@@ -79,7 +79,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig
 
-    from pipeline.train import _batches, _fits, _setup, _trainers
+    from pipeline.train import _adapters, _batches, _fits, _setup, _trainers
 
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     dropped: Counter[str] = Counter()
@@ -91,7 +91,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     arguments = _setup.trainer_arguments(SFTConfig, job, settings, longest, steps, **ready)
     model = _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM")
     pad = _setup.padding(model, tokenizer, corpus, job.base.name)
-    _fits.require_trained(model)
+    _adapters.require_trained(model)
     fault = _fits.packing_fault(model) if settings.packing and arguments.deepspeed is None else ""
     if fault:
         job.say(f"packing: {fault}: the update would not be the same, so rows are padded instead")

@@ -72,7 +72,9 @@ def generated(model: Any, ids: list[int]) -> list[int]:
 
     given = torch.tensor([ids])
     try:
-        out = model.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=NUM_TOKENS)
+        out = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=NUM_TOKENS
+        )
     except (ValueError, RuntimeError, IndexError):
         return greedy(model, ids)
     return out[0, len(ids) :].tolist()
@@ -121,15 +123,21 @@ def _written(folder: Path, line: Line, exact: bool) -> list[Any]:
     own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompts = [engine.encode(prompt) for prompt in PROMPTS]
     found, expected = _write(engine, prompts), [generated(own, ids) for ids in prompts]
-    if found != expected and found != [greedy(own, ids) for ids in prompts]:  # RoBERTa's differ from each other
+    if found != expected and found != [
+        greedy(own, ids) for ids in prompts
+    ]:  # RoBERTa's differ from each other
         raise WrongAnswer(f"{line.family}: the engine wrote {found}, transformers {expected}")
     return [
-        Example(problem_id=str(i), trace_id=str(i), prompt="", completion="x", prompt_ids=ids, completion_ids=new)
+        Example(
+            problem_id=str(i), trace_id=str(i), prompt="", completion="x", prompt_ids=ids, completion_ids=new
+        )
         for i, (ids, new) in enumerate(zip(prompts, found, strict=True))
     ]
 
 
-def _job(folder: Path, rows: list[Any], place: Path, lora: dict[str, Any], head: str | None = None, **more: Any) -> Any:
+def _job(
+    folder: Path, rows: list[Any], place: Path, lora: dict[str, Any], head: str | None = None, **more: Any
+) -> Any:
     from pipeline.train import TrainJob
 
     out, scratch = (Path(tempfile.mkdtemp(dir=place)) for _ in range(2))
@@ -157,8 +165,12 @@ def _trained(folder: Path, rows: list[Any], line: Line, place: Path) -> None:
         line.lora = f"refused: {error}"
         return
     line.packing = "padded" if any(text.startswith("packing:") for text in said) else "yes"
-    line.lora = next(text.split(" of ")[0].removeprefix("LoRA reaches ") for text in said if "LoRA reaches" in text)
-    own = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), job.out).eval()
+    line.lora = next(
+        text.split(" of ")[0].removeprefix("LoRA reaches ") for text in said if "LoRA reaches" in text
+    )
+    own = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), job.out
+    ).eval()
     prompts = [row.prompt_ids for row in rows]
     found, expected = _write(_open(folder, job.out), prompts), [greedy(own, ids) for ids in prompts]
     if found != expected:
