@@ -128,8 +128,8 @@ def _template(run: Run, engine: Any) -> Finding:
         seen += f"; a turn ends at {' or '.join(map(repr, ends)) or 'nothing'}"
         if chat.end is None and chat.end_text and chat.end_text not in ends:
             cure = (
-                f"the template closes a turn with {chat.end_text[:40]!r}, which is no token of its own, so answers "
-                "run on: use a model whose end mark is a token, or set task.chat=false and task.stop"
+                f"the template closes a turn with {chat.end_text[:40]!r}, which is no token of its own, so "
+                "answers run on: use a model whose end mark is a token, or set task.chat=false and task.stop"
             )
             return Finding("chat template", True, seen, cure)
     return Finding("chat template", has != asked, seen, cure)

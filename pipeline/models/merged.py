@@ -28,6 +28,7 @@ def merged(model: Any, adapter: Path) -> Any:
     """
     from peft import PeftModel
 
+    tied = _are_tied(model)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     try:
         wrapped = PeftModel.from_pretrained(model, adapter).eval()
@@ -47,7 +48,7 @@ def merged(model: Any, adapter: Path) -> Any:
     ids = _row(model, settings)
     with torch.inference_mode():
         trained = wrapped(input_ids=ids, use_cache=False).logits.float()
-    tied = _untie(model)
+    _untie(wrapped.get_base_model())
     # Unmerged decoding is 1.45 times slower.
     whole = wrapped.merge_and_unload()
     if tied:
@@ -98,28 +99,34 @@ def _ends(model: Any) -> tuple[Any, Any]:
     """The modules that hold the weights of the input and the output embedding, adapters taken off."""
     found = []
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        while hasattr(module, "base_layer") or hasattr(module, "original_module"):
-            module = getattr(module, "base_layer", None) or module.original_module
+        while module is not None:
+            names = ("token_adapter", "base_layer", "original_module")
+            inner = next((part for name in names if (part := getattr(module, name, None)) is not None), None)
+            if inner is None:
+                break
+            module = inner
         found.append(module)
     return found[0], found[1]
 
 
-def _untie(model: Any) -> bool:
-    """Give the head weights of its own where it shares the embedding's and an adapter is on either."""
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+def _are_tied(model: Any) -> bool:
     words, head = _ends(model)
-    plain = words is first and head is last
-    if plain or head is None or getattr(head, "weight", None) is not getattr(words, "weight", False):
-        return False
-    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    return True
+    return getattr(head, "weight", None) is not None and head.weight is getattr(words, "weight", None)
+
+
+def _untie(model: Any) -> None:
+    """Give the head weights of its own where it shares the embedding's and an adapter is on either."""
+    words, head = _ends(model)
+    plain = words is model.get_input_embeddings() and head is model.get_output_embeddings()
+    if not plain and _are_tied(model):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _tie_again(model: Any) -> None:
-    """Share the weights again where they are still equal; else say in the configuration that they are not."""
+    """Share the weights again where they are equal, and let the configuration say what is."""
     words, head = _ends(model)
-    if torch.equal(words.weight, head.weight):
+    equal = torch.equal(words.weight, head.weight)
+    if equal:
         head.weight = words.weight
-    else:
-        for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-            config.tie_word_embeddings = False
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = equal

@@ -159,17 +159,16 @@ class ServerEngine(Text):
         asked = {"prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         try:
             seen = [
-                self._send(url, "/v1/completions", {**asked, "model": name})["choices"][0].get(
-                    "prompt_logprobs"
-                )
+                self._send(url, "/v1/completions", {**asked, "model": name})["choices"][0]
                 for name in (base, lora)
             ]
         except Refused:
             return  # it takes no ids or gives no such numbers: nothing to compare
-        if seen[0] and seen[0] == seen[1]:
+        before, after = (choice.get("prompt_logprobs") for choice in seen)
+        if before and before == after:
             raise RecipeError(
-                f"model {self.name}: server {url} answers with the adapter {adapter} as without it: it does not use "
-                "it. Start it with --enable-lora, and a --max-lora-rank that the adapter fits"
+                f"model {self.name}: server {url} answers with the adapter {adapter} as without it: it does "
+                "not use it. Start it with --enable-lora, and a --max-lora-rank that the adapter fits"
             )
 
     def _complete(self, ids: Sequence[int], body: dict[str, Any]) -> dict[str, Any]:

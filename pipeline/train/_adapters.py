@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
@@ -94,11 +95,12 @@ def require_read(model: Any) -> None:
         RecipeError: with the layers.
     """
     plain = model.get_base_model()
-    past = [name for name in unread(plain) if name.endswith(".base_layer")]
+    wrapped = [name.removesuffix(".base_layer") for name in unread(plain) if name.endswith(".base_layer")]
+    past = [name for name in wrapped if isinstance(plain.get_submodule(name), LoraLayer)]
     if past:
         raise RecipeError(
-            f"lora.target_modules: {past[0].removesuffix('.base_layer')} and {len(past) - 1} more: this "
-            "family reads the weights of such layers directly, so an adapter there would not train: leave them out"
+            f"lora.target_modules: {past[0]} and {len(past) - 1} more: this family reads the weights of such "
+            "layers directly, so an adapter there would not train: leave them out"
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from datasets import Dataset
 from peft import PeftModel
+from peft.utils import AuxiliaryTrainingWrapper
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -240,8 +241,11 @@ class PolicyTrainer(Exact, SFTTrainer):
         if args.deepspeed is None and hasattr(model.config.get_text_config(), "output_router_logits"):
             args.router_aux_loss_coef = args.router_aux_loss_coef if routes(model) else 0.0
         super().__init__(model, args, train_dataset=stand_in, processing_class=tokenizer)
-        if args.deepspeed is None and not same_loss(model):
-            use_own_loss(model.get_base_model() if isinstance(model, PeftModel) else model)
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        # an adapter beside the head is not in the weights that TRL's loss reads
+        beside = isinstance(plain.get_output_embeddings(), AuxiliaryTrainingWrapper)
+        if args.deepspeed is None and (beside or not same_loss(model)):
+            use_own_loss(plain)
         self.processing_class = None
         self.callback_handler.processing_class = None
 
