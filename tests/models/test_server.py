@@ -211,6 +211,24 @@ def test_an_adapter_is_loaded_under_a_new_name_each_version(served, policy_folde
         connect(served, policy_folder, adapter=tmp_path)
 
 
+def test_a_server_that_does_not_use_an_adapter_is_refused(served, policy_folder, tmp_path):
+    """The server answers with its base whatever name it is asked by."""
+    import torch
+    from safetensors.torch import save_file
+
+    for fill, refused in ((0.0, False), (0.5, True)):  # an adapter at its start changes nothing
+        place = tmp_path / str(fill)
+        place.mkdir()
+        weights = {"a.lora_A.weight": torch.ones(2, 4), "a.lora_B.weight": torch.full((4, 2), fill)}
+        save_file(weights, place / "adapter_model.safetensors")
+        if refused:
+            with pytest.raises(RecipeError, match="as without it"):
+                connect(served, policy_folder, adapter=place)
+        else:
+            connect(served, policy_folder, adapter=place)
+    assert [body["model"] for body in served.seen if "prompt_logprobs" in body][1] == "policy-0.5"
+
+
 def test_what_a_server_cannot_do_is_said(served, policy_folder):
     with pytest.raises(RecipeError, match="value cannot be served"):
         connect(served, policy_folder, head="value")
