@@ -41,10 +41,16 @@ def scorer_class(config: Any) -> Any:
         ValueError: it is no causal model of transformers.
     """
     from transformers import AutoModelForTokenClassification
+    from transformers.modeling_layers import GenericForTokenClassification
 
-    if is_ready(config) and type(config) in AutoModelForTokenClassification._model_mapping:
-        return AutoModelForTokenClassification._model_mapping[type(config)]
-    return _made(type(config), _body_name(config))
+    known: Any = AutoModelForTokenClassification._model_mapping
+    if is_ready(config) and type(config) in known:
+        return known[type(config)]
+    own = known.get(type(config), None)
+    if own is not None and issubclass(own, GenericForTokenClassification):
+        return own
+    kind: Any = type(config)
+    return _made(kind, _body_name(config))
 
 
 def _body_name(config: Any) -> str:
@@ -52,7 +58,8 @@ def _body_name(config: Any) -> str:
     import torch
     from transformers import AutoModelForCausalLM
 
-    causal = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    known: Any = AutoModelForCausalLM._model_mapping
+    causal = known.get(type(config), None)
     if causal is None:
         return ""
     with torch.device("meta"):
@@ -63,19 +70,16 @@ def _body_name(config: Any) -> str:
 
 
 @functools.cache
-def _made(kind: type, body: str) -> Any:
+def _made(kind: Any, body: str) -> Any:
     from torch import nn
-    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+    from transformers import AutoModelForCausalLM, PreTrainedModel
     from transformers.modeling_layers import GenericForTokenClassification
     from transformers.modeling_outputs import TokenClassifierOutput
 
-    if kind in AutoModelForTokenClassification._model_mapping:
-        own = AutoModelForTokenClassification._model_mapping[kind]
-        if issubclass(own, GenericForTokenClassification):
-            return own
     if not body:
         raise ValueError(f"{kind.__name__} is no causal language model of transformers")
-    causal = AutoModelForCausalLM._model_mapping[kind]
+    causals: Any = AutoModelForCausalLM._model_mapping
+    causal = causals[kind]
     family = next(
         one
         for one in causal.__mro__
@@ -84,9 +88,7 @@ def _made(kind: type, body: str) -> Any:
 
     def begin(self: Any, config: Any) -> None:
         GenericForTokenClassification.__init__(self, config)
-        width = getattr(
-            config, "word_embed_proj_dim", None
-        )  # OPT's last hidden states have the embedding's width
+        width = getattr(config, "word_embed_proj_dim", None)  # OPT projects its last hidden states
         if width and width != self.score.in_features:
             self.score = nn.Linear(width, config.num_labels)
         if hasattr(self.base_model, "pooler"):  # BERT's, which a base of language models does not bring
@@ -98,8 +100,9 @@ def _made(kind: type, body: str) -> Any:
 
     stem = kind.__name__.removesuffix("Config").removesuffix("Text")
     name = f"{stem}ForTokenClassification"
-    own = {"base_model_prefix": body, "__init__": begin, "forward": forward}
-    return type(name, (GenericForTokenClassification, family), own | {"__module__": __name__})
+    parts = {"base_model_prefix": body, "__init__": begin, "forward": forward}
+    # transformers reads a module's source to see what a class can do
+    return type(name, (GenericForTokenClassification, family), parts | {"__module__": causal.__module__})
 
 
 def open_scorer(folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:

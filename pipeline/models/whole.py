@@ -33,7 +33,7 @@ class WholeBatch(Batch):
             line[: len(row.ids)] = row.ids
             line[len(row.ids) : len(row.ids) + count] = written[:count]
         given = torch.from_numpy(ids).to(self.engine.device)
-        logits = self.engine._logits(given, None, None, None)
+        logits = self.engine._logits(given, given, None, None)  # positions are the model's own affair
         return logits[
             torch.arange(num, device=logits.device), torch.from_numpy(last.copy()).to(logits.device)
         ].float()

@@ -52,8 +52,8 @@ def fitted(config: LoraConfig, model: Any) -> LoraConfig:
         return config
     config.target_parameters = sorted({".".join(name.split(".")[-3:]) for name in names})
     if any(name.endswith(".gate_up_proj") for name in names):  # two projections in one
-        config.rank_pattern = {r".*\.gate_up_proj": 2 * config.r, **config.rank_pattern}
-        config.alpha_pattern = {r".*\.gate_up_proj": 2 * config.lora_alpha, **config.alpha_pattern}
+        config.rank_pattern = {r".*\.gate_up_proj": 2 * config.r, **(config.rank_pattern or {})}
+        config.alpha_pattern = {r".*\.gate_up_proj": 2 * config.lora_alpha, **(config.alpha_pattern or {})}
     return config
 
 

@@ -91,7 +91,7 @@ def routes(model: Any) -> bool:
         )
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
         return False
-    return bool(found) and all(one is not None for one in found)
+    return bool(found) and all(one is not None for one in found or ())
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ class Exact(Trainer):
 
     def without_positions(self) -> None:
         """Batches name no positions, for a family that counts its own otherwise: every column is a token."""
-        collate = self.data_collator
+        collate: Any = self.data_collator
 
         def plain(picked: list[int]) -> Batch:
             batch = collate(picked)
@@ -241,7 +241,7 @@ class PolicyTrainer(Exact, SFTTrainer):
         if args.deepspeed is None and hasattr(model.config.get_text_config(), "output_router_logits"):
             args.router_aux_loss_coef = args.router_aux_loss_coef if routes(model) else 0.0
         super().__init__(model, args, train_dataset=stand_in, processing_class=tokenizer)
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # an adapter beside the head is not in the weights that TRL's loss reads
         beside = isinstance(plain.get_output_embeddings(), AuxiliaryTrainingWrapper)
         if args.deepspeed is None and (beside or not same_loss(model)):
@@ -251,7 +251,8 @@ class PolicyTrainer(Exact, SFTTrainer):
 
     def save_weights(self, out: Path) -> None:
         if self.lent:
-            del self.model.config.get_text_config().num_experts
+            model: Any = self.model
+            del model.config.get_text_config().num_experts
         super().save_weights(out)
 
 
