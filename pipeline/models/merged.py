@@ -26,12 +26,10 @@ def merged(model: Any, adapter: Path) -> Any:
     Raises:
         DamagedData: the adapter does not fit, or the merged model is not the one that was trained.
     """
-    from peft import PeftModel
-
     tied = _are_tied(model)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     try:
-        wrapped = PeftModel.from_pretrained(model, adapter).eval()
+        wrapped = with_adapter(model, adapter).eval()
     except (
         ValueError,
         KeyError,
@@ -44,7 +42,6 @@ def merged(model: Any, adapter: Path) -> Any:
         raise DamagedData(
             f"{adapter}: peft cannot put it on {type(model).__name__}: {first[:200]}"
         ) from problem
-    _require_used(wrapped, adapter)
     ids = _row(model, settings)
     with torch.inference_mode():
         trained = wrapped(input_ids=ids, use_cache=False).logits.float()
@@ -64,26 +61,36 @@ def merged(model: Any, adapter: Path) -> Any:
     return whole
 
 
-def _require_used(wrapped: Any, adapter: Path) -> None:
-    """Every weight of the adapter has a place in the model; peft would leave out the rest without a word.
+def with_adapter(model: Any, adapter: Path, **more: Any) -> Any:
+    """The model wrapped by peft, with every weight of the adapter in its place.
+
+    peft renames weights as transformers renames those of a base; for a few families that loses some of an
+    adapter's, which then stay at their start without a word. Those whose names are the model's own are put
+    there.
 
     Raises:
-        DamagedData: some have none.
+        DamagedData: weights that have no place in the model: they would never be used.
     """
-    from peft import get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
+    wrapped = PeftModel.from_pretrained(model, adapter, **more)
     path = adapter / "adapter_model.safetensors"
     if not path.is_file():
-        return  # peft said what it thinks of that
-    with safe_open(path, "pt") as file:
-        stored = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118  no mapping
-    left = sorted(stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
-    if left:
-        raise DamagedData(
-            f"{adapter}: {len(left)} of its {len(stored)} weights have no place in the base, {left[0]} among "
-            "them: they would never be used. It belongs to another base, or to another version of peft"
-        )
+        return wrapped  # peft said what it thinks of that
+    held = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    with safe_open(path, "pt") as file, torch.no_grad():
+        stored = [name for name in file.keys() if "lora_" in name]  # noqa: SIM118  no mapping
+        left = sorted(name for name in stored if name not in held)
+        if left:
+            raise DamagedData(
+                f"{adapter}: {len(left)} of its {len(stored)} weights have no place in the base, {left[0]} "
+                "among them: they would never be used. It belongs to another base, or another version of peft"
+            )
+        for name in stored:
+            if (weight := file.get_tensor(name)).shape == held[name].shape:
+                held[name].copy_(weight)
+    return wrapped
 
 
 def _row(model: Any, settings: dict[str, Any]) -> torch.Tensor:

@@ -161,7 +161,10 @@ def frozen_share(model: nn.Module) -> str:
             left[kind] += size
     if not left or not reached:
         return ""
-    parts = ", ".join(f"{kind} {size / total:.0%}" for kind, size in left.most_common())
+    shown = [f"{kind} {size / total:.0%}" for kind, size in left.most_common() if size >= total / 200]
+    if not shown:
+        return ""
+    parts = ", ".join(shown)
     return (
         f"LoRA reaches {1 - left.total() / total:.0%} of {total:,} weights; without an adapter stay {parts}"
     )

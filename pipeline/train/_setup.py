@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
 from pipeline.errors import DamagedData, RatchetError, RecipeError
+from pipeline.models.merged import with_adapter
 from pipeline.models.tokens import pad_of, require_embedded
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._adapters import fitted, frozen_share, require_read
@@ -233,8 +234,8 @@ def load_model(
     # a fresh head may be missing; anything else would be random numbers in the middle of a model
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(fresh)):
         raise DamagedData(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
-    if is_adapter:
-        model = PeftModel.from_pretrained(model, str(job.adapter), is_trainable=True)
+    if is_adapter and job.adapter is not None:
+        model = with_adapter(model, Path(job.adapter), is_trainable=True)
         for config in model.peft_config.values():  # a bare name would be looked up on the Hub at each save
             config.base_model_name_or_path = str(job.base)
     elif job.lora is not None:

@@ -127,7 +127,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "jamba": MOE | {"mamba_d_state": 8},
     "bamba": {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_d_state": 8, "mamba_n_groups": 1},
     "recurrent_gemma": {"head_dim": 12},
-    "lfm2": {},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "qwen3_next": MOE | LINEAR | {"head_dim": 12},
     "granitemoehybrid": MOE
     | {

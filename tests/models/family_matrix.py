@@ -150,10 +150,10 @@ def _job(
 def _trained(folder: Path, rows: list[Any], line: Line, place: Path) -> None:
     """A round: train on what was written, write again, and compare with peft."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from pipeline.errors import RecipeError
+    from pipeline.models.merged import with_adapter
     from pipeline.train import sft
 
     said: list[str] = []
@@ -168,9 +168,7 @@ def _trained(folder: Path, rows: list[Any], line: Line, place: Path) -> None:
     line.lora = next(
         text.split(" of ")[0].removeprefix("LoRA reaches ") for text in said if "LoRA reaches" in text
     )
-    own = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), job.out
-    ).eval()
+    own = with_adapter(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), job.out).eval()
     prompts = [row.prompt_ids for row in rows]
     found, expected = _write(_open(folder, job.out), prompts), [greedy(own, ids) for ids in prompts]
     if found != expected:
@@ -180,10 +178,10 @@ def _trained(folder: Path, rows: list[Any], line: Line, place: Path) -> None:
 def _scored(folder: Path, line: Line, place: Path) -> None:
     """A reward model: trained, and its scores held against peft's own."""
     import torch
-    from peft import PeftModel
 
     from pipeline.errors import RecipeError
     from pipeline.models.heads import open_scorer
+    from pipeline.models.merged import with_adapter
     from pipeline.rows import StepExample
     from pipeline.train import prm
 
@@ -204,7 +202,7 @@ def _scored(folder: Path, line: Line, place: Path) -> None:
         line.prm = "refused: " + str(error).split(": ", 1)[-1]
         return
     model, _ = open_scorer(folder, dtype=torch.float32)
-    own = PeftModel.from_pretrained(model, job.out).eval()
+    own = with_adapter(model, job.out).eval()
     with torch.inference_mode():
         expected = own(input_ids=torch.tensor(ids), use_cache=False).logits[..., 0]
     if not torch.allclose(torch.tensor(scores), expected, rtol=1e-3, atol=1e-3):
