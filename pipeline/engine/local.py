@@ -42,6 +42,7 @@ from pipeline.engine.text import Text
 from pipeline.errors import Diverged
 from pipeline.models.heads import score_kind
 from pipeline.models.load import device_of, dtype_of, hash_weights, load
+from pipeline.models.scorer import scoring_head
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
 
@@ -55,6 +56,8 @@ class Engine(Text):
     """One model and its tokenizer. `head`: None a policy, "value" a scalar at each step's end, "token"
     the share of '+' there.
     """
+
+    batch_class = Batch
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class Engine(Text):
         for row in rows:
             columns = rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
             if columns not in self._batches:
-                self._batches[columns] = Batch(self, columns, self._cap(columns))
+                self._batches[columns] = self.batch_class(self, columns, self._cap(columns))
             self._batches[columns].waiting.append(row)
 
     @property
@@ -260,9 +263,7 @@ class Engine(Text):
         """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft
         cap).
         """
-        top = (
-            getattr(self.model, "score", None) if self.head == "value" else self.model.get_output_embeddings()
-        )
+        top = scoring_head(self.model) if self.head == "value" else self.model.get_output_embeddings()
         if top is None:
             return None
         ids = torch.arange(min(8, self.num_tokens), device=self.device)[None]
@@ -345,7 +346,10 @@ class Engine(Text):
     def _score_part(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
-        logits = self._logits_at(ids, positions, mask, at, held)
+        return self.scores_of(self._logits_at(ids, positions, mask, at, held))
+
+    def scores_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """The scores that logits [..., labels or vocabulary] stand for."""
         if self._signs:
             return logits[..., list(self._signs)].softmax(-1)[..., 0]
         if logits.shape[-1] > 1:
