@@ -18,6 +18,7 @@ from pipeline.asks import Asks, Continue, start, to_trace
 from pipeline.commands import HERE, Overrides, console_for
 from pipeline.engine.tokens import encoder
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.models.chat import chat_of, faults_of
 from pipeline.recipe.shape import Recipe
 from pipeline.rows import Problem, Trace
 from pipeline.run.run import Run
@@ -128,6 +129,18 @@ def _template(run: Run, engine: Any) -> Finding:
         if has
         else "set task.chat=false: this tokenizer has no template"
     )
+    if has and asked:
+        if faults := faults_of(engine.tokenizer, (task.settings for task in run.tasks.values()), engine.name):
+            return Finding("chat template", True, seen, faults[0])
+        chat = chat_of(engine.tokenizer)
+        ends = engine.tokenizer.convert_ids_to_tokens(list(engine.eos_ids))
+        seen += f"; a turn ends at {' or '.join(map(repr, ends)) or 'nothing'}"
+        if chat.end is None and chat.end_text and chat.end_text not in ends:
+            cure = (
+                f"the template closes a turn with {chat.end_text[:40]!r}, which is no token of its own, so "
+                "answers run on: use a model whose end mark is a token, or set task.chat=false and task.stop"
+            )
+            return Finding("chat template", True, seen, cure)
     return Finding("chat template", has != asked, seen, cure)
 
 

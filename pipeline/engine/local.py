@@ -89,7 +89,7 @@ class Engine(Text):
         self.num_layers: int = config.num_hidden_layers
         self._kinds = set(getattr(config, "layer_types", None) or [])
         self._sliding: int = getattr(config, "sliding_window", None) or 0
-        self._top = plain_head(self.model, head, self.num_tokens)
+        self._top = self._plain_head()
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
         self._lean = cpu_forward_of(self.model, self._top, one_by_one=head is None) if plain else None
@@ -110,6 +110,9 @@ class Engine(Text):
         self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
         #: for what all searches remember
         self.room = CacheBudget((2 if small else 16) << 30, self._token_bytes)
+
+    def _plain_head(self) -> Any:
+        return plain_head(self.model, self.head, self.num_tokens)
 
     @property
     def top(self) -> Any:
@@ -156,7 +159,7 @@ class Engine(Text):
         for columns in sorted(self._batches):
             batch = self._batches[columns]
             ended += batch.steps(num_tokens)
-            if not batch.busy and columns > RUNGS[0] and self.batch_kind is Batch:
+            if not batch.busy and columns > RUNGS[0] and self.tables is None:
                 del self._batches[columns]  # frees its cache
         return ended
 
@@ -168,7 +171,7 @@ class Engine(Text):
         """Forget every row: a driver that ends early leaves none to the next."""
         for batch in self._batches.values():
             batch.clear()
-        if self.batch_kind is Batch:
+        if self.tables is None:
             self._batches.clear()
         self._stems.clear()
 
@@ -320,11 +323,13 @@ class Engine(Text):
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
     ) -> torch.Tensor:
         if self._signs:
-            signs = list(self._signs)
-            return self._by_parts(
-                ids, positions, mask, at, held, lambda logits: logits[..., signs].softmax(-1)[..., 0]
-            )
-        logits = self._logits_at(ids, positions, mask, at, held)
+            return self._by_parts(ids, positions, mask, at, held, self.scores_of)
+        return self.scores_of(self._logits_at(ids, positions, mask, at, held))
+
+    def scores_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """The scores that logits [..., labels or vocabulary] stand for."""
+        if self._signs:
+            return logits[..., list(self._signs)].softmax(-1)[..., 0]
         if logits.shape[-1] > 1:
             return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
         return logits[..., 0].sigmoid() if self.score_kind == "probability" else logits[..., 0]

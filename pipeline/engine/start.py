@@ -30,8 +30,12 @@ def start_engine(
     """The engine of one version of a model.
 
     servers: addresses that hold the base model; none: a local engine. served_as, api_key_env, timeout, lora,
-    scratch, verify: as `ServerEngine` takes them. check: run the self-test, once for each shape of model on a
-    machine, with its `progress`; `engine.exact` then says whether a row's bits are its own there.
+    scratch, verify: as `ServerEngine` takes them. check: hold the engine against transformers' own forward,
+    once for each shape of model in a process, and run the self-test, once for each on a machine, with its
+    `progress`; `engine.exact` then says whether a row's bits are its own there.
+
+    Raises:
+        RecipeError: a family that this engine does not read as transformers does.
     """
     if servers:
         from pipeline.engine.server import ServerEngine
@@ -52,32 +56,39 @@ def start_engine(
             verify=verify,
         )
     from pipeline.engine.local import Engine
+    from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.rungs import RUNGS
+    from pipeline.engine.selftest import cache_file, self_test
+    from pipeline.engine.whole import WholeEngine
 
-    engine = Engine(
-        folder,
-        adapter,
-        head=head,
-        dtype=dtype,
-        device=device,
-        max_rows=max_rows,
-        weights_hash=weights_hash,
-        name=name,
-    )
-    if check:
-        from pipeline.engine.rungs import RUNGS
-        from pipeline.engine.selftest import cache_file, self_test
+    def made(kind: type[Engine]) -> Engine:
+        return kind(
+            folder,
+            adapter,
+            head=head,
+            dtype=dtype,
+            device=device,
+            max_rows=max_rows,
+            weights_hash=weights_hash,
+            name=name,
+        )
 
-        exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
-        if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
-            return start_engine(
-                folder,
-                adapter,
-                head=head,
-                dtype="float32",
-                device=device,
-                max_rows=max_rows,
-                weights_hash=weights_hash,
-                name=name,
-                check=True,
-            )
+    if not check:
+        return made(Engine)
+    engine = None if read_whole(folder) else fits(folder, lambda: made(Engine))
+    if engine is None:
+        return fits(folder, lambda: made(WholeEngine), refuse=True)
+    exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
+    if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
+        return start_engine(
+            folder,
+            adapter,
+            head=head,
+            dtype="float32",
+            device=device,
+            max_rows=max_rows,
+            weights_hash=weights_hash,
+            name=name,
+            check=True,
+        )
     return engine

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.chat import ChatTemplate
 from pipeline.engine.endings import Endings, Rule, token_bytes, tokenizer_hash
-from pipeline.engine.tokens import encode_prompt
+from pipeline.engine.tokens import encode_prompt, pad_of, require_embedded
 from pipeline.errors import RecipeError
+from pipeline.models.chat import chat_of, render
 from pipeline.vote import Kind
 
 
@@ -20,7 +20,8 @@ class Text:
     Attributes:
         name: what messages call the model.
         context: tokens that prompt and completion may have together.
-        eos_ids: ids that end a completion; ids that only pad are not among them.
+        eos_ids: ids that end a completion, the chat template's own end of a turn among them; ids that only
+        pad are not.
         score_kind: what the scores are (`models/heads.py`).
     """
 
@@ -38,10 +39,11 @@ class Text:
             self.tokenizer.eos_token_id,
         ):
             found += ids if isinstance(ids, list) else [] if ids is None else [ids]
-        self.eos_ids: tuple[int, ...] = tuple(sorted(set(found)))
-        pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else self.eos_ids[0] if self.eos_ids else 0
-        self.num_tokens = max(len(self.tokenizer), int(text_config.vocab_size))
+        turn = chat_of(self.tokenizer).end
+        self.eos_ids: tuple[int, ...] = tuple(sorted({*found, *([] if turn is None else [turn])}))
+        self.num_embedded = int(text_config.vocab_size)  #: ids that the model knows
+        self.pad_id: int = pad_of(self.tokenizer, self.num_embedded, self.eos_ids)
+        self.num_tokens = max(len(self.tokenizer), self.num_embedded)
         self.score_kind: Kind = "probability"
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
@@ -86,6 +88,7 @@ class Text:
         ids = encode_prompt(self.tokenizer, prompt)
         while ids and ids[-1] == self.tokenizer.eos_token_id and ids[-1] != self.tokenizer.bos_token_id:
             ids = ids[:-1]  # some tokenizers close every text
+        require_embedded(ids, self.num_embedded, self.tokenizer, f"model {self.name}")
         if len(self._encoded) >= 4096:
             self._encoded.clear()
         self._encoded[prompt] = ids = ids or [self.pad_id]
@@ -116,17 +119,11 @@ class Text:
         size, texts = self.num_tokens, self.texts
         return b"".join([texts[i] for i in ids if i < size]).decode("utf-8", errors="replace")
 
-    @functools.cached_property
-    def _chat(self) -> ChatTemplate | None:
-        if not self.tokenizer.chat_template:
-            return None
-        tokens = {key: str(token) for key, token in self.tokenizer.special_tokens_map.items()}
-        return ChatTemplate(self.name, self.tokenizer.get_chat_template(), tokens)
-
     def render(self, messages: Sequence[dict[str, str]]) -> str | None:
         """Chat turns in the model's own template, ending where its answer begins; None where it has none.
 
         Raises:
-            UnsafeFile: the template does not end, or fails.
+            RecipeError: the template refuses these turns. UnsafeFile: it does not end, or reaches for what is
+            not its own.
         """
-        return None if self._chat is None else self._chat.render(messages)
+        return render(self.tokenizer, messages, self.name) if self.tokenizer.chat_template else None

@@ -11,6 +11,8 @@ import torch
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.environment import processor_flags
+from pipeline.models.merged import merged
+from pipeline.models.scorer import head_name, open_scorer, scoring_head
 
 LARGE = 200_000_000  #: bytes of a model's files from which bfloat16 is 1.5 to 3 times as fast on a CPU
 
@@ -77,27 +79,17 @@ def load(
     Raises:
         RecipeError: the folder holds no such model, or a value head that was never trained.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     # A ZeRO-3 training before this one leaves its mark: weights would be shared out among the ranks as they
     # load, and a rank with nothing to generate never comes to take its share. The next training sets it anew.
     unset_hf_deepspeed_config()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ["full_attention"]}
-        if not kinds <= {"full_attention", "sliding_attention"}:
-            raise RecipeError(
-                f"{folder}: layers of kind {', '.join(sorted(kinds))} are not served here; "
-                "use engine: {server: [...]}"
-            )
         if head == "value":
-            ready = any("TokenClassification" in str(name) for name in config.architectures or [])
-            more = {} if ready else {"num_labels": 1}  # a ready-made PRM keeps its own labels
-            model, info = AutoModelForTokenClassification.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **more
-            )
-            if any(key.startswith("score.") for key in info["missing_keys"]) and not _trains_head(adapter):
+            model, info = open_scorer(folder, dtype=dtype)
+            fresh = any(key.startswith(f"{head_name(model)}.") for key in info["missing_keys"])
+            if fresh and not _trains_head(adapter, head_name(model)):
                 raise RecipeError(
                     f"{folder}: head: value has no trained head; train it first, or name a PRM folder"
                 )
@@ -112,26 +104,23 @@ def load(
     return model.to(device).requires_grad_(False).eval()
 
 
-def _trains_head(adapter: Path | None) -> bool:
+def _trains_head(adapter: Path | None, name: str) -> bool:
     if adapter is None:
         return False
     path = adapter / "adapter_config.json"
-    return not path.exists() or "score" in (json.loads(path.read_text()).get("modules_to_save") or [])
+    return not path.exists() or name in (json.loads(path.read_text()).get("modules_to_save") or [])
 
 
 def _merged(model: Any, adapter: Path) -> Any:
     if (adapter / "adapter_config.json").exists():
-        from peft import PeftModel
-
-        # Unmerged decoding is 1.45 times slower (docs/design.md, 3).
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return merged(model, adapter)
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights
 
 
 @torch.inference_mode()
 def plain_head(model: Any, head: str | None, num_tokens: int) -> Any:
     """The module that makes logits of the last hidden state, if nothing comes after it (scale, soft cap)."""
-    top = getattr(model, "score", None) if head == "value" else model.get_output_embeddings()
+    top = scoring_head(model) if head == "value" else model.get_output_embeddings()
     if top is None:
         return None
     ids = torch.arange(min(8, num_tokens), device=model.device)[None]

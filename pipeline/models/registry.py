@@ -163,25 +163,21 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     hash."""
     import shutil
 
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pipeline.models.merged import merged
+    from pipeline.models.scorer import open_scorer
     from pipeline.store.weights import commit_weights
 
     temp = target.parent / f".tmp-{target.name}"
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
     if head == "value":
-        config = AutoConfig.from_pretrained(base)
-        config.classifier_dropout = 0.0  # no key of every architecture, so it cannot be passed
-        if not brings_head(base):  # a ready-made PRM keeps its own labels
-            config.num_labels = 1
-        model = AutoModelForTokenClassification.from_pretrained(base, config=config)
+        model, _ = open_scorer(base)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model = merged(model, adapter)
     if any(not p.isfinite().all() for p in model.parameters()):
         raise DamagedData(f"{adapter or base}: holds values that are not finite")
     model.save_pretrained(temp)

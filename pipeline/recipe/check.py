@@ -117,9 +117,13 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 
 
 def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
-    """A trainer says which heads it trains."""
+    """A trainer says which heads it trains, and what of `lora` it cannot."""
     model = recipe.models.get(stage.settings.model)
-    if model is None or (model.head or "policy") in stage.settings.heads:
+    if model is None:
+        return
+    if model.lora != "none" and (fault := stage.settings.fault_of_lora(model.lora)):
+        yield f"models.{stage.settings.model}.lora.{fault}"
+    if (model.head or "policy") in stage.settings.heads:
         return
     has = f"head: {model.head}" if model.head else "no head"
     trained = " or ".join(

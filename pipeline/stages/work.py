@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.errors import RecipeError
+from pipeline.models.chat import faults_of
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import long
 from pipeline.recipe.check import learns
@@ -59,10 +61,18 @@ class Work:
 
 
 def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], str | None] | None:
-    """The chat template of a model's tokenizer, as a function; None where no task of the recipe chats."""
-    if not any(task.settings.chat for task in run.tasks.values()):
+    """The chat template of a model's tokenizer, as a function; None where no task of the recipe chats.
+
+    Raises:
+        RecipeError: it refuses the turns of a task.
+    """
+    chatting = [task.settings for task in run.tasks.values() if task.settings.chat]
+    if not chatting:
         return None
-    return engine_of(run, weights).render
+    engine = engine_of(run, weights)
+    if engine.tokenizer.chat_template and (faults := faults_of(engine.tokenizer, chatting, weights.model)):
+        raise RecipeError(faults)
+    return engine.render
 
 
 def question_of(

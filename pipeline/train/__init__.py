@@ -59,6 +59,12 @@ class TrainSettings(StageSettings):
         """Optimizer steps of a round; None where epochs say it."""
         return self.steps.at(round_number) if isinstance(self.steps, StepSchedule) else self.steps
 
+    def fault_of_lora(self, lora: dict[str, Any]) -> str:
+        """Why this method cannot train with such LoRA settings, said before anything is sampled; empty if it
+        can.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -101,7 +107,9 @@ class TrainReport:
 
 
 class TrainMethod(Protocol):
-    """What a file in train/ has."""
+    """What a file in train/ has. Its Settings may say more than fields: which `heads` it trains, and by
+    `fault_of_lora` what of a model's LoRA settings it cannot train.
+    """
 
     Settings: type[TrainSettings]
 

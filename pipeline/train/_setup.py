@@ -22,9 +22,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
+from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.load import device_of, dtype_of
+from pipeline.models.merged import with_adapter
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
+from pipeline.train._adapters import fitted, frozen_share, require_read
 from pipeline.train._batches import Corpus
 from pipeline.train._folded import fold
 from pipeline.train._owned import OWNED
@@ -181,9 +184,15 @@ def lora_config(lora: dict[str, Any], task_type: str, **more: Any) -> LoraConfig
 
 
 def load_model(
-    job: TrainJob, auto: Any, task_type: str, lora_more: dict[str, Any] | None = None, **load: Any
+    job: TrainJob,
+    auto: Any,
+    task_type: str,
+    lora_more: dict[str, Any] | None = None,
+    fresh: tuple[str, ...] = (),
+    **load: Any,
 ) -> PreTrainedModel | PeftModel:
     """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none.
+    fresh: how the names of weights begin that a base need not have.
 
     Raises:
         RecipeError: what it goes on from does not fit `lora`. DamagedData: weights are missing.
@@ -201,15 +210,18 @@ def load_model(
         str(folder), dtype=weights_dtype(job), output_loading_info=True, **load
     )
     # a fresh head may be missing; anything else would be random numbers in the middle of a model
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("score.")):
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(fresh)):
         raise DamagedData(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
-    if is_adapter:
-        model = PeftModel.from_pretrained(model, str(job.adapter), is_trainable=True)
+    if is_adapter and job.adapter is not None:
+        model = with_adapter(model, Path(job.adapter), is_trainable=True)
         for config in model.peft_config.values():  # a bare name would be looked up on the Hub at each save
             config.base_model_name_or_path = str(job.base)
     elif job.lora is not None:
         try:
-            model = get_peft_model(model, lora_config(job.lora, task_type, **(lora_more or {})))
+            config = lora_config(job.lora, task_type, **(lora_more or {}))
+            model = get_peft_model(model, fitted(config, model))
+            if "target_modules" in job.lora:
+                require_read(model)
         except ValueError as error:
             raise RecipeError(f"lora: peft refuses it: {error}") from error
     if num_trainable(model) == 0:
@@ -221,6 +233,17 @@ def load_model(
     if job.lora is not None and not torch.cuda.is_available() and kind in PLAIN:
         fold(model)
     return model
+
+
+def padding(model: Any, tokenizer: Any, corpus: Corpus, name: str) -> int:
+    """A token to pad with.
+
+    Raises:
+        RecipeError: the rows hold tokens that the model has no embedding for.
+    """
+    size = int(model.config.get_text_config().vocab_size)
+    require_embedded([int(corpus.tokens.max())], size, tokenizer, name)
+    return pad_of(tokenizer, size)
 
 
 def num_trainable(model: torch.nn.Module) -> int:
@@ -289,6 +312,8 @@ def announce(job: TrainJob, trainer: Any, corpus: Corpus, order: Any) -> dict[st
         f"{args.per_device_train_batch_size} rows a device x {args.world_size} processes x "
         f"{args.gradient_accumulation_steps} accumulated; {values['num_trainable']:,} weights train"
     )
+    if share := frozen_share(trainer.model):
+        job.say(share)
     return report
 
 

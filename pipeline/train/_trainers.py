@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from datasets import Dataset
+from peft import PeftModel
+from peft.utils import AuxiliaryTrainingWrapper
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -31,6 +33,7 @@ from pipeline.store.disk import DISK
 from pipeline.train import TrainJob
 from pipeline.train import _checkpoints as checkpoints
 from pipeline.train._batches import Batch, Order
+from pipeline.train._fits import name_experts, routes, same_loss, takes_positions, use_own_loss
 
 
 class Exact(Trainer):
@@ -44,6 +47,7 @@ class Exact(Trainer):
         names: list[str],
         fingerprint: str,
         log_every: int,
+        packed: bool = False,
     ) -> None:
         """What the constructor of the class below has no room for."""
         self.job, self.names, self.fingerprint, self.log_every = job, names, fingerprint, log_every
@@ -53,6 +57,8 @@ class Exact(Trainer):
         self.this_step: list[torch.Tensor] = []
         self.step_rows: list[torch.Tensor] = []
         self.grad_norm = math.nan
+        if self.args.deepspeed is None and not packed and not takes_positions(self.model):
+            self.without_positions()
         self.remove_callback(PrinterCallback)
         self.add_callback(StepCallback(self))
 
@@ -70,6 +76,17 @@ class Exact(Trainer):
             self.job.report({"step": float(len(self.losses)), "resumed": 1.0})
         self.train(resume_from_checkpoint=str(found[0]) if found[0] else None)
         self.flush()
+
+    def without_positions(self) -> None:
+        """Batches name no positions, for a family that counts its own otherwise: every column is a token."""
+        collate: Any = self.data_collator
+
+        def plain(picked: list[int]) -> Batch:
+            batch = collate(picked)
+            del batch["position_ids"]
+            return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
+
+        self.data_collator = plain
 
     def flush(self) -> None:
         """Bring the losses of the last steps to the CPU, averaged over ranks. A collective: every rank calls
@@ -220,9 +237,23 @@ class PolicyTrainer(Exact, SFTTrainer):
         # TRL insists on a datasets.Dataset and a tokenizer at construction; both are replaced, for the rows
         # are tokens already
         stand_in = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        self.lent = name_experts(model.config)
+        if args.deepspeed is None and hasattr(model.config.get_text_config(), "output_router_logits"):
+            args.router_aux_loss_coef = args.router_aux_loss_coef if routes(model) else 0.0
         super().__init__(model, args, train_dataset=stand_in, processing_class=tokenizer)
+        plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        # an adapter beside the head is not in the weights that TRL's loss reads
+        beside = isinstance(plain.get_output_embeddings(), AuxiliaryTrainingWrapper)
+        if args.deepspeed is None and (beside or not same_loss(model)):
+            use_own_loss(plain)
         self.processing_class = None
         self.callback_handler.processing_class = None
+
+    def save_weights(self, out: Path) -> None:
+        if self.lent:
+            model: Any = self.model
+            del model.config.get_text_config().num_experts
+        super().save_weights(out)
 
 
 class StepTrainer(Exact):

@@ -20,7 +20,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -78,8 +77,9 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:
-    from transformers import TrainingArguments
+    from transformers import AutoTokenizer, TrainingArguments
 
+    from pipeline.engine.endings import sign_tokens
     from pipeline.train import _batches, _setup, _trainers
 
     token = job.head == "token"
@@ -87,13 +87,15 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     corpus = read(job, settings, dropped)
     steps = _setup.num_steps(settings, job.round, len(corpus))
     arguments = _setup.trainer_arguments(TrainingArguments, job, settings, int(corpus.lengths.max()), steps)
-    signs = sign_ids(job.base) if token else None
+    tokenizer = AutoTokenizer.from_pretrained(str(job.base))
+    signs = sign_tokens(tokenizer, job.base.name) if token else None
     model = load(job, settings, token)
-    use_cache = model.config.use_cache
+    use_cache = getattr(model.config, "use_cache", True)
+    pad = _setup.padding(model, tokenizer, corpus, job.base.name)
     trainer = _trainers.StepTrainer(model, arguments, compute_loss_func=loss_of(settings.target, signs))
     trainer.model_accepts_loss_kwargs = False  # the count of labels goes to the loss, not to the model
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    collate = _batches.step_batches(corpus, model.config.pad_token_id or 0, keep_columns=token)
+    collate = _batches.step_batches(corpus, pad, keep_columns=token)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps)
     trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
     report = _setup.announce(job, trainer, corpus, order)
@@ -160,14 +162,15 @@ def target_of(label: float, settings: Settings) -> float:
 
 def load(job: TrainJob, settings: Settings, token: bool) -> Any:
     """The model with its head: a fresh one on a language model, or the head that the base brings."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from pipeline.models.scorer import NAMES, is_ready, scorer_class
     from pipeline.train import _setup
 
     if token:
         return _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM")
     config = AutoConfig.from_pretrained(str(job.base))
-    ready = any("ForTokenClassification" in name for name in config.architectures or ())
+    ready = is_ready(config)
     num_labels = config.num_labels if ready else 1
     if num_labels > 2 or (num_labels == 2 and settings.target in MEAN_SQUARE):
         raise RecipeError(
@@ -175,23 +178,28 @@ def load(job: TrainJob, settings: Settings, token: bool) -> Any:
             f"right) serve soft and hard, not {settings.target}"
         )
     config.num_labels, config.classifier_dropout = num_labels, 0.0  # the library's default is 0.1
+    try:
+        kind = scorer_class(config)
+    except ValueError as problem:
+        raise RecipeError(f"{job.base.name}: head: value: {problem}; use another base") from None
+    head = "classifier" if ready and not hasattr(_empty(kind, config), "score") else "score"
     return _setup.load_model(
         job,
-        AutoModelForTokenClassification,
+        kind,
         "TOKEN_CLS",
         # the head trains whole and is saved with the adapter; peft would wrap it in LoRA as well
-        {"exclude_modules": ["score"], "modules_to_save": ["score"]},
+        {"exclude_modules": [head], "modules_to_save": [head]},
+        fresh=() if ready else tuple(f"{name}." for name in NAMES),
         config=config,
     )
 
 
-def sign_ids(base: Path) -> tuple[int, int]:
-    """The token ids of '+' and '-'."""
-    from transformers import AutoTokenizer
+def _empty(kind: Any, config: Any) -> Any:
+    """A model without memory for its weights, to look at its parts."""
+    import torch
 
-    from pipeline.engine.endings import sign_tokens
-
-    return sign_tokens(AutoTokenizer.from_pretrained(str(base)), base.name)
+    with torch.device("meta"):
+        return kind(config)
 
 
 def raw_scores(logits: torch.Tensor, signs: tuple[int, int] | None) -> torch.Tensor:

@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.engine.tokens import encode_prompt
 from pipeline.errors import NothingKept, RecipeError
+from pipeline.models.chat import chat_of
 from pipeline.rows import Example
 from pipeline.settings import operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
 
 if TYPE_CHECKING:
     from pipeline.train._batches import Corpus
+
+
+#: what families call the layer that makes logits
+HEADS = ("lm_head", "embed_out", "output_projection", "lm_proj")
 
 
 class Settings(TrainSettings):
@@ -42,6 +48,17 @@ class Settings(TrainSettings):
         None, ge=1, description="rows at once on a device; none: as many as 32k tokens hold"
     )
     log_every: int = operational(10, ge=1, description="optimizer steps between reports")
+
+    def fault_of_lora(self, lora: dict[str, Any]) -> str:
+        """The loss is computed from the head's own weights, past any adapter on it."""
+        named = lora.get("target_modules")
+        for one in named if isinstance(named, (list, tuple)) else [named]:
+            if (name := str(one).rpartition(".")[2]) in HEADS:
+                return (
+                    f"target_modules: {name}: train: sft cannot train an adapter on the head: leave it out, "
+                    "or name it in lora.modules_to_save, which trains it whole"
+                )
+        return ""
 
 
 def train(job: TrainJob, settings: Settings) -> TrainReport:
@@ -65,7 +82,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig
 
-    from pipeline.train import _alone, _batches, _setup, _trainers
+    from pipeline.train import _adapters, _alone, _batches, _fits, _setup, _trainers
 
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     dropped: Counter[str] = Counter()
@@ -76,17 +93,23 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     ready = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = _setup.trainer_arguments(SFTConfig, job, settings, longest, steps, **ready)
     model = _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM")
-    use_cache = model.config.use_cache
+    pad = _setup.padding(model, tokenizer, corpus, job.base.name)
+    _adapters.require_trained(model)
+    fault = _fits.packing_fault(model) if settings.packing and arguments.deepspeed is None else ""
+    if fault:
+        job.say(f"packing: {fault}: the update would not be the same, so rows are padded instead")
+    use_cache = getattr(model.config, "use_cache", True)
     trainer = _trainers.PolicyTrainer(model, arguments, tokenizer)
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
+    packed = settings.packing and not fault
     if _alone.use(model):
-        collate = _batches.line_batches(corpus, tokenizer.pad_token_id)
-    elif settings.packing:
-        collate = _batches.packed_batches(corpus, tokenizer.pad_token_id, settings.max_length)
+        collate, packed = _batches.line_batches(corpus, pad), False
+    elif packed:
+        collate = _batches.packed_batches(corpus, pad, settings.max_length)
     else:
-        collate = _batches.policy_batches(corpus, tokenizer.pad_token_id)
+        collate = _batches.policy_batches(corpus, pad)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps)
-    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
+    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every, packed)
     report = _setup.announce(job, trainer, corpus, order)
     trainer.run()
     model.config.use_cache = use_cache
@@ -135,20 +158,20 @@ def token_ids(
 ) -> tuple[list[int], list[int], str]:
     """(prompt, completion, why it cannot be used) of a row."""
     prompt, completion = list(row.prompt_ids), list(row.completion_ids)
+    chat = chat_of(tokenizer)  # a turn ends at the template's own mark
+    end = chat.end if chat.end is not None and chat.asks(row.prompt) else tokenizer.eos_token_id
     if not completion:
         if not row.completion:
             return prompt, completion, "empty"
-        # a rendered chat template carries its own start token
-        starts = bool(tokenizer.bos_token) and row.prompt.startswith(tokenizer.bos_token)
-        prompt = tokenizer(row.prompt, add_special_tokens=not starts)["input_ids"]
+        prompt = encode_prompt(tokenizer, row.prompt)
         if len(prompt) > 1 and prompt[-1] in ends and not row.prompt.endswith(tokenizer.eos_token or "\0"):
             prompt = prompt[:-1]  # tokenizers of the T5 family close every text
         completion = tokenizer(row.completion, add_special_tokens=False)["input_ids"]
-        return prompt, completion if completion[-1] in ends else [*completion, tokenizer.eos_token_id], ""
+        return prompt, completion if completion[-1] in ends else [*completion, end], ""
     if completion[-1] not in ends:
         if settings.unended == "drop":
             return prompt, completion, "truncated"
-        completion.append(tokenizer.eos_token_id)
+        completion.append(end)
     return prompt, completion, ""
 
 
@@ -156,7 +179,7 @@ def end_tokens(job: TrainJob, tokenizer: Any) -> set[int]:
     """The ids at which the policy's generation ends."""
     from transformers import GenerationConfig
 
-    ends = {tokenizer.eos_token_id}
+    ends = {tokenizer.eos_token_id, chat_of(tokenizer).end}
     if (job.base / "generation_config.json").is_file():
         stated = GenerationConfig.from_pretrained(str(job.base)).eos_token_id
         ends |= set(stated if isinstance(stated, list) else [stated])

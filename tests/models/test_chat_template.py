@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from model_world import make_model, word_tokenizer
 
-from pipeline.engine.chat import ChatTemplate
 from pipeline.engine.text import Text
 from pipeline.errors import UnsafeFile
+from pipeline.models.chat_template import ChatTemplate
 
 SOUND = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 
 import pytest
-from model_world import LineTask, bpe_tokenizer, word_tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_world import CORPUS, LineTask, bpe_tokenizer, word_tokenizer
 
 from pipeline.asks import Prefix
 from pipeline.engine.endings import EOS, STEP, STOP, Endings, sign_tokens, token_bytes, tokenizer_hash
@@ -40,7 +44,83 @@ def metaspace_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
 
 
-@pytest.mark.parametrize("make", [word_tokenizer, bpe_tokenizer, metaspace_tokenizer])
+def gpt2_tokenizer():
+    """As GPT-2, Llama 3 and Qwen have it: a regular expression parts words first; one of its line ends was added."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AddedToken, PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )  # fmt: skip
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "</s>"]
+    inner.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=330, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
+    tokenizer.add_tokens([AddedToken("\n\n\n", normalized=False), AddedToken("<step>", special=False)])
+    return tokenizer
+
+
+def unigram_tokenizer():
+    """As T5 and Gemma have it: pieces with marked spaces, chosen by their odds; bytes for what is unknown."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *[(f"<0x{byte:02X}>", -9.0) for byte in range(256)]]
+    pieces += [
+        (piece, -2.0 - i / 10)
+        for i, piece in enumerate(["▁", "\n", "\n\n", "▁so", "▁the", "is", ".\n", "7", "▁▁", "s", "o", "."])
+    ]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+
+
+MAKERS = [word_tokenizer, bpe_tokenizer, metaspace_tokenizer, gpt2_tokenizer, unigram_tokenizer]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(
+    parts=st.lists(
+        st.sampled_from(["\n", "\n\n", "so", " the sum", " is", " 7", ".", "x", " ", "12", "é", "\r\n"]),
+        max_size=24,
+    )
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_steps_of_encoded_text_end_where_its_text_says(make, parts):
+    """Text, encoded as the tokenizer encodes it: the tokens that end a step are those that hold the separator's end."""
+    tokenizer, texts, endings = made(make)
+    ids = tokenizer("".join(parts), add_special_tokens=False)["input_ids"]
+    text = b"".join(texts[i] for i in ids)
+    for separator in ("\n", "\n\n"):
+        rule = endings.rule(separator, ())
+        bounds = [0, *itertools.accumulate(len(texts[i]) for i in ids)]
+        expected = [
+            place
+            for place in range(len(ids))
+            if any(bounds[place] < end <= bounds[place + 1] for end in _ends_of(text, separator.encode()))
+        ]
+        assert rule.step_ends(ids, rule.start) == expected
+    if "�" not in text.decode("utf-8", errors="replace"):
+        decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert text.decode("utf-8", errors="replace").removeprefix(" ") == decoded.removeprefix(" ")
+
+
+@functools.cache
+def made(make):
+    tokenizer = make()
+    texts = token_bytes(tokenizer, len(tokenizer))
+    return tokenizer, texts, Endings(texts, [tokenizer.eos_token_id])
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_joined_bytes_are_the_decoded_text(make):
     tokenizer = make()
     texts = token_bytes(tokenizer, len(tokenizer) + 3)
@@ -57,7 +137,7 @@ def test_joined_bytes_are_the_decoded_text(make):
     assert texts[tokenizer.eos_token_id] == b""
 
 
-@pytest.mark.parametrize("make", [word_tokenizer, bpe_tokenizer, metaspace_tokenizer])
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("separator", ["\n", "\n\n", "\n ", "\n\n\n", " "])
 def test_a_step_ends_at_the_token_that_holds_the_end_of_the_separator(make, separator):
     tokenizer = make()

@@ -1,4 +1,4 @@
-"""The process of `chat.py`: renders chat turns, a line of JSON each, under limits that it sets itself."""
+"""The process of `chat_template.py`: renders chat turns, a line of JSON each, under limits of its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def main() -> None:
         limit = int(spent.ru_utime + spent.ru_stime + setup["seconds"])
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         try:
+            asked = json.loads(line)
             rendered: Any = render_jinja_template(
-                conversations=[json.loads(line)],
+                conversations=[asked["messages"]],
                 chat_template=setup["template"],
-                add_generation_prompt=True,
+                add_generation_prompt=asked["begins"],
                 **setup["tokens"],
             )
             answer = {"text": rendered[0][0]}

@@ -25,7 +25,16 @@ SECONDS = 3.0  #: of CPU time, one rendering
 WALL = 60.0  #: seconds that an answer may take: a template cannot sleep, but a machine can be busy
 START = 120.0  #: seconds that its start may take: it loads transformers
 MEMORY = 1 << 30  #: bytes of address space that a rendering may take
+UNSAFE = ("SecurityError", "MemoryError")  #: errors after which a template is asked nothing more
 KEEP = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL")  #: no tokens, no keys
+
+
+class TemplateFails(UnsafeFile):
+    """It raised an error of its own: it refuses these turns, or is no sound program. said: the error."""
+
+    def __init__(self, sentence: str, said: str) -> None:
+        super().__init__(sentence)
+        self.said = said
 
 
 class ChatTemplate:
@@ -36,13 +45,14 @@ class ChatTemplate:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[str, str] = {}
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """Chat turns, ending where the model's answer begins.
+    def render(self, messages: Sequence[dict[str, str]], begins: bool = True) -> str:
+        """Chat turns. begins: ending where the model's answer begins.
 
         Raises:
-            UnsafeFile: it does not end, takes too much memory, or fails.
+            UnsafeFile: it does not end, takes too much memory, or reaches for what is not its own.
+            TemplateFails: it fails otherwise.
         """
-        asked = json.dumps(list(messages))
+        asked = json.dumps({"messages": list(messages), "begins": begins})
         if asked not in self._known:
             if len(self._known) >= 4096:
                 self._known.clear()
@@ -60,7 +70,10 @@ class ChatTemplate:
             self._no(f"does not end within {SECONDS:g} s or {MEMORY >> 30} GiB")
         answer = json.loads(line or "{}")
         if "error" in answer:
-            self._no(f"fails: {printable(str(answer['error']), 200)}")
+            said = printable(str(answer["error"]), 200)
+            if not said.startswith(UNSAFE):
+                raise TemplateFails(self._sentence(f"fails: {said}"), said)
+            self._no(f"fails: {said}")
         return str(answer["text"])
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -92,7 +105,10 @@ class ChatTemplate:
         if self._process is not None:
             _end(self._process)
             self._process = None
-        raise UnsafeFile(
+        raise UnsafeFile(self._sentence(what))
+
+    def _sentence(self, what: str) -> str:
+        return (
             f"model {self.name}: its chat template {what}. Use a model whose template is sound, or set "
             "chat: false in the task"
         )

@@ -1,0 +1,153 @@
+"""Does the engine compute what transformers itself computes? One look at each shape of model, before its
+first use.
+
+`selftest` compares the engine with itself; a family whose layers the engine misreads (windows it does not
+know of, positions of the family's own) is as exact there as any. Here the tokens that the engine writes and
+reads are held against the model's own forward over the whole row, without cache, mask or positions of ours.
+A family that differs, or whose forward does not take what the engine gives it, is read by `whole`; one that
+differs there too (it is not causal, say) is refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
+from pipeline.errors import RatchetError, RecipeError
+
+NUM_TOKENS = 4  #: that a row writes
+LONGEST = 1024  #: a row is longer than the smallest window, up to here
+#: of the logits' own spread, the share that a log-probability may be off by
+OFF = {torch.float32: 0.01, torch.bfloat16: 0.25, torch.float16: 0.25}
+KINDS = {"full_attention", "sliding_attention"}  #: of layers, that a running batch has a cache for
+_whole: set[str] = set()  #: configurations of models that are read whole
+_known: dict[tuple[Any, ...], tuple[float, int]] = {}
+
+
+def read_whole(folder: Path) -> bool:
+    """Is this a model whose rows are read whole: one with a state instead of a cache, or one that was found
+    to differ?
+    """
+    from transformers import AutoConfig
+
+    kinds = {str(kind) for kind in getattr(AutoConfig.from_pretrained(folder), "layer_types", None) or KINDS}
+    return not kinds <= KINDS or (folder / "config.json").read_text() in _whole
+
+
+def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engine | None:
+    """An engine that gives what its model's own forward gives, looked at once for each shape of model in a
+    process; None where it does not, or where the family's code fails in it.
+
+    Raises:
+        RecipeError: with `refuse`, in place of None; and whatever is wrong with the folder itself.
+    """
+    try:
+        engine = made()
+        off, length = _off(engine)
+        reason = (
+            f"read here a row of {length} tokens differs from transformers' own forward (by {off:.2g} of "
+            "what its logits spread)"
+        )
+    except RatchetError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as problem:
+        # the code of some 200 families: what it raises for an unknown cache or mask is anything
+        if type(problem).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(problem):
+            raise
+        first = (str(problem).splitlines() or [""])[0]
+        off, reason = math.inf, f"its forward fails here ({type(problem).__name__}: {first[:160]})"
+    if off < math.inf and off <= OFF.get(engine.dtype, 0.25):
+        return engine
+    if refuse:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type", "?")
+        raise RecipeError(
+            f"{folder}: models of type {kind} are not served here: {reason}. Use engine: {{server: [...]}}, "
+            "or another base (docs/models.md lists the families)"
+        )
+    _whole.add((folder / "config.json").read_text())
+    return None
+
+
+def _off(engine: Engine) -> tuple[float, int]:
+    """How far the engine is from its model's own forward, and on a row of how many tokens."""
+    config = engine.model.config.get_text_config()
+    kind, how = type(engine.model).__name__, type(engine).__name__
+    key = (kind, how, str(config.to_dict()), engine.dtype, engine.device.type, engine.head)
+    if key not in _known:
+        look = _off_tokens if engine.head is None else _off_scores
+        _known[key] = look(engine, _rows(engine, config))
+    return _known[key]
+
+
+def _rows(engine: Engine, config: Any) -> list[list[int]]:
+    """A token, a few, and more than the smallest window has."""
+    spans = [
+        value
+        for name, value in config.to_dict().items()
+        if ("window" in name or "chunk" in name) and isinstance(value, int) and 1 < value <= LONGEST
+    ]
+    draw = random.Random(1)  # noqa: S311  fixed rows, no secret
+    longest = min(max(24, min(spans, default=0) + 8), engine.context - NUM_TOKENS)
+    upper = min(len(engine.tokenizer), config.vocab_size)
+    lengths = sorted({1, max(1, min(7, longest)), max(1, longest)})
+    return [[draw.randrange(upper) for _ in range(length)] for length in lengths]
+
+
+@torch.inference_mode()
+def _own(engine: Engine, ids: list[int]) -> torch.Tensor:
+    """The model's own float32 logits [T, V] over a row."""
+    return (
+        engine.model(input_ids=torch.tensor([ids], device=engine.device), use_cache=False).logits[0].float()
+    )
+
+
+def _off_tokens(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
+    """The largest error of a policy's log-probabilities, written and read, and the length of its row."""
+    written = [Request(ids, NUM_TOKENS, temperature=0.0, ends_on=0, tag=i) for i, ids in enumerate(rows)]
+    engine.submit(written)
+    while engine.busy:
+        engine.step()
+    whole = [[*row.ids, *row.new_ids] for row in written]
+    read = engine.logprobs([(ids, 1) for ids in whole])
+    found: list[tuple[float, int]] = []
+    for row, ids, seen in zip(written, whole, read, strict=True):
+        logits = _own(engine, ids)[:-1]
+        own = (
+            logits.log_softmax(-1)
+            .gather(-1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0]
+            .cpu()
+        )
+        far = [(own - torch.tensor(seen)).abs(), (own[-NUM_TOKENS:] - torch.tensor(row.logprobs)).abs()]
+        found.append((_share(torch.cat(far), logits, engine.dtype), len(ids)))
+    return max(found)
+
+
+def _off_scores(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
+    """The largest error of a reward model's scores, and the length of its row."""
+    found: list[tuple[float, int]] = []
+    for ids, seen in zip(rows, engine.score([(ids, range(len(ids))) for ids in rows]), strict=True):
+        logits = _own(engine, ids)
+        own = engine.scores_of(logits).cpu()
+        found.append(
+            (
+                _share((own - torch.tensor(seen)).abs(), own if len(own) > 1 else logits, engine.dtype),
+                len(ids),
+            )
+        )
+    return max(found)
+
+
+def _share(off: torch.Tensor, spread: torch.Tensor, dtype: torch.dtype) -> float:
+    """An error as a share of the spread of what it is an error of. In half precision one token may be far off
+    (an expert chosen by a hair): the mean tells.
+    """
+    whole = spread.std(unbiased=False).clamp(min=1e-3)
+    return float((off.max() if dtype == torch.float32 else off.mean()) / whole)
