@@ -23,7 +23,7 @@ from pathlib import Path
 stage, room = sys.argv[1], int(sys.argv[2])
 from pipeline.__main__ import main
 from pipeline.store.folder import StageFolder
-import pipeline.loop, pipeline.train.sft, pipeline.train._trainers, pipeline.models.engine, peft, trl
+import pipeline.loop, pipeline.train.sft, pipeline.train._trainers, pipeline.engine.local, peft, trl
 begin = StageFolder.begin
 def limited(self, plan, **more):
     if plan.stage == stage and plan.round == 1:
