@@ -36,7 +36,8 @@ class Private:
         #: folders as the recipe writes them, relative ones too
         self.folders = sorted((b for b in bases if "/" in b and Path(b).expanduser().is_dir()), key=len)[::-1]
         told = set(re.findall(r"\w+", json.dumps(recipe.resolved())))
-        self.names = [name for name in _own_names() if len(name) >= 4 and name not in told]
+        mine = (name for name in _own_names() if len(name) >= 4 and name not in told)
+        self.names = sorted(mine, key=lambda name: (-len(name), name))  # the whole before its part
 
     def without(self, text: str) -> str:
         """A text as it may leave."""
@@ -44,9 +45,9 @@ class Private:
             text = text.replace(host, "server")
         for folder in self.folders:
             text = text.replace(folder, Path(folder).name)
-        for own in (Path.cwd(), Path.home()):  # whole: a pattern would end at a space in them
+        for own, short in ((Path.cwd(), ""), (Path.home(), "~/")):  # a pattern would end at a space in them
             if len(own.parts) > 1:
-                text = text.replace(f"{own}/", "")
+                text = text.replace(f"{own}/", short)
         text = _PATH.sub(_shortened, text)
         for name in self.names:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "someone", text)

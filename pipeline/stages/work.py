@@ -100,10 +100,11 @@ def question_of(
 
 
 def make_search(task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "") -> Any:
-    """One problem's search, with the tokens that a completion may have. stem: what its prompt shares."""
+    """One problem's search, with the tokens that a completion may have: as the settings say, else (or without
+    any) as the task does. stem: what its prompt shares."""
     from pipeline.engine.driver import Search
 
-    most = settings.completion_limit or task.settings.max_tokens
+    most = (settings.completion_limit if settings else 0) or task.settings.max_tokens
     return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem)
 
 

@@ -19,13 +19,13 @@ from pipeline.recipe.shape import Stage
 from pipeline.run.session import open_run
 
 
-def left(name: str, data: Path, checkpoints: Path) -> list[tuple[int, Stage]]:
+def left(name: str, workspace: Workspace) -> list[tuple[int, Stage]]:
     """(round, stage) of everything that is not done. Loads no torch.
 
     Raises:
         RecipeError: there is no such run.
     """
-    run = open_run(name, Workspace(data, checkpoints))
+    run = open_run(name, workspace)
     rounds = [(number, stage) for number in range(run.recipe.rounds + 1) for stage in run.stages_in(number)]
     rounds += [(run.recipe.rounds, stage) for stage in run.recipe.section("finally")]
     return [(number, stage) for number, stage in rounds if not done(run, stage, number)]

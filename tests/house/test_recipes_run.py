@@ -355,7 +355,7 @@ def test_real_rows_with_a_model_made_on_the_spot(name: str, place: Path) -> None
     assert any(trace.finish == "eos" for trace in last)
     assert any(len(trace.steps) > 1 for trace in last) == (name != "star_csqa")
     assert problems[last[0].problem_id].question.split("\n")[0] in show_rows(
-        name, 2, "check", None, 3, DATA, CHECKPOINTS
+        name, 2, "check", None, 3, Workspace(DATA, CHECKPOINTS)
     )
     if name != "rest_em_math":
         assert any(trace.finish == "stop" for trace in last)
