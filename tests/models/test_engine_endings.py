@@ -110,7 +110,9 @@ def test_steps_of_encoded_text_end_where_its_text_says(make, parts):
         assert rule.step_ends(ids, rule.start) == expected
     if "�" not in text.decode("utf-8", errors="replace"):
         decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert text.decode("utf-8", errors="replace").removeprefix(" ") == decoded.removeprefix(" ")
+        shown = text.decode("utf-8", errors="replace")
+        assert shown.lstrip(" ") == decoded.lstrip(" ")  # a decoder drops the blank that marks a text's first word
+        assert 0 <= len(shown) - len(decoded) <= 1 or not shown.startswith(" ")
 
 
 @functools.cache
