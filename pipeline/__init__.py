@@ -5,6 +5,7 @@ pipeline --help`."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
@@ -15,7 +16,5 @@ __all__ = ["Run", "__version__"]
 def __getattr__(name: str) -> Any:
     """`from pipeline import Run`: a run to look at in a notebook (docs/notebooks.md), loaded on demand."""
     if name == "Run":
-        from pipeline.report.notebook import RunReader
-
-        return RunReader
+        return importlib.import_module("pipeline.report.notebook").RunReader
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
