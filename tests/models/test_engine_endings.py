@@ -111,8 +111,8 @@ def test_steps_of_encoded_text_end_where_its_text_says(make, parts):
     if "�" not in text.decode("utf-8", errors="replace"):
         decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         shown = text.decode("utf-8", errors="replace")
-        assert shown.lstrip(" ") == decoded.lstrip(" ")  # a decoder drops the blank that marks a text's first word
-        assert 0 <= len(shown) - len(decoded) <= 1 or not shown.startswith(" ")
+        # a decoder may drop or add the one blank that marks a text's first word, and nothing else
+        assert decoded in {shown, shown.removeprefix(" "), f" {shown}"}
 
 
 @functools.cache
