@@ -172,6 +172,7 @@ def _few_layers(engine: Engine) -> Iterator[None]:
     few = max(2, *(seen.index(kind) + 1 for kind in set(seen)))
     whole, lean = engine.num_layers, engine._lean
     lean_layers = lean.layers if lean is not None else []
+    engine.clear()  # a batch that an earlier look left has a cache of all layers
     try:
         body.layers = layers[:few]
         engine.num_layers = min(few, whole)
