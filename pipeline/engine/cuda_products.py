@@ -100,6 +100,34 @@ def _scale(squares, line, real, eps, room, BLOCKS: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
+def _put_turned(
+    a, b, head, inner, line, real, out, positions, cos, sin, keys, values, row_stride, head_stride,
+    kind: tl.constexpr, HEADS: tl.constexpr, SHARED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """Two halves of a head, turned by the rows' positions: queries go to `out`, others to their columns."""
+    place = tl.load(positions + line, mask=real, other=0)
+    c = tl.load(cos + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
+    s = tl.load(sin + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
+    c, s = c.to(tl.float32), s.to(tl.float32)
+    x, y = a * c - b * s, b * c + a * s
+    far = line.to(tl.int64)[:, None]
+    if head < HEADS:
+        to = out + (far * HEADS + head) * SIZE + inner[None, :]
+        tl.store(to, x.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
+    elif head < HEADS + SHARED:
+        to = keys + far * row_stride + (head - HEADS) * head_stride
+        to += place[:, None] * SIZE + inner[None, :]
+        tl.store(to, x.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
+    else:
+        to = values + far * row_stride + (head - HEADS - SHARED) * head_stride
+        to += place[:, None] * SIZE + inner[None, :]
+        tl.store(to, a.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, b.to(kind), mask=real[:, None])
+
+
+@triton.jit
 def _pair(
     rows, weight, bias, squares, out, positions, cos, sin, keys, values, held, counters, num, eps,
     row_stride, head_stride,
@@ -161,26 +189,10 @@ def _pair(
         if TURNED:
             head = (tile // each).to(tl.int64)
             inner = (tile % each) * COLUMNS + tl.arange(0, COLUMNS)
-            place = tl.load(positions + line, mask=real, other=0)
-            c = tl.load(cos + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
-            s = tl.load(sin + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
-            c, s = c.to(tl.float32), s.to(tl.float32)
-            x, y = a * c - b * s, b * c + a * s
-            far = line.to(tl.int64)[:, None]
-            if head < HEADS:
-                to = out + (far * HEADS + head) * SIZE + inner[None, :]
-                tl.store(to, x.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
-            elif head < HEADS + SHARED:
-                to = keys + far * row_stride + (head - HEADS) * head_stride
-                to += place[:, None] * SIZE + inner[None, :]
-                tl.store(to, x.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
-            else:
-                to = values + far * row_stride + (head - HEADS - SHARED) * head_stride
-                to += place[:, None] * SIZE + inner[None, :]
-                tl.store(to, a.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, b.to(kind), mask=real[:, None])
+            _put_turned(
+                a, b, head, inner, line, real, out, positions, cos, sin, keys, values, row_stride,
+                head_stride, kind, HEADS, SHARED, SIZE,
+            )  # fmt: skip
         else:
             opened = (a / (1.0 + tl.exp(-a))).to(kind).to(tl.float32) * b
             to = out + line[:, None] * HALF + column[None, :]

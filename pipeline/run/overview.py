@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import DamagedData, RatchetError
+from pipeline.recipe.measures import Measure, measures
 from pipeline.run import activity
 from pipeline.run.record import MetricsRow, metrics_rows, read
 from pipeline.run.run import Run
@@ -27,7 +28,8 @@ from pipeline.store.run_folder import size_of
 from pipeline.store.workspace import Workspace
 
 WATCHED = ("recipe.yaml", "metrics.jsonl", "timing.jsonl", "outcome.json", "")  #: "": the folder itself
-Result = Callable[[Iterable[tuple[dict[str, float], str]]], str]  #: [(metrics, where)] -> the newest in words
+#: ([(metrics, where)], what the recipe declares) -> the newest in words
+Result = Callable[[Iterable[tuple[dict[str, float], str]], Sequence[Measure]], str]
 
 
 def overview(workspace: Workspace, result: Result) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def _made(run: Run, workspace: Workspace, result: Result) -> dict[str, Any]:
         "complete": complete,
         "running": False,
         "rounds_done": f"{max(len(done) - 1, 0)} of {last}",
-        "result": result(_newest(rows)),
+        "result": result(_newest(rows), measures(run.recipe)),
         "seconds": round(sum(seconds_by_stage(run).values()), 3),
         "disk_bytes": size_of(run.folder) + size_of(workspace.weights_of(run.name)),
     }
