@@ -138,6 +138,23 @@ def _prefetch_lines(
 
 
 @triton.jit
+def _prefetch_columns(keys, values, begin, first, last, NUM: tl.constexpr, wide: tl.constexpr):
+    """A part's columns of the cache, as far as the row has any."""
+    spot = begin + tl.minimum(first + tl.arange(0, NUM // wide) * wide, last)
+    prefetch(keys + spot)
+    prefetch(values + spot)
+
+
+@triton.jit
+def _arrived(counter, live):
+    """Count this part; the last of `live` parts sets the counter back and goes on with all of them."""
+    complete = tl.atomic_add(counter, 1, sem="acq_rel") == live - 1
+    if complete:
+        tl.store(counter, 0)
+    return complete
+
+
+@triton.jit
 def _joined(sums, most, totals, place, live, real, GROUP: tl.constexpr, SIZE: tl.constexpr):
     """The weighted sums of all parts of a row's columns, and their weights."""
     size = tl.arange(0, SIZE)
@@ -171,13 +188,11 @@ def _attend(
     row = tl.program_id(0).to(tl.int64)
     shared, part = tl.program_id(1), tl.program_id(2)
     wide: tl.constexpr = 1024 // keys.dtype.element_ty.primitive_bitwidth  # of a line of the cache
+    begin = row * row_stride + shared * head_stride
     if COLUMNS_AHEAD:
         last = tl.load(positions + row).to(tl.int32) * SIZE
         if part * PART * SIZE <= last:
-            spot = part * PART * SIZE + tl.arange(0, PART * SIZE // wide) * wide
-            spot = row * row_stride + shared * head_stride + tl.minimum(spot, last)
-            prefetch(keys + spot)
-            prefetch(values + spot)
+            _prefetch_columns(keys, values, begin, part * PART * SIZE, last, PART * SIZE, wide)
     if AHEAD:
         _prefetch_lines(following, num_lines, AHEAD // wide, WIDTH, wide)
     gdc_wait(PDL)
@@ -185,16 +200,13 @@ def _attend(
     length = (tl.load(positions + row) + 1).to(tl.int32)
     first = part * PART
     if first < length:
-        ask, size = tl.arange(0, GROUP), tl.arange(0, SIZE)
-        columns = tl.arange(0, BLOCK)
-        head = shared * SHARED + ask
-        real = ask < SHARED
+        ask, size, columns = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, BLOCK)
+        head, real = shared * SHARED + ask, ask < SHARED
         lines = (row * heads + head)[:, None] * SIZE + size[None, :]
         query = tl.load(queries + lines, mask=real[:, None], other=0.0)
         top = tl.full([GROUP], float("-inf"), tl.float32)
         total = tl.zeros([GROUP], tl.float32)
         held = tl.zeros([GROUP, SIZE], tl.float32)
-        begin = row * row_stride + shared * head_stride
         for start in tl.range(first, tl.minimum(first + PART, length), BLOCK, num_stages=STAGES):
             column = start + columns
             inside = column < length
@@ -217,10 +229,8 @@ def _attend(
             tl.store(most + place + part, top, mask=real)
             tl.store(totals + place + part, total, mask=real)
             tl.debug_barrier()
-            counter = counters + row * tl.num_programs(1) + shared
-            complete = tl.atomic_add(counter, 1, sem="acq_rel") == live - 1
+            complete = _arrived(counters + row * tl.num_programs(1) + shared, live)
             if complete:
-                tl.store(counter, 0)
                 held, total = _joined(sums, most, totals, place, live, real, GROUP, SIZE)
         if complete:
             tl.store(out + lines, (held / total[:, None]).to(out.dtype.element_ty), mask=real[:, None])

@@ -136,13 +136,14 @@ for _each in (_Loader, _Fast):
         _each.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
-def _document(loader: Any, where: str) -> Any:
-    """The plain data of a loader's document (both are SafeLoaders: no tags that build objects)."""
+def _document(loader: Any, where: str, aliases: bool) -> Any:
+    """The plain data of a loader's document (both are SafeLoaders: no tags that build objects). aliases: it
+    may hold some, or more values than it may have."""
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _num_nodes(node, {}) > MAX_NODES:
+        if aliases and _num_nodes(node, {}) > MAX_NODES:
             raise RecipeError(f"{where}: its aliases unfold to more than {MAX_NODES:,} values")
         return loader.construct_document(node)
     finally:
@@ -157,11 +158,12 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{where}: more than {MAX_BYTES:,} characters: no recipe is that large")
+    aliases = "&" in text or len(text) >= MAX_NODES
     if sum(map(text.count, ("[", "{", "- "))) < FLAT:
         with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
-            return _document(_Fast(text), where)
+            return _document(_Fast(text), where, aliases)
     try:
-        return _document(_Loader(text), where)
+        return _document(_Loader(text), where, aliases)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -169,6 +171,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where}{line}: not valid YAML: {printable(said)}") from None
     except (ValueError, OverflowError, RecursionError) as problem:
         raise RecipeError(f"{where}: not valid YAML: {printable(str(problem))}") from None
+
+
+BODY = ["task", "models", *SECTIONS]  #: what stands in a recipe beside its header
 
 
 def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = None) -> Recipe:
@@ -256,8 +261,7 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
     rest = dict(data)
     raw_tasks, raw_models = rest.pop("task", None), rest.pop("models", None)
     raw_sections = {section: rest.pop(section, None) or {} for section in SECTIONS}
-    known = ["task", "models", *SECTIONS]
-    header = validate(Header, rest, where, "", problems, known)
+    header = validate(Header, rest, where, "", problems, BODY)
     problems += _bad_names(header, where)
     tasks = _tasks(raw_tasks, where, problems)
     models: dict[str, ModelSettings] = {}
@@ -285,6 +289,23 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
 
         problems += [f"{where}: {problem}" for problem in problems_of(recipe)]
     return recipe, problems
+
+
+def glance(path: Path) -> tuple[Header, tuple[Stage, ...], tuple[str, ...]] | None:
+    """The header, the evaluations and the names of the stages of `finally` of a recipe that a run has stored,
+    which was checked as a whole when it was; None where they cannot be made out, and `load` says why."""
+    problems: list[str] = []
+    with contextlib.suppress(RecipeError):
+        data = plain(path)
+        header = validate(Header, {k: v for k, v in data.items() if k not in BODY}, "", "", problems, BODY)
+        stages = []
+        for section in SECTIONS:
+            for name, raw in (data.get(section) or {}).items():
+                if isinstance(raw, dict) and "evaluate" in raw:
+                    stages.append(_stage(str(name), section, raw, "", problems, []))
+        if header is not None and not problems:
+            return header, tuple(one for one in stages if one), tuple(map(str, data.get("finally") or {}))
+    return None
 
 
 def _bad_names(header: Header | None, where: str) -> Iterator[str]:

@@ -190,9 +190,9 @@ def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
         return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
     if stage.room == "evaluate":
         shown = [one for one in declared(stage) if one.headline]
-        said = {one.name: one.share for one in shown} | {one.gain: one.share for one in shown if one.gain}
-        names = [name for name in said if name in metrics][:5]
-        return {name: Share(metrics[name]) if said[name] else metrics[name] for name in names}
+        shares = {one.name: one.share for one in shown} | {one.gain: one.share for one in shown if one.gain}
+        names = [name for name in shares if name in metrics][:5]
+        return {name: Share(metrics[name]) if shares[name] else metrics[name] for name in names}
     said: dict[str, Any] = {
         f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
     }
