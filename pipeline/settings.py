@@ -273,6 +273,17 @@ class StageSettings(Settings):
 
     # What the shared code asks of a stage. A method overrides what differs; nothing reads a key by its name.
 
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _first_and_last(cls, rounds: Any) -> Any:
+        if isinstance(rounds, (list, tuple)):
+            whole = all(r is None or (isinstance(r, int) and not isinstance(r, bool)) for r in rounds)
+            if len(rounds) != 2 or not whole or rounds[0] is None:
+                raise ValueError("write [first, last], and null for a last one that never comes: [2, null]")
+            if rounds[1] is not None and rounds[1] < rounds[0]:
+                raise ValueError(f"the last round, {rounds[1]}, is before the first, {rounds[0]}")
+        return rounds
+
     @property
     def kinds_needed(self) -> tuple[str, ...]:
         """Row kinds that must stand in its input under these settings."""

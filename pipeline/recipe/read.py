@@ -279,7 +279,7 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
     for section in SECTIONS:
         for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
             wanted += 1
-            if stage := _stage(str(name), section, raw, where, problems, not_built):
+            if stage := stage_of(str(name), section, raw, where, problems, not_built):
                 stages.append(stage)
     recipe = Recipe(
         where, header or Header.model_validate({}), tuple(tasks), models, tuple(stages), tuple(not_built)
@@ -289,23 +289,6 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
 
         problems += [f"{where}: {problem}" for problem in problems_of(recipe)]
     return recipe, problems
-
-
-def glance(path: Path) -> tuple[Header, tuple[Stage, ...], tuple[str, ...]] | None:
-    """The header, the evaluations and the names of the stages of `finally` of a recipe that a run has stored,
-    which was checked as a whole when it was; None where they cannot be made out, and `load` says why."""
-    problems: list[str] = []
-    with contextlib.suppress(RecipeError):
-        data = plain(path)
-        header = validate(Header, {k: v for k, v in data.items() if k not in BODY}, "", "", problems, BODY)
-        stages = []
-        for section in SECTIONS:
-            for name, raw in (data.get(section) or {}).items():
-                if isinstance(raw, dict) and "evaluate" in raw:
-                    stages.append(_stage(str(name), section, raw, "", problems, []))
-        if header is not None and not problems:
-            return header, tuple(one for one in stages if one), tuple(map(str, data.get("finally") or {}))
-    return None
 
 
 def _bad_names(header: Header | None, where: str) -> Iterator[str]:
@@ -347,7 +330,7 @@ def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
     return found
 
 
-def _stage(
+def stage_of(
     name: str, section: str, raw: Any, where: str, problems: list[str], not_built: list[str]
 ) -> Stage | None:
     path = f"{section}.{name}"
@@ -359,7 +342,8 @@ def _stage(
     rooms = [key for key in raw if key in ROOMS]
     if len(rooms) != 1:
         said = " and ".join(rooms) or "none"
-        hint = nearest(str(next(iter(raw), "")), ROOMS) if not rooms else ""
+        near = [nearest(str(key), ROOMS) for key in raw] if not rooms else []
+        hint = next((one for one in near if "mean" in one), near[0] if near else "")
         problems.append(f"{where}: {path}: needs exactly one of {', '.join(ROOMS)}; it has {said}{hint}")
         return None
     room, rest = rooms[0], {key: value for key, value in raw.items() if key != rooms[0]}
@@ -381,6 +365,8 @@ def _stage(
         and isinstance(search, dict)
         and not is_method("generate", str(search.get("generate")))
     ):
-        not_built.append(f"{path}.search: generate: {search.get('generate')} is not built yet")
+        acted = str(search.get("generate"))
+        near = nearest(acted, methods("generate"))
+        not_built.append(f"{path}.search: generate: {acted} is not built yet{near}")
     values = validate(settings, rest, where, path, problems)
     return Stage(name, section, room, str(chosen), values, built) if values is not None else None

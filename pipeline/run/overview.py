@@ -16,8 +16,8 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import DamagedData, RatchetError
+from pipeline.recipe.glance import glance
 from pipeline.recipe.measures import Measure, measures_of
-from pipeline.recipe.read import glance
 from pipeline.run import activity
 from pipeline.run.record import MetricsRow, metrics_rows, read
 from pipeline.run.run import timings_of
