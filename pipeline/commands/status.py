@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands import HERE
-from pipeline.recipe.measures import Measure, main, measures
+from pipeline.recipe.measures import Measure, main_measure, measures
 from pipeline.report import summary, wording
 from pipeline.run.overview import overview
 from pipeline.run.session import open_run
@@ -142,7 +142,7 @@ def last_result(measured: Iterable[tuple[Mapping[str, float], str]], known: Sequ
     measured: (metrics, where they were measured), the newest first.
     """
     for metrics, where in measured:
-        if head := main(metrics, known):
+        if head := main_measure(metrics, known):
             said = wording.within(metrics, head.name, head.metric.share)
             return f"{head.metric.brief} {said} ({where})"
     return ""

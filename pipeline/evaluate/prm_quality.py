@@ -41,7 +41,7 @@ from pipeline.evaluate.ranking import (
     first_wrong,
     length_correlation,
 )
-from pipeline.evaluate.trust import trusted
+from pipeline.evaluate.trust import in_words
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
@@ -332,7 +332,7 @@ def panels(settings: Settings) -> list[Panel]:
 
 def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
     """May its scores be trusted? Ranking, calibration where it is used, the pull of length."""
-    return {TRUST: trusted(metrics)} if "points" in metrics else {}
+    return {TRUST: in_words(metrics)} if "points" in metrics else {}
 
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:

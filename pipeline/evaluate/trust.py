@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 
-def trusted(metrics: Mapping[str, float]) -> str:
+def in_words(metrics: Mapping[str, float]) -> str:
     """Whether a reader may trust the scores, from the metrics of one round."""
     auc = metrics.get("auc")
     if auc is None:

@@ -47,7 +47,7 @@ def measures_of(stages: Iterable[Stage]) -> tuple[Measure, ...]:
     return tuple(Measure(stage.name, metric) for stage in stages for metric in declared(stage))
 
 
-def main(metrics: Mapping[str, float], known: Iterable[Measure]) -> Measure | None:
+def main_measure(metrics: Mapping[str, float], known: Iterable[Measure]) -> Measure | None:
     """The first main measure that these metrics hold."""
     return next((one for one in known if one.metric.main and one.name in metrics), None)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.recipe.measures import Measure, main, measures
+from pipeline.recipe.measures import Measure, main_measure, measures
 from pipeline.report import wording
 
 KEPT = "kept_share"  #: the share of rows that a filter kept, as the record names it
@@ -42,7 +42,7 @@ def round_line(
 def measured_columns(metrics: Mapping[str, float], known: Sequence[Measure]) -> dict[str, str]:
     """The declared columns: the main metric with its interval and change, then the others."""
     cells: dict[str, str] = {}
-    head = main(metrics, known)
+    head = main_measure(metrics, known)
     for one in sorted(known, key=lambda each: not each.metric.main):
         column = one.metric.column
         if not column or cells.get(column):
@@ -79,14 +79,14 @@ def used_columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
 def caption(rows: Sequence[Mapping[str, Any]], known: Sequence[Measure]) -> str:
     """What the table's main column is: `greedy accuracy by measure, with its 95 % interval`."""
     for row in reversed(rows):
-        if head := main(row["metrics"], known):
+        if head := main_measure(row["metrics"], known):
             return f"{head.metric.says} by {head.stage}, with its 95 % interval"
     return ""
 
 
 def result(metrics: Mapping[str, float], known: Sequence[Measure]) -> list[str]:
     """The result in a sentence or two: the end against the beginning, with the interval of the gain."""
-    head = main(metrics, known)
+    head = main_measure(metrics, known)
     if head is None:
         return []
     stage, says, share, name = head.stage, head.metric.says, head.metric.share, head.name

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.errors import RecipeError
 from pipeline.report.console import Console
-from pipeline.report.html import data_columns, data_traces, data_trees, page, panels, parts
+from pipeline.report.html import data_columns, data_traces, data_trees, page, panels, pieces
 from pipeline.report.html.data import RunData, load_run
 from pipeline.store.disk import DISK
 from pipeline.store.workspace import Workspace
@@ -88,7 +88,7 @@ def render(
     vega, script = scripts()
     names = ", ".join(one.name for one in found)
     return (
-        parts.environment()
+        pieces.environment()
         .get_template("page.html")
         .render(
             policy=trusted(policy(vega, script)),
@@ -110,10 +110,10 @@ def render(
 
 
 def sections(
-    found: Sequence[RunData], learned: Sequence[parts.Rows], traces: Sequence[data_traces.Traces]
-) -> tuple[parts.Page, dict[str, Markup], dict[str, Markup]]:
+    found: Sequence[RunData], learned: Sequence[pieces.Rows], traces: Sequence[data_traces.Traces]
+) -> tuple[pieces.Page, dict[str, Markup], dict[str, Markup]]:
     """The panels before and after the traces; one without content is empty, and leaves."""
-    whole = parts.Page()
+    whole = pieces.Page()
     before = {
         "learning": page.learning(whole, found),
         "stall": page.stall(whole, found, traces),

@@ -15,7 +15,7 @@ from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage
 from pipeline.report.html import charts, data, data_panels, data_traces
 from pipeline.report.html.data import RunData
-from pipeline.report.html.parts import RANGE, SHARE, SHARES, Page, part, table
+from pipeline.report.html.pieces import RANGE, SHARE, SHARES, Page, part, table
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -1,6 +1,6 @@
 """The first panels of the HTML report: headings, is it getting better, why did it stall, what was learned.
 
-The figures of an evaluation are those that it declares (`declared.py`); the pieces are in `parts.py`.
+The figures of an evaluation are those that it declares (`declared.py`); the pieces are in `pieces.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.report import wording
 from pipeline.report.html import charts, data, data_panels, data_traces, declared, words
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces
-from pipeline.report.html.parts import (
+from pipeline.report.html.pieces import (
     RANGE,
     SHARES,
     Page,

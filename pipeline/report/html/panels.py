@@ -10,7 +10,7 @@ from pipeline.report import wording
 from pipeline.report.html import charts, data_panels, declared, words
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces
-from pipeline.report.html.parts import (
+from pipeline.report.html.pieces import (
     Page,
     by_run,
     joined,

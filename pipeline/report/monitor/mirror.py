@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, nearest
-from pipeline.recipe.measures import Measure, main
+from pipeline.recipe.measures import Measure, main_measure
 from pipeline.run import record as record
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _curve(row: Mapping[str, Any], offsets: dict[str, int]) -> list[dict[str, An
 def best_round(rows: Iterable[Mapping[str, Any]], known: Sequence[Measure]) -> dict[str, float]:
     """{"best/round", "best/METRIC"}: the round that is best by the main metric. known: what is declared."""
     rounds = record.by_round(row for row in rows if not row.get("final"))
-    heads = [(head, number) for number, metrics in rounds.items() if (head := main(metrics, known))]
+    heads = [(head, number) for number, metrics in rounds.items() if (head := main_measure(metrics, known))]
     if not heads:
         return {}
 

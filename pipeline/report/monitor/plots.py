@@ -21,9 +21,9 @@ WIDTH = 560  #: of a picture, in pixels of the screen
 
 def plots(found: RunData) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, title, Vega-Lite specification) of each chart that this run can fill."""
-    from pipeline.report.html import page, panels, parts
+    from pipeline.report.html import page, panels, pieces
 
-    drawn = parts.Page()
+    drawn = pieces.Page()
     page.learning(drawn, [found])
     page.stall(drawn, [found])
     for panel in (panels.filtering, panels.reward, panels.more, panels.costs):
