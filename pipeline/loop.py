@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.recipe.measures import measures
 from pipeline.recipe.shape import Stage, data_settings
 from pipeline.report.card import run_card
 from pipeline.rows import SCHEMA_VERSION
@@ -70,7 +71,7 @@ def close_round(run: Run, number: int) -> None:
         if run.gate(number) is None:
             decision = decide(run, number)
             run.disk.write(run.gate_file(number), gate_bytes(decision))
-            run.console.round_done(number, by_round(write_metrics(run)), decision)
+            run.console.round_done(number, by_round(write_metrics(run)), decision, measures(run.recipe))
         elif not recorded(run, number):
             write_metrics(run)  # a launch died between the gate and the record
 

@@ -122,18 +122,26 @@ def _marks(annotation: Any) -> Iterator[Any]:
         yield from _marks(part)
 
 
+@functools.cache
+def _marked(kind: type[BaseModel]) -> tuple[tuple[str, Act | None, bool], ...]:
+    """(key, what its model is asked to do, does it stand as before the round?) of each field."""
+    found = []
+    for key, field in kind.model_fields.items():
+        marks = [*field.metadata, *_marks(field.annotation)]
+        act = next((mark for mark in marks if isinstance(mark, Act)), None)
+        found.append((key, act, any(mark is STANDING for mark in marks)))
+    return tuple(found)
+
+
 def actors(settings: BaseModel) -> Iterator[Actor]:
     """Each model that a settings object names, in lists and maps and nested settings too."""
-    for key, field in type(settings).model_fields.items():
+    for key, act, standing in _marked(type(settings)):
         value = getattr(settings, key)
         if isinstance(value, BaseModel):
             yield from (replace(one, key=f"{key}.{one.key}") for one in actors(value))
             continue
-        marks = [*field.metadata, *_marks(field.annotation)]
-        act = next((mark for mark in marks if isinstance(mark, Act)), None)
         if act is None:
             continue
-        standing = any(mark is STANDING for mark in marks)
         names = list(value.values()) if isinstance(value, dict) else value
         for name in names if isinstance(names, (list, tuple)) else [names]:
             if isinstance(name, str):
@@ -264,6 +272,17 @@ class StageSettings(Settings):
     )
 
     # What the shared code asks of a stage. A method overrides what differs; nothing reads a key by its name.
+
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _first_and_last(cls, rounds: Any) -> Any:
+        if isinstance(rounds, (list, tuple)):
+            whole = all(r is None or (isinstance(r, int) and not isinstance(r, bool)) for r in rounds)
+            if len(rounds) != 2 or not whole or rounds[0] is None:
+                raise ValueError("write [first, last], and null for a last one that never comes: [2, null]")
+            if rounds[1] is not None and rounds[1] < rounds[0]:
+                raise ValueError(f"the last round, {rounds[1]}, is before the first, {rounds[0]}")
+        return rounds
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:

@@ -274,9 +274,7 @@ class Engine(Text):
         return ids.to(self.device), places, self._masks(mask, positions), held
 
     def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
-        """The mask by kind of layer, where a model has several. Without kinds a window holds for every
-        layer.
-        """
+        """The mask by kind of layer, where there are several; without kinds a window holds for all."""
         if not self._sliding or (self._kinds and "sliding_attention" not in self._kinds):
             return mask
         columns = torch.arange(mask.shape[-1], device=self.device)
@@ -319,12 +317,10 @@ class Engine(Text):
         columns, place = at.unique(return_inverse=True)
         return self._logits(ids, positions, mask, cache, logits_to_keep=columns)[rows, place].float()
 
-    def _score_part(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
-    ) -> torch.Tensor:
+    def _score_part(self, *given: Any) -> torch.Tensor:
         if self._signs:
-            return self._by_parts(ids, positions, mask, at, held, self.scores_of)
-        return self.scores_of(self._logits_at(ids, positions, mask, at, held))
+            return self._by_parts(*given, self.scores_of)  # type: ignore[arg-type]
+        return self.scores_of(self._logits_at(*given))
 
     def scores_of(self, logits: torch.Tensor) -> torch.Tensor:
         """The scores that logits [..., labels or vocabulary] stand for."""
@@ -390,9 +386,8 @@ class Engine(Text):
         replies: list[list[float]] = [[] for _ in readings]
         for group, width in self.groups(*sizes(readings)):
             ones = [readings[i] for i in group]
-            ids, positions, mask, held = self._begun(
-                [one.ids for one in ones], width, [one.held for one in ones]
-            )
+            known = [one.held for one in ones]
+            ids, positions, mask, held = self._begun([one.ids for one in ones], width, known)
             at = np.zeros((len(ids), max(1, *(len(one.at) for one in ones))), np.int64)
             for line, one in zip(at, ones, strict=False):
                 line[: len(one.at)] = [place - one.held.num_tokens for place in one.at]

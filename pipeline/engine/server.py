@@ -76,26 +76,12 @@ class ServerEngine(Text):
 
         config = AutoConfig.from_pretrained(folder)
         super().__init__(Path(folder), config, None, name or Path(folder).name)
-        if head == "value":
-            raise RecipeError(
-                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
-            )
-        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-            raise RecipeError(
-                f"model {self.name}: {adapter} holds whole weights, which a server does not take while it "
-                "runs: train an adapter (lora), or serve that folder as the base of a run of its own"
-            )
+        self._require_servable(head, adapter)
         self.head, self.weights_hash = head, weights_hash
         self.score_kind = score_kind(head, adapter, Path(folder))
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
-        self._link = Connection(
-            self.name,
-            servers,
-            api_key_env=api_key_env,
-            max_rows=max_rows,
-            seconds=timeout,
-            pause=pause,
-        )
+        limits: dict[str, Any] = {"max_rows": max_rows, "seconds": timeout, "pause": pause}
+        self._link = Connection(self.name, servers, api_key_env=api_key_env, **limits)
         self._turn = itertools.cycle(self._link.urls)
         row = fixed_row(self.encode, self.num_tokens)
         self.can = self._find_out(model, Path(folder), row)
@@ -117,6 +103,18 @@ class ServerEngine(Text):
                 self.notes += agreement.check_adapter(self.can.model, self._model, Path(adapter))
 
     # -- what it can
+
+    def _require_servable(self, head: str | None, adapter: Path | None) -> None:
+        """What no server holds."""
+        if head == "value":
+            raise RecipeError(
+                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
+            )
+        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+            raise RecipeError(
+                f"model {self.name}: {adapter} holds whole weights, which a server does not take while it "
+                "runs: train an adapter (lora), or serve that folder as the base of a run of its own"
+            )
 
     def _find_out(self, model: str, folder: Path, row: list[int]) -> Capabilities:
         """What all servers can, which must be the same."""

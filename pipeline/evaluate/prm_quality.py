@@ -27,8 +27,8 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.asks import Asks, Continue, Score, prefix_of, start, to_trace
-from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.accuracy import GOLD, grade, judged
+from pipeline.evaluate import GOLD, TRUST, EvaluateSettings, Health, Metric, Panel, Search
+from pipeline.evaluate.accuracy import grade, judged
 from pipeline.evaluate.intervals import Ratio, Statistic, resample
 from pipeline.evaluate.outcomes import ratio
 from pipeline.evaluate.paired import Measured, aligned, tabulate
@@ -41,12 +41,13 @@ from pipeline.evaluate.ranking import (
     first_wrong,
     length_correlation,
 )
+from pipeline.evaluate.trust import in_words
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate
 
-__all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels"]
+__all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels", "remarks"]
 
 NUM_BINS = 10  #: of the calibration
 ROC_AT = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)  #: percent of false points let through
@@ -292,24 +293,46 @@ NAMES = {
 
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run."""
+    shown = ("auc", "auc/same_step", "auc/trace", "brier")
     return [
-        Metric(name, says, less, share, headline=name in ("auc", "auc/same_step", "auc/trace", "brier"))
+        Metric(
+            name,
+            says,
+            less,
+            share,
+            headline=name in shown,
+            short="AUC" if name == "auc" else "",
+            column="PRM AUC" if name == "auc" else "",
+            gain=f"gain/{name}" if name.startswith("auc") else "",
+        )
         for name, (says, less, share) in NAMES.items()
     ]
 
 
 def panels(settings: Settings) -> list[Panel]:
     """Ranking by round, calibration, the ROC curve, and a table of the rest."""
-    trust = "Can I trust the PRM?"
     curves = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
+    front = ("auc", "auc/same_step", "auc/trace", "ece")
+    numbers = {name: NAMES[name][0] for name in (*front, *NAMES)}
+    numbers = {name: says for name, says in numbers.items() if name not in ("score/mean", "unusable_scores")}
+    bins, curve = {"calibration/": "tenth"}, {"roc/": "sound steps found"}
     return [
-        Panel(trust, "AUC by round", "curve", curves, "0.5 is chance", share=False),
         Panel(
-            trust, "Calibration", "calibration", {"calibration/": "tenth"}, "bigger points hold more steps"
+            TRUST, "AUC by round", "curve", curves, "0.5 is chance", share=False, zero=False, axis="AUC",
+            picture="prm_auc",
         ),
-        Panel(trust, "ROC", "roc", {"roc/": "sound steps found"}, "by threshold on a step's score"),
-        Panel(trust, "In numbers", "table", {n: says for n, (says, *_) in NAMES.items()}, share=False),
-    ]
+        Panel(
+            TRUST, "Calibration", "calibration", bins, "bigger points hold more steps",
+            picture="prm_calibration",
+        ),
+        Panel(TRUST, "ROC", "roc", curve, "by threshold on a step's score", picture="prm_roc"),
+        Panel(TRUST, "", "table", numbers, share=False, small=True),
+    ]  # fmt: skip
+
+
+def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
+    """May its scores be trusted? Ranking, calibration where it is used, the pull of length."""
+    return {TRUST: in_words(metrics)} if "points" in metrics else {}
 
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:

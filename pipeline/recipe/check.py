@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import nearest
-from pipeline.evaluate import Metric
 from pipeline.models.heads import DOES, can, fitting
 from pipeline.models.registry import brings_head
-from pipeline.recipe.methods import NotBuilt, hook, method
+from pipeline.recipe.measures import declared
+from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, split_name
 from pipeline.recipe.validate import validate
 from pipeline.settings import Actor, FileSource
@@ -221,22 +221,6 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     names = [one.name for one in declared(stage)]
     known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
     return [] if known else names
-
-
-def declared(stage: Stage) -> list[Metric]:
-    """The metrics that an evaluate stage declares; none of another room."""
-    if stage.room != "evaluate" or not stage.built:
-        return []
-    return hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings)
-
-
-def metric_of(recipe: Recipe, name: str) -> Metric | None:
-    """What is declared of a metric, its stage in front and its model behind: measure/accuracy/greedy@0."""
-    read, _, metric = name.partition("/")
-    stage = next((one for one in recipe.stages if one.name == read), None)
-    plain = metric.removesuffix("@incumbent")
-    known = {one.name: one for one in (declared(stage) if stage else ())}
-    return known.get(plain) or known.get(plain.rpartition("@")[0])
 
 
 def _gates(recipe: Recipe) -> Iterator[str]:

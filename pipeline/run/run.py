@@ -99,12 +99,8 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def timings(self) -> Iterator[dict[str, Any]]:
-        """The lines of timing.jsonl. It is outside the promise: a finished run's fork has none, and a launch
-        that was killed may have left half a line, which is passed over."""
-        path = self.folder / "timing.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+        """The lines of timing.jsonl."""
+        return timings_of(self.folder)
 
     def _can_measure(self, stage: Stage) -> bool:
         """Round 0 leaves out what asks a reward model that nobody has trained yet."""
@@ -179,3 +175,12 @@ class Run:
             ) from None
 
     # --- inputs ---
+
+
+def timings_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's timing.jsonl. It is outside the promise: a finished run's fork has none, and a
+    launch that was killed may have left half a line, which is passed over."""
+    path = folder / "timing.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

@@ -209,13 +209,8 @@ def session(
     require_methods(recipe)
     folder = workspace.rows_of(recipe.name)
     old = signal.signal(signal.SIGTERM, _terminate)
-    lock: RunLock | RankLock
-    lock = (
-        RunLock(folder, [workspace.weights_of(recipe.name)])
-        if world.main and not is_child()
-        else RankLock(folder)
-    )
-
+    alone = world.main and not is_child()
+    lock = RunLock(folder, [workspace.weights_of(recipe.name)]) if alone else RankLock(folder)
     taken: list[str] = []
     fresh = world.size == 1 and not is_child() and not (folder / "recipe.yaml").exists()
 

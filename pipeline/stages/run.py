@@ -18,10 +18,11 @@ from pipeline.engine.tokens import encoder
 from pipeline.errors import DamagedData, NothingKept, RecipeError, WorkerLost
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
-from pipeline.recipe.check import declared
+from pipeline.recipe.measures import declared
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Stage, data_settings, first_part
 from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
+from pipeline.run.reporter import Share
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
 from pipeline.stages.inputs import (
@@ -188,9 +189,10 @@ def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
     if stage.room == "train":
         return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
     if stage.room == "evaluate":
-        shown = [one.name for one in declared(stage) if one.headline]
-        gains = [f"gain/{name.removeprefix('accuracy/')}" for name in shown]
-        return {key: metrics[key] for key in [key for key in (*shown, *gains) if key in metrics][:5]}
+        shown = [one for one in declared(stage) if one.headline]
+        shares = {one.name: one.share for one in shown} | {one.gain: one.share for one in shown if one.gain}
+        names = [name for name in shares if name in metrics][:5]
+        return {name: Share(metrics[name]) if shares[name] else metrics[name] for name in names}
     said: dict[str, Any] = {
         f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
     }

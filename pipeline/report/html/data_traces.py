@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.evaluate import GOLD
+from pipeline.recipe.measures import main_of
 from pipeline.recipe.shape import Stage, measured
 from pipeline.report.html.data import RunData
 from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace
@@ -26,7 +28,6 @@ MOST_TRACES = 20_000  #: over all runs of a report
 MOST_TEXT = 16_000_000  #: characters of steps, over all runs; keeps the file at a few MB
 LONGEST = 6_000  #: characters shown of one trace
 SHARES = {"dev": 0.5, "test": 0.15}  #: of the traces that a split may take before the others have theirs
-GOLD = "gold"
 KEPT = "kept"
 
 
@@ -208,7 +209,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
     mains: dict[str, dict[str, Trace]] = {}  # problem -> "greedy" | "chosen" | "first" -> its trace
     right: dict[str, bool] = {}
     said: dict[str, list[Label]] = {}
-    first = measured(place.stage)[0]
+    first, judges = measured(place.stage)[0], main_of(place.stage) is not None
     for row in read_rows(place.folder, ("Trace", "Label"), chunks):
         if isinstance(row, Label):
             if row.labeller == GOLD and row.correct is not None:
@@ -218,7 +219,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
         if row.model.endswith(INCUMBENT):
             place.total -= 1
             continue
-        if row.model in (first, "") or place.stage.method != "accuracy":
+        if row.model in (first, "") or not judges:
             kind = "chosen" if row.chosen else "greedy" if row.temperature == 0 else "first"
             mains.setdefault(row.problem_id, {}).setdefault(kind, row)
             if row.answer is None:
@@ -226,7 +227,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
         if row.problem_id in wanted:
             place.traces[row.id] = row
     place.labels = {trace_id: said[trace_id] for trace_id in place.traces if trace_id in said}
-    if place.stage.method == "accuracy":
+    if judges:
         for problem_id, kinds in mains.items():
             main = kinds.get("chosen") or kinds.get("greedy") or kinds["first"]
             if main.id in right:
