@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.models.registry import Weights
-from pipeline.recipe.plan import Lengths, expected
+from pipeline.recipe.cost import Lengths, expected
 from pipeline.recipe.shape import Recipe, Stage
 from pipeline.store.plan import Plan
 
