@@ -1,15 +1,15 @@
 """How fast the engine and the trainer are on a real model, SmolLM2-135M-Instruct, against the tools that they
 replace.
 
-    python scripts/bench_real.py                              # `make bench-real`: bf16 and fp32, a few minutes
+    python scripts/bench_real.py                              # `make bench-real`: bf16 and fp32
     python scripts/bench_real.py --dtypes bfloat16 --only decode,prefill --rounds 1
 
-Rates are tokens a CPU second (of this process), measured in turns in one process, the best of `--rounds`. decode:
-word problems in the chat template, 64 sampled tokens each, prompts included, against transformers' `generate` on
-the same prompts. prefill: prompts read, as a share of what torch.mm does with the model's own shapes and as many
-rows. scoring: the same body with a reward model's head, against the model's own forward over the same rows. sft:
-LoRA steps of `train: sft`, against trl's SFTTrainer on the same rows and weights. lean: decode with and without
-`engine/cpu_forward`.
+Rates are tokens a CPU second of this process, measured in turns, the best of `--rounds`. decode: word
+problems in the chat template, 64 sampled tokens each, prompts included, against transformers' `generate` on
+the same prompts. prefill: prompts read, as a share of what torch.mm does with the model's own shapes and
+1,024 rows. scoring: the same body with a reward model's head, against the model's own forward over the same
+rows. sft: LoRA steps of `train: sft`, against trl's SFTTrainer on the same rows and weights. lean: decode
+with and without `engine/cpu_forward`.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def decode(engine: Engine, model: Any, rounds: int) -> dict[str, tuple[float, fl
         ours, theirs = in_turns(
             rounds,
             lambda given=given, tokens=tokens: rate(tokens, lambda: write(engine, given)),
-            lambda given=given, tokens=tokens: rate(tokens, lambda: generate(model, pad, given)),
+            lambda given=given, tokens=tokens, pad=pad: rate(tokens, lambda: generate(model, pad, given)),
         )
         found[f"decode/{number} rows"] = (ours, theirs)
     return found
 
 
 def peak(model: Any, rows: int) -> float:
-    """Tokens a CPU second if a forward were its products alone, as torch.mm makes them; the head's left out."""
+    """Tokens a CPU second if a forward were its products alone, as torch.mm makes them, without the head."""
     body = [m.weight for m in model.base_model.modules() if type(m) is torch.nn.Linear]
     inputs = {w.shape[1]: torch.randn(rows, w.shape[1]).to(w.dtype) for w in body}
 
@@ -171,7 +171,9 @@ def examples(engine: Engine, number: int) -> list[Example]:
     for problem in task.problems():
         prompt, completion = task.prompt(problem.question), task.gold_completion(problem)
         if completion is not None:
-            found.append(Example(problem_id=problem.id, round=1, stage="rows", prompt=prompt, completion=completion))
+            found.append(
+                Example(problem_id=problem.id, round=1, stage="rows", prompt=prompt, completion=completion)
+            )
         if len(found) == number:
             break
     return found
@@ -231,7 +233,9 @@ def lean_rates(engine: Engine, rounds: int) -> dict[str, tuple[float, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table of docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtypes", default="bfloat16,float32")
     parser.add_argument("--only", default="decode,prefill,scoring,lean,sft")
     parser.add_argument("--rounds", type=int, default=2)
@@ -251,7 +255,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, (ours, theirs) in rates.items():
             found[f"{name}/{dtype}"] = (ours, theirs)
             goal = TARGETS.get(name.split("/")[0], "")
-            print(f"| {name}, {dtype} | {ours:.0f} | {theirs:.0f} | **{ours / theirs:.2f}** | {goal} |", flush=True)
+            print(
+                f"| {name}, {dtype} | {ours:.0f} | {theirs:.0f} | **{ours / theirs:.2f}** | {goal} |",
+                flush=True,
+            )
 
     for dtype in given.dtypes.split(","):
         with tempfile.TemporaryDirectory() as place:

@@ -179,8 +179,8 @@ def sampling(recipe: Recipe, name: str) -> dict[str, Any]:
 def asked_of(
     recipe: Recipe, problems: list[Problem], drawn: dict[str, Any], base: Path
 ) -> tuple[list[Problem], int]:
-    """The problems that are tried, and the samples of each: of a large model on a CPU so few that a look takes
-    about a minute.
+    """The problems that are tried, and the samples of each: of a large model on a CPU so few that a look
+    takes about a minute.
     """
     num = SAMPLES if drawn["temperature"] else 1
     if Path("/dev/nvidiactl").exists() or sum(p.stat().st_size for p in base.glob("*.safetensors")) < LARGE:

@@ -20,8 +20,9 @@ from pipeline.engine.cpu_attention import attend
 from pipeline.engine.cpu_linear import least_rows
 
 TURNS = 8192  #: positions whose rotations are kept
-#: of the logits' spread, what half precision may differ by on average: norms and rotations are rounded once here
-#: and several times there (SmolLM2-135M: 0.029; from float32 this forward is 0.025 away and transformers' 0.029)
+#: of the logits' spread, what half precision may differ by on average: norms and rotations are rounded once
+#: here and several times there (SmolLM2-135M: 0.029; float32 is 0.025 away from this forward, 0.029 from
+#: transformers')
 HALF = 0.1
 KINDS = ("LlamaModel", "MistralModel", "Qwen2Model")
 

@@ -1,10 +1,10 @@
 """Large models on the CPU: weights laid out once for the processor's products.
 
-A product of a few rows with a large matrix spends a third to a half of its time on laying the matrix out; oneDNN
-can be given it laid out (measured on SmolLM2-135M, 16 rows: 1.5 times as fast in float32, 1.3 in bfloat16, the
-vocabulary's 2.3 and 1.6; 1,024 rows: 1.15 and 1.05). In bfloat16 the bits are those of the plain product, in
-float32 they are others, so small models, whose goldens are in float32 and whose products fit the cache, are
-left as they are. A row has the same bits among 16 to 1,024 rows; `selftest` looks.
+A product of a few rows with a large matrix spends a third to a half of its time on laying the matrix out;
+oneDNN can be given it laid out (measured on SmolLM2-135M, 16 rows: 1.5 times as fast in float32, 1.3 in
+bfloat16, the vocabulary's 2.3 and 1.6; 1,024 rows: 1.15 and 1.05). In bfloat16 the bits are those of the
+plain product, in float32 they are others, so small models, whose goldens are in float32 and whose products
+fit the cache, are left as they are. A row has the same bits among 16 to 1,024 rows; `selftest` looks.
 """
 
 from __future__ import annotations

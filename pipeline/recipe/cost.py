@@ -1,4 +1,4 @@
-"""What one problem is expected to cost a stage, as its method says, for a completion as the task says it is."""
+"""What one problem is expected to cost a stage, as its method says, for a completion as the task has them."""
 
 from __future__ import annotations
 

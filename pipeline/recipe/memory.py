@@ -1,8 +1,8 @@
 """How much memory a run takes at its peak, from the recipe and the shapes of its models; loads no torch.
 
-Python with its libraries, and of the most demanding stage: the weights of every model that acts there, the cache
-of the rows under way (up to what an engine gives it), logits; or a training's weights, activations, gradients and
-optimizer. Held against real runs in docs/benchmarks.md.
+Python with its libraries, and of the most demanding stage: the weights of every model that acts there, the
+cache of the rows under way (up to what an engine gives it), logits; or a training's weights, activations,
+gradients and optimizer. Held against real runs in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Shape:
             each = said.get("head_dim") or said["hidden_size"] // heads
             shared = (said.get("num_key_value_heads") or heads) * each
             inner = said.get("intermediate_size") or 4 * said["hidden_size"]
-            layers, hidden, words = (
-                int(said[k]) for k in ("num_hidden_layers", "hidden_size", "vocab_size")
-            )
+            layers, hidden, words = (int(said[k]) for k in ("num_hidden_layers", "hidden_size", "vocab_size"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None if not size else cls.guessed(size / 4)
         return cls(size / given, layers, hidden, int(inner), int(shared), words, given) if size else None
@@ -75,8 +73,8 @@ def folder_of(base: str, checkpoints: Path) -> Path | None:
 
 
 def needed(recipe: Recipe, find: Callable[[str], Path | None]) -> tuple[float, list[str]]:
-    """Bytes at the peak of a run in one process, and the bases of which nothing is known. find: the folder of a
-    base.
+    """Bytes at the peak of a run in one process, and the bases of which nothing is known. find: the folder
+    of a base.
     """
     shapes: dict[str, Shape] = {}
     unknown = []
@@ -132,7 +130,9 @@ def _engine(recipe: Recipe, stage: Stage, name: str, shapes: dict[str, Shape]) -
         return 0.0
     model = recipe.models[plain]
     each = width(shape, model.dtype)
-    found = shape.weights * each + (shape.words * shape.hidden * each if shape.given * shape.weights > LARGE else 0)
+    found = shape.weights * each + (
+        shape.words * shape.hidden * each if shape.given * shape.weights > LARGE else 0
+    )
     if model.head and model.head != "token":
         return found + CACHE / 16  # reads alone: what a search remembers
     rows = min(model.engine.max_rows, _rows(recipe, stage))
@@ -176,8 +176,8 @@ def _limit(stage: Stage, task: Any) -> int:
 
 
 def _training(recipe: Recipe, stage: Stage, name: str, shape: Shape) -> float:
-    """Bytes of a training: frozen weights or all of them with their gradients and moments, an adapter, and what
-    the layers keep of a micro-batch for the way back.
+    """Bytes of a training: frozen weights or all of them with their gradients and moments, an adapter, and
+    what the layers keep of a micro-batch for the way back.
     """
     model, settings = recipe.models[name], stage.settings
     length = min(

@@ -1,8 +1,8 @@
 """How many problems a chunk has where the recipe does not say.
 
-A small model's chunk is 128 problems. Of a larger one a chunk should take half a minute to a minute, for a kill
-costs what was under way. The size is decided by the recipe and the weights alone, never by a clock, before the
-stage starts, and stands in its plan.json; a stage that was planned keeps what its plan says.
+A small model's chunk is 128 problems. Of a larger one a chunk should take half a minute to a minute, for a
+kill costs what was under way. The size is decided by the recipe and the weights alone, never by a clock,
+before the stage starts, and stands in its plan.json; a stage that was planned keeps what its plan says.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ DEFAULT_CHUNK = 128
 LEAST = 8  #: problems: a batch should stay large
 LARGE = 200_000_000  #: bytes of a model's files: of a smaller one 128 problems take seconds
 SECONDS = 45.0  #: that a chunk is expected to take
-#: bytes of float32 weights that a core writes with or reads a second, a token each: 180 tokens/s of SmolLM2-135M
-#: (docs/benchmarks.md)
+#: tokens that a core writes a second, times the bytes of its model's files: 190 tokens/s of SmolLM2-135M
 BYTES_A_SECOND = 1e11
 PROMPT = 100  #: tokens of a prompt, read in a tenth of the time that writing them would take
 
 
 def chunk_size(recipe: Recipe, stage: Stage, models: Iterable[Weights], planned: Plan | None) -> int:
-    """Problems a chunk: as the recipe says, else as the stage's own plan does, else by the models that act."""
+    """Problems a chunk: as the recipe says, else as the stage's plan does, else by the models that act."""
     if stage.settings.chunk:
         return int(stage.settings.chunk)
     if planned is not None and planned.chunks:
