@@ -116,7 +116,7 @@ def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:
     if theirs is None:
         return ""
     try:
-        plan, _ = plan_stage(run, stage, number)
+        plan, _ = plan_stage(run, stage, number, theirs)
     except RecipeError:  # what it reads was not taken over
         return ""
     if plan.fingerprint != theirs.fingerprint:

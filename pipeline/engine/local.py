@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from pipeline.engine import cpu_attention, cpu_linear, cuda_engine
+from pipeline.engine import cpu_attention, cpu_linear, cpu_packed, cuda_engine
 from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Stash, cache_of, resumed
 from pipeline.engine.cpu_forward import cpu_forward_of
@@ -38,7 +38,7 @@ from pipeline.engine.prefix_cache import (
     remember,
     sizes,
 )
-from pipeline.engine.rungs import RUNGS, Limits, groups, rung_of, wide_rung_of
+from pipeline.engine.rungs import RUNGS, Limits, groups, large_rung_of, rung_of, wide_rung_of
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged
 from pipeline.models.heads import score_kind
@@ -75,7 +75,9 @@ class Engine(Text):
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
-        self.trim = cpu_attention.use(self.model, head is None) if small else True
+        large = small and cpu_packed.large(self.model)
+        alone = head is None and not large  # see cpu_attention
+        self.trim = cpu_attention.use(self.model, alone) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
         fixed = not cpu_attention.feels_length(self.model.config.get_text_config())
         self.remembers = self.trim and small and fixed
@@ -92,11 +94,13 @@ class Engine(Text):
         self._top = self._plain_head()
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
-        self._lean = cpu_forward_of(self.model, self._top, one_by_one=head is None) if plain else None
+        self._lean = cpu_forward_of(self.model, self._top, one_by_one=alone) if plain else None
+        if large:
+            cpu_packed.pack(self.model, self._lean)
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
-        self.rung_of = rung_of if small else wide_rung_of
+        self.rung_of = (large_rung_of if large else rung_of) if small else wide_rung_of
         self.fast: Any = None  #: on a GPU, the body in few launches
         self.tables: Any = None  #: and the endings there
         self.batch_kind: type[Batch] = Batch

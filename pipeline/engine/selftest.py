@@ -82,6 +82,7 @@ def _looked(
     config = engine.model.config.get_text_config()
     ways = ((True, 1), (False, 1), (False, 16)) if not feels_length(config) else ()
     held = [rung for rung in rungs if rung <= engine.context] or rungs[:1]
+    held = sorted({min(engine.rung_of(rung), max(engine.context, held[0])) for rung in held})
     for number, (engine.trim, engine.min_rows) in enumerate(ways):
         progress(number, len(ways) + 1, 0.0)
         if _holds(engine, held, seconds):

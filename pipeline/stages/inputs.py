@@ -18,11 +18,10 @@ from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, Problem, S
 from pipeline.run.kept import Kept
 from pipeline.run.run import Run
 from pipeline.settings import FileSource
+from pipeline.stages.pieces import DEFAULT_CHUNK
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan, Plan
-
-DEFAULT_CHUNK = 128
 
 
 @dataclass(frozen=True)

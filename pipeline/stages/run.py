@@ -26,7 +26,6 @@ from pipeline.run.reporter import Share
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
 from pipeline.stages.inputs import (
-    DEFAULT_CHUNK,
     ChunkReader,
     chunks_from,
     inputs_of,
@@ -34,6 +33,7 @@ from pipeline.stages.inputs import (
     slices,
     within,
 )
+from pipeline.stages.pieces import chunk_size
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
@@ -45,18 +45,24 @@ Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is throug
 MAIN_KIND = {"generate": "Trace", "label": "Label", "evaluate": "Trace", "train": ""}
 
 
-def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Weights]]:
-    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing."""
+def plan_stage(
+    run: Run, stage: Stage, number: int, planned: Plan | None = None
+) -> tuple[Plan, dict[str, Weights]]:
+    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing.
+    planned: an earlier plan, whose chunks are kept where the recipe says nothing of them."""
     reader = ChunkReader(run.workspace.data)
     sources = inputs_of(run, stage, number)
     chunks: list[ChunkPlan] = []
-    size = stage.settings.chunk or DEFAULT_CHUNK
     if stage.room == "train":
         models = {stage.settings.model: starting_point(run, stage, number)}
     else:
         models = {
             name: run.versions.acting(stage, number, name) for name in dict.fromkeys(stage.models.values())
         }
+    size = 0
+    if not sources and stage.room != "train":
+        before = planned or run.stage_folder(stage, number).plan()
+        size = chunk_size(run.recipe, stage, models.values(), before)
     if stage.room == "evaluate":
         ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
         chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
