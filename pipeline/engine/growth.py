@@ -83,8 +83,8 @@ def cut(prefix: Prefix, at: int, engine: Text) -> Prefix:
     if (said := engine.decode(prefix.token_ids)) != prefix.text:
         raise RecipeError(
             f"model {engine.name} reads the tokens of a completion as {said[:60]!r}, and they stand for "
-            f"{prefix.text[:60]!r}: another tokenizer wrote them, so it cannot go on from inside a step. Name "
-            f"the model that wrote them, or one with its tokenizer, in place of {engine.name}"
+            f"{prefix.text[:60]!r}: another tokenizer wrote them, so it cannot go on from inside a step. "
+            f"Name the model that wrote them, or one with its tokenizer, in place of {engine.name}"
         )
     if at == prefix.num_tokens:
         return prefix

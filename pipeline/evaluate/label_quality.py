@@ -9,10 +9,10 @@ the later winning; one labeller a stage keeps them apart.
 
 Metrics: accuracy, false_accept (lost prefixes called sound), false_reject (sound ones called lost), the same
 by depth (accuracy/step/1, ...; the steps up to the prefix), auc (the label as a score, no threshold),
-auc/same_step, sound (the share that is), labels, labels_a_problem, unknown (the share that the oracle says
-nothing of: no oracle, or a prefix that ends inside a step), and tokens_a_label: what the label stages in
-`from` were charged, over their labels. A charge is known by chunk, so a problem bears an even share of its
-chunk's.
+auc/same_step, sound (the share that is), prefixes (labelled ones), prefixes_a_problem, unknown (the share
+that the oracle says nothing of: no oracle, or a prefix that ends inside a step), and tokens_a_label: what the
+label stages in `from` were charged, over their labels. A charge is known by chunk, so a problem bears an even
+share of its chunk's.
 
 Hard labels, soft ones and advantages are read alike: MC > 0 is OmegaPRM's and Math-Shepherd's own reading.
 Not here: whether a reward model learns from them (`prm_quality`).
@@ -90,9 +90,7 @@ def answer(
     seen: set[tuple[int, ...]] = set()
     for path in [*trace_paths(given), *node_paths(given)]:
         keys = [tuple(path.trace.token_ids[:end]) for end in path.trace.step_ends]
-        labels = [
-            None if key in seen else label for key, label in zip(keys, path.labels, strict=True)
-        ]
+        labels = [None if key in seen else label for key, label in zip(keys, path.labels, strict=True)]
         if all(label is None for label in labels):
             continue
         seen.update(key for key, label in zip(keys, labels, strict=True) if label is not None)
@@ -134,7 +132,9 @@ def _path(leaf: Node, by_id: Mapping[str, Node], known: Mapping[str, float], pro
     while (parent := nodes[0].parent) is not None and by_id[parent].parent is not None:
         nodes.insert(0, by_id[parent])
     ends = list(accumulate(len(node.token_ids) for node in nodes))
-    last = {end: place for place, end in enumerate(ends)}  # a node that added no token stands for the one before
+    last = {
+        end: place for place, end in enumerate(ends)
+    }  # a node that added no token stands for the one before
     trace = Trace(
         problem_id=leaf.problem_id,
         id=leaf.id,
@@ -173,9 +173,7 @@ def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     for trace in (row for row in rows if isinstance(row, Trace)):
         steps = whole_steps(trace, task)
         verdicts = task.step_oracle(problem, task.steps(trace.text)) or []
-        truth = [
-            float(verdicts[num - 1]) if num and num <= len(verdicts) else None for num in steps
-        ]
+        truth = [float(verdicts[num - 1]) if num and num <= len(verdicts) else None for num in steps]
         found.append(_label(problem.id, trace.id, GOLD, step_scores=truth))
     return found
 
@@ -244,8 +242,8 @@ def columns(found: Sequence[LabelOutcome], settings: Settings) -> Measured:
     stats["tokens_a_label"] = ratio([(o.charged, len(o.points) + o.unknown) for o in found])
     known, unknown = len(points), sum(o.unknown for o in found)
     plain = {
-        "labels": float(known + unknown),
-        "labels_a_problem": (known + unknown) / len(found),
+        "prefixes": float(known + unknown),
+        "prefixes_a_problem": (known + unknown) / len(found),
         "unknown": unknown / (known + unknown) if known + unknown else math.nan,
     }
     for at in sorted({min(point[0], DEEPEST) for point in flat}):
@@ -259,9 +257,7 @@ def columns(found: Sequence[LabelOutcome], settings: Settings) -> Measured:
 RATES = ("accuracy", "false_accept", "false_reject", "sound")
 
 
-def counted(
-    points: Sequence[tuple[int, float, bool]], name: str, above: float
-) -> tuple[float, float]:
+def counted(points: Sequence[tuple[int, float, bool]], name: str, above: float) -> tuple[float, float]:
     """(how many, of how many) for a rate."""
     told = [(label > above, sound) for _, label, sound in points]
     if name == "false_accept":
@@ -281,8 +277,8 @@ NAMES = {
     "auc": ("AUC of the label over prefixes (0.5 is chance)", False, False, True),
     "auc/same_step": ("AUC among prefixes of one depth", False, False, False),
     "tokens_a_label": ("tokens charged a label", True, False, True),
-    "labels": ("labels", False, False, False),
-    "labels_a_problem": ("labels a problem", False, False, False),
+    "prefixes": ("labelled prefixes", False, False, False),
+    "prefixes_a_problem": ("labelled prefixes a problem", False, False, False),
     "sound": ("prefixes that are sound", False, True, False),
     "unknown": ("labels that the oracle says nothing of", True, True, False),
 }
@@ -312,7 +308,7 @@ def panels(settings: Settings) -> list[Panel]:
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:
     """Is there anything to compare?"""
-    if not metrics.get("labels"):
+    if not metrics.get("prefixes"):
         return Health(warnings=["no step of what `from` brings has a label"])
     if metrics.get("unknown", 0.0) == 1:
         return Health(

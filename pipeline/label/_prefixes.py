@@ -58,7 +58,9 @@ class Places:
 
     def rows(self, problem_id: str, labeller: str) -> list[Node | Label]:
         """A Node and a Label for each place, parents first."""
-        ordered = sorted(self, key=lambda place: place.prefix.token_ids)  # a prefix comes before what it began
+        ordered = sorted(
+            self, key=lambda place: place.prefix.token_ids
+        )  # a prefix comes before what it began
         names: dict[Ids, str] = {}
         above: list[tuple[Place, int]] = []  # the places on the way to this one, with their depths
         rows: list[Node | Label] = []
@@ -83,16 +85,12 @@ class Places:
                 )
             )
             rows.append(
-                Label(
-                    problem_id=problem_id, trace_id=names[ids], value=place.value, labeller=labeller
-                )
+                Label(problem_id=problem_id, trace_id=names[ids], value=place.value, labeller=labeller)
             )
             above.append((place, above[-1][1] + 1 if above else 0))
         return rows
 
-    def trace_label(
-        self, trace: Trace, correct: bool, reason: str, labeller: str
-    ) -> Label:
+    def trace_label(self, trace: Trace, correct: bool, reason: str, labeller: str) -> Label:
         """A trace's outcome, and the values of those of its steps that were tested; null for the others."""
         known = [self.get(tuple(trace.token_ids[:end])) for end in trace.step_ends]
         return Label(

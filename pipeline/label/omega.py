@@ -62,12 +62,13 @@ class Settings(LabelSettings):
     top_k: int = Field(0, ge=0, description="0: off")
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
-        """The filter, then log2 M prefixes a search, half a completion long on the average. Small models run
-        out of different wrong roll-outs long before `searches`: the pool then holds those of some prefixes.
+        """The filter, then log2 M prefixes a search, half a completion long on the average, and half of them
+        tested before. As if no problem were dropped; and small models run out of different wrong roll-outs
+        before they come to `searches`.
         """
         tests = math.ceil(math.log2(max(2, min(self.pieces, task.typical_steps))))
         searches = min(self.searches, given + self.n * task.typical_steps)
-        rollouts = max(self.filter, self.n) + 0.5 * searches * tests * self.n
+        rollouts = max(self.filter, self.n) + 0.25 * searches * tests * self.n
         return Cost({self.by: rollouts * task.typical_tokens}, {}, given)
 
 

@@ -1,9 +1,9 @@
 """Preferences from a labelled tree: two ways to go on from one prefix, of which one is worth more.
 
-After each node its children are held against one another: the best against each that is worth `gap` less. With
-`tokens: 1` only children of a single token count: phi-4's pairs of an accepted and a rejected token after one
-prefix (arXiv:2412.08905, section 4.3.2), from `label/pivotal`; without, they are steps, as step-wise
-preference methods on search trees take them (arXiv:2405.00451).
+After each node its children are held against one another: the best against each that is worth `gap` less.
+With `tokens: 1` only children of a single token count: phi-4's pairs of an accepted and a rejected token
+after one prefix (arXiv:2412.08905, section 4.3.2), from `label/pivotal`; without, they are steps, as
+step-wise preference methods on search trees take them (arXiv:2405.00451).
 
 A Pair's prompt goes on into the completion, up to the prefix; its ids are those that were drawn, so a trainer
 need not split text that a tokenizer joins. It loads in TRL as it is, which ends each side with an end token:
@@ -46,9 +46,7 @@ def select(
     if not group.traces:
         return []
     found = [
-        (best, other)
-        for siblings in children.values()
-        for best, other in pairs(siblings, group, settings)
+        (best, other) for siblings in children.values() for best, other in pairs(siblings, group, settings)
     ]
     found.sort(key=lambda pair: -margin(*pair, group))
     rows: list[Example | StepExample | Pair | Dropped] = [
@@ -92,9 +90,13 @@ def _pair(
         above.insert(0, nodes[here])
         here = nodes[here].parent
     ids = [token for node in above for token in node.token_ids]
-    through = [trace for trace in group.traces if trace.token_ids[: len(ids)] == ids]
-    both = [t for t in through for node in (best, other) if t.token_ids[len(ids) :][: len(node.token_ids)] == node.token_ids]  # fmt: skip
-    trace = next(iter(both or through or group.traces))
+    ends = [ids + node.token_ids for node in (best, other)]
+    ways = (
+        [trace for end in ends for trace in group.traces if trace.token_ids[: len(end)] == end],
+        [trace for trace in group.traces if trace.token_ids[: len(ids)] == ids],
+        group.traces,
+    )
+    trace = next(way[0] for way in ways if way)
     prompt = trace.prompt + "".join(node.step for node in above)
     return Pair(
         problem_id=group.problem_id,

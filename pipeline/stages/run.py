@@ -67,8 +67,8 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
             )
         if not chunks:
             raise RecipeError(
-                f"{stage.section}.{stage.name}: none of the problems that its input is about is in the "
-                f"{stage.settings.on_split} split: set {stage.section}.{stage.name}.split to theirs, or raise "
+                f"{stage.section}.{stage.name}: none of the problems that its input is about is among the "
+                f"{stage.settings.on_split} problems that it measures: set its `split` to theirs, or raise "
                 "its `problems`"
             )
         models = with_incumbents(run, stage, number, models)

@@ -190,9 +190,9 @@ class BaseTask:
         return None
 
     def step_result(self, step: str) -> str | None:
-        """The intermediate result that a step states, in one spelling, so that steps of two completions can be
-        held against one another; None where it states none. Here: the number after the last `=`, a calculator
-        note's own (`<<48/2=24>>`), or what stands after `####`.
+        """The intermediate result that a step states, in one spelling, so that steps of two completions can
+        be held against one another; None where it states none. Here: the number after the last `=`, a
+        calculator note's own (`<<48/2=24>>`), or what stands after `####`.
         """
         from pipeline.answers import extract
 

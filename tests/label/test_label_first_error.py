@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_world import PROBLEM, Lines, World, trace
 
@@ -25,6 +25,7 @@ def test_all_from_the_first_mistake_on_is_wrong() -> None:
     assert [row.value for row in rows] == [0, 1, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1))
 def test_labels_never_rise(verdicts) -> None:
     found = first_error.until_wrong(verdicts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_world import PROBLEM, World, trace
 
@@ -81,6 +81,7 @@ def test_without_gold_or_results_there_is_a_reason() -> None:
     assert labelled([]) == []
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(["1", "2", "3", None]), max_size=5), min_size=1, max_size=4),
     st.lists(st.sampled_from(["1", "2", "3", "9", None]), max_size=6),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_world import PROBLEM, Lines, World, shares, trace, written
 
@@ -18,12 +18,12 @@ from pipeline.select import step_values
 START = Prefix(prompt="Q:")
 
 
-def settings(**more):
+def given_settings(**more):
     return omega.Settings(**({"n": 4, "filter": 0} | more))
 
 
 def labelled(world, traces, problem=PROBLEM, **more):
-    return world.drive(omega.label(problem, Group("p", traces=traces), settings(**more), Lines()))
+    return world.drive(omega.label(problem, Group("p", traces=traces), given_settings(**more), Lines()))
 
 
 def test_the_formulas_by_hand() -> None:
@@ -34,14 +34,16 @@ def test_the_formulas_by_hand() -> None:
     assert omega.exploration(4, 1, paper) == pytest.approx(0.125)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 2000), st.integers(1, 2000))
 def test_q_rises_with_mc_and_falls_with_length(one, other, short, long) -> None:
     low, high = sorted((one, other))
     few, many = sorted((short, long))
-    assert omega.quality(low, few, settings()) <= omega.quality(high, few, settings()) <= 1
-    assert omega.quality(high, many, settings()) <= omega.quality(high, few, settings())
+    assert omega.quality(low, few, given_settings()) <= omega.quality(high, few, given_settings()) <= 1
+    assert omega.quality(high, many, given_settings()) <= omega.quality(high, few, given_settings())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 16), st.data())
 def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> None:
     """Any completion of `num` steps whose value falls to 0 at step `error`: found with at most log2 asks."""
@@ -56,7 +58,7 @@ def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> Non
     world, places = World(shares(value)), Places()
     place = Place(START, value(""))
     whole = written(START, *(f"step {k}" for k in range(num)))
-    fresh = world.drive(omega.search(omega.Candidate(place, whole), places, settings()))
+    fresh = world.drive(omega.search(omega.Candidate(place, whole), places, given_settings()))
     known = {len(p.prefix.steps): p.value for p in places}
     assert known[error] == 0  # the first wrong step was tested, or is the end itself
     assert all(known[k] > 0 for k in known if k < error)
@@ -67,19 +69,19 @@ def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> Non
 def test_brute_force_asks_of_every_step_and_the_search_of_four_in_sixteen() -> None:
     world = World(shares(lambda text: 0.5 if text.count("\n") < 11 else 0.0))
     whole = written(START, *(f"step {k:02}" for k in range(16)))
-    world.drive(omega.search(omega.Candidate(Place(START, 0.5), whole), Places(), settings()))
+    world.drive(omega.search(omega.Candidate(Place(START, 0.5), whole), Places(), given_settings()))
     assert [text.count("\n") for text in world.asked] == [8, 12, 10, 11]
 
 
 def test_where_pieces_end() -> None:
     whole = written(START, *("x" * 4 for _ in range(20)))  # 5 tokens a step
-    assert omega.borders(whole, 0, settings()) == tuple(
+    assert omega.borders(whole, 0, given_settings()) == tuple(
         5 * k for k in (2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19)
     )
-    assert omega.borders(whole, 85, settings()) == (90, 95)
-    assert omega.borders(whole, 0, settings(split="tokens", pieces=4)) == (25, 50, 75)
-    assert omega.borders(whole, 97, settings(split="tokens")) == (98, 99)
-    assert omega.borders(written(START, "only"), 0, settings()) == ()
+    assert omega.borders(whole, 85, given_settings()) == (90, 95)
+    assert omega.borders(whole, 0, given_settings(split="tokens", pieces=4)) == (25, 50, 75)
+    assert omega.borders(whole, 97, given_settings(split="tokens")) == (98, 99)
+    assert omega.borders(written(START, "only"), 0, given_settings()) == ()
 
 
 def small_world() -> World:
@@ -192,7 +194,9 @@ def test_prefix_of_a_trace_and_of_a_rollout_are_one_place() -> None:
     assert one.trace_id == "p/0"
 
 
-@pytest.mark.parametrize("wrong", [{"n": 0}, {"pieces": 1}, {"alpha": 0}, {"searches": 0}, {"split": "words"}])
+@pytest.mark.parametrize(
+    "wrong", [{"n": 0}, {"pieces": 1}, {"alpha": 0}, {"searches": 0}, {"split": "words"}]
+)
 def test_numbers_that_mean_nothing(wrong) -> None:
     with pytest.raises(ValueError):
         omega.Settings(**wrong)

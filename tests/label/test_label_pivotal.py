@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_world import PROBLEM, Lines, World, trace, written
 
@@ -62,6 +62,7 @@ def test_half_of_the_log_probability(surprise, left) -> None:
     assert pivotal.half(surprise) == left
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 20), min_size=2, max_size=40))
 def test_both_halves_have_a_token(surprise) -> None:
     assert 1 <= pivotal.half(surprise) < len(surprise)
@@ -98,12 +99,15 @@ def test_a_wrong_trace_has_the_pivot_too() -> None:
     assert group.labels["p/0"].correct is False
 
 
+@settings(deadline=None)
 @given(st.text("abc", min_size=2, max_size=30), st.data())
 def test_it_finds_the_pivot_of_any_completion_that_has_one(text, data) -> None:
     """p is .5 before token `at` and 1 from it on, whatever the log-probabilities are."""
     at = data.draw(st.integers(0, len(text) - 1))
     surprise = data.draw(st.lists(st.floats(0, 9), min_size=len(text) + 7, max_size=len(text) + 7))
-    world = World(lambda prefix, n: [written(prefix, "", "right" if k < n * p(prefix) else "no") for k in range(n)])
+    world = World(
+        lambda prefix, n: [written(prefix, "", "right" if k < n * p(prefix) else "no") for k in range(n)]
+    )
 
     def p(prefix: Prefix) -> float:
         return 1.0 if prefix.num_tokens > at else 0.5
@@ -190,7 +194,9 @@ def test_the_best_child_against_each_that_is_worth_less() -> None:
         ("aa\n", "dd\n", 0.4),
     ]
     assert [(r.what, r.reason) for r in found if isinstance(r, Dropped)] == [("p/1", "no_pair")]
-    assert len(pairs_of(tree(("aa\n", 0.9), ("bb\n", 0.1), ("dd\n", 0.5)), tokens=None, max_per_problem=1)) == 2
+    assert (
+        len(pairs_of(tree(("aa\n", 0.9), ("bb\n", 0.1), ("dd\n", 0.5)), tokens=None, max_per_problem=1)) == 2
+    )
 
 
 def test_nothing_to_prefer_drops_every_trace() -> None:
