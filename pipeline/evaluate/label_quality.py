@@ -105,11 +105,11 @@ def trace_paths(group: Group) -> Iterator[Path]:
     """The traces with a label for their steps."""
     for trace in group.traces:
         label = group.label(trace)
-        values = (label.step_scores or label.advantage or []) if label else []
+        values = list((label.step_scores or label.advantage or []) if label else [])
         if len(values) == 1 < len(trace.step_ends):  # one for the whole trace: it stands at its last step
-            values = [None] * (len(trace.step_ends) - 1) + values
+            values = [*[None] * (len(trace.step_ends) - 1), *values]
         if len(values) == len(trace.step_ends):
-            yield Path(trace, list(values))
+            yield Path(trace, values)
 
 
 def node_paths(group: Group) -> Iterator[Path]:

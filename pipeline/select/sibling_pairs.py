@@ -48,7 +48,7 @@ def select(
     found = [
         (best, other) for siblings in children.values() for best, other in pairs(siblings, group, settings)
     ]
-    found.sort(key=lambda pair: -margin(*pair, group))
+    found.sort(key=lambda pair: -margin(pair[0], pair[1], group))
     rows: list[Example | StepExample | Pair | Dropped] = [
         _pair(best, other, nodes, group, encode) for best, other in found[: settings.max_per_problem]
     ]
