@@ -226,6 +226,20 @@ class MonteCarlo:
         return [self.prefixes] if isinstance(self.prefixes, Prefix) else list(self.prefixes)
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The first tokens of a completion, wherever they end. Reply: list[Prefix], one for each place of `at`,
+    open, and the completion itself for its whole length.
+
+    Nothing is written or read: a place inside a step has no text until a tokenizer says it, and `by` names
+    whose. Its ids must read as the completion's text: another tokenizer's traces are refused.
+    """
+
+    prefix: Prefix
+    at: Sequence[int]  #: numbers of tokens, from 0 to all
+    by: str
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class All:
     """Several asks at once. Reply: the list of their replies, in order."""
@@ -236,7 +250,7 @@ class All:
         object.__setattr__(self, "asks", asks)
 
 
-Ask = Continue | Score | Logprob | Choose | MonteCarlo | All
+Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | All
 
 
 def abandoned(prefix: Prefix) -> Prefix:

@@ -138,12 +138,17 @@ class StepExample(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair(Row):
-    """One preference. Loads in TRL as it is."""
+    """One preference. Loads in TRL as it is. `prompt` may go on into the completion: then the two are what
+    follows there. The ids are those that were drawn, where they are known."""
 
     prompt: str
     chosen: str
     rejected: str
     margin: float = 0.0
+    trace_id: str = ""  #: a trace that it was made from
+    prompt_ids: list[int] = dataclasses.field(default_factory=list)
+    chosen_ids: list[int] = dataclasses.field(default_factory=list)
+    rejected_ids: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +195,8 @@ class Group:
     examples: list[Example | StepExample | Pair] = dataclasses.field(default_factory=list)
     #: what labellers had written and did not label (`parent`: the trace that one begins with)
     rollouts: list[Trace] = dataclasses.field(default_factory=list)
+    #: tokens by model that the label stages read were charged for it: its even share of its chunk's
+    charged: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def label(self, trace: Trace) -> Label | None:
         """The merged label of a trace."""

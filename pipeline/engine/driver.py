@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.asks import All, Ask, Asks, Counted, MonteCarlo, Prefix
+from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix
 from pipeline.engine.growth import Extracts
-from pipeline.engine.queues import READS, WRITES, Enqueue, Leaf, Live, ReadQueue, TooLong, WriteQueue
+from pipeline.engine.queues import READS, WRITES, Enqueue, Leaf, Live, ReadQueue, TooLong, WriteQueue, pieces
 
 T = TypeVar("T")
 JOIN_EVERY = 4  #: tokens between two looks at the searches
@@ -182,6 +182,8 @@ class Driver:
             return self._writer.prepare(leaf)
         if isinstance(leaf.ask, READS):
             return self._reader.prepare(leaf)
+        if isinstance(leaf.ask, Cut):
+            return pieces(leaf, self.engine(leaf.ask.by))
         raise TypeError(
             f"problem {leaf.live.search.problem_id}: a search yielded {leaf.ask!r}, which is no ask"
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from pipeline.asks import Prefix, closed, closing
 from pipeline.engine.endings import EOS, LENGTH, STEP, STOP, Rule, hash_ids
 from pipeline.engine.text import Text
+from pipeline.errors import RecipeError
 
 Until = Literal["step", "answer", "tokens"]
 ENDS_ON: dict[str, int] = {"step": STEP | STOP | EOS, "answer": STOP | EOS, "tokens": STOP | EOS}
@@ -69,6 +70,37 @@ def fitted(prefix: Prefix, engine: Text) -> Prefix:
     ids += engine.encode_more(prefix.text[sum(map(len, prefix.steps)) :])
     unknown = (float("nan"),) * len(ids)
     return replace(prefix, token_ids=tuple(ids), step_ends=tuple(ends), logprobs=unknown)
+
+
+def cut(prefix: Prefix, at: int, engine: Text) -> Prefix:
+    """The first `at` tokens of a prefix, open; the prefix itself where those are all.
+
+    Raises:
+        RecipeError: the ids are another tokenizer's. ValueError: there are not so many tokens.
+    """
+    if not 0 <= at <= prefix.num_tokens:
+        raise ValueError(f"cut at {at}: the completion has {prefix.num_tokens} tokens")
+    if (said := engine.decode(prefix.token_ids)) != prefix.text:
+        raise RecipeError(
+            f"model {engine.name} reads the tokens of a completion as {said[:60]!r}, and they stand for "
+            f"{prefix.text[:60]!r}: another tokenizer wrote them, so it cannot go on from inside a step. "
+            f"Name the model that wrote them, or one with its tokenizer, in place of {engine.name}"
+        )
+    if at == prefix.num_tokens:
+        return prefix
+    num_steps = sum(end <= at for end in prefix.step_ends)
+    start = prefix.step_ends[num_steps - 1] if num_steps else 0
+    steps = prefix.steps[:num_steps]
+    return replace(
+        prefix,
+        token_ids=prefix.token_ids[:at],
+        step_ends=prefix.step_ends[:num_steps],
+        steps=steps,
+        text="".join(steps) + engine.decode(prefix.token_ids[start:at]),
+        logprobs=prefix.logprobs[:at],
+        finish="",
+        answer=None,
+    )
 
 
 def begun(prefix: Prefix, prompt_ids: Sequence[int]) -> Prefix:

@@ -349,4 +349,5 @@ def measured(stage: Stage) -> list[str]:
 
 def standing_in(stage: Stage) -> set[str]:
     """The models that act in an evaluation as they stood before the round, not as its candidates."""
-    return {one.name for one in stage.actors if one.standing} - set(measured(stage))
+    candidates = {one.name for one in stage.actors if not one.standing} & set(measured(stage))
+    return {one.name for one in stage.actors if one.standing} - candidates

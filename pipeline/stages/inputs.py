@@ -90,7 +90,19 @@ class ChunkReader:
         found = {problem_id: Group(problem_id) for problem_id in chunk.ids}
         for path, numbers in chunk.reads.items():
             self._fill(path, numbers, found, set())
+            self._charge(path, numbers, found)
         return found
+
+    def _charge(self, path: str, numbers: Iterable[int], found: dict[str, Group]) -> None:
+        """What a label stage was charged, evenly over the problems of each chunk."""
+        source = self.source(path)
+        for number in numbers if source.plan.room == "label" else ():
+            ids = source.plan.chunks[number].ids
+            for counter, tokens in source.folder.require().chunks[number]["counters"].items():
+                kind, _, model = counter.partition("/")
+                for problem_id in ids if kind == "charged" else ():
+                    if group := found.get(problem_id):
+                        group.charged[model] = group.charged.get(model, 0.0) + tokens / len(ids)
 
     def _fill(
         self, path: str, numbers: Iterable[int], found: dict[str, Group], seen: set[tuple[str, int]]

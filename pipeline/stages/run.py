@@ -72,6 +72,12 @@ def plan_stage(
                 f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
                 f"task.{split} to 1 or more, or leave this stage out"
             )
+        if not chunks:
+            raise RecipeError(
+                f"{stage.section}.{stage.name}: none of the problems that its input is about is among the "
+                f"{stage.settings.on_split} problems that it measures: set its `split` to theirs, or raise "
+                "its `problems`"
+            )
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":

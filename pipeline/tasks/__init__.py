@@ -189,6 +189,19 @@ class BaseTask:
         """
         return None
 
+    def step_result(self, step: str) -> str | None:
+        """The intermediate result that a step states, in one spelling, so that steps of two completions can
+        be held against one another; None where it states none. Here: the number after the last `=`, a
+        calculator note's own (`<<48/2=24>>`), or what stands after `####`.
+        """
+        from pipeline.answers import extract
+
+        noted = re.findall(r"<<[^<>]*=([^<>=]+)>>", step)
+        _, mark, after = step.rpartition("=")
+        found = noted[-1] if noted else after if mark else extract.after_hashes(step)
+        value = extract.first_number(found) if found else None
+        return None if value is None else extract.spell(value)
+
     def difficulty(self, problem: Problem) -> str:
         """A short bin name for tables, in an order that sorts."""
         return problem.difficulty

@@ -294,6 +294,10 @@ class Task(BaseTask):
             verdicts.append(left is not None and target in ways(left, self.settings.largest))
         return verdicts
 
+    def step_result(self, step: str) -> str | None:
+        match = LINE.fullmatch(step.strip())
+        return match[4] if match else None
+
     def random_play(self, draw: random.Random) -> tuple[str, str]:
         """(question, completion) by the rules alone: uniform legal moves, whatever the target.
 

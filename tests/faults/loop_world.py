@@ -58,9 +58,32 @@ SMALL = {
 NO_HEALTH = {"min_auc": 0, "min_sd": 0, "max_length_correlation": 1, "split": "train"}
 
 
-def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False) -> Recipe:
+def labels_data(base: Path, name: str = NAME) -> dict[str, Any]:
+    """Labellers that search, in several chunks, and what selects and measures their rows; nothing is trained. At this
+    temperature the tiny policy is sometimes right and sometimes wrong."""
+    sampling = {"from": "sample", "n": 4, "temperature": 1.5}
+    return recipe_data(base, name=name, rounds=0) | {
+        "task": {"use": "countdown", "train": 12, "dev": 2, "test": 2, "max_tokens": 60},
+        "models": {"policy": {"base": str(base)}},
+        "stages": {},
+        "before": {
+            "sample": {"generate": "sample", "by": "policy", "n": 3, "temperature": 1.5, "chunk": 4},
+            "tree": {"label": "omega", "filter": 0, "searches": 4, "split": "tokens", **sampling},
+            "pivots": {"label": "pivotal", "within": [0, 1], **sampling},
+            "steps": {"select": "step_values", "from": "tree"},
+            "pairs": {"select": "sibling_pairs", "from": "pivots", "tokens": 1, "on_empty": "continue"},
+        },
+        "finally": {"truth": {"evaluate": "label_quality", "from": "tree"}},
+    }
+
+
+def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False, labels: bool = False) -> Recipe:
     """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
-    brief: five stages of plain ReST-EM under the same name, where seconds count."""
+    brief: five stages of plain ReST-EM under the same name, where seconds count. labels: `labels_data`."""
+    if labels:
+        path = base.with_name("labels.yaml")
+        path.write_text(yaml.safe_dump(labels_data(base), sort_keys=False))
+        return load(path)
     if brief:
         stages = {
             **recipe_data(base)["stages"],

@@ -46,6 +46,17 @@ def test_killed_at_some_points(tiny: Path) -> None:
     assert points(kills(tiny, "sweep", "--brief", "--rounds", "1", "--every", "53", "--ends", "4")) >= 8
 
 
+def test_killed_amid_searching_labellers(tiny: Path) -> None:
+    """OmegaPRM and pivotal tokens, three chunks each."""
+    assert points(kills(tiny, "sweep", "--labels", "--every", "41", "--ends", "4")) >= 5
+
+
+@pytest.mark.faults
+def test_searching_labellers_killed_at_every_point(tiny: Path) -> None:
+    """The same, at each step of every write."""
+    assert points(kills(tiny, "sweep", "--labels")) > 200
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("part", ["0/2", "1/2"])
 def test_the_loop_killed_at_every_point(tiny: Path, part: str) -> None:

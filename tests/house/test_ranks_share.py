@@ -65,3 +65,25 @@ def test_shards_are_the_same_on_one_two_and_four_processes(name: str, place: Pat
     shards = [path for path in made[1] if path.endswith(".parquet")]
     assert len([path for path in shards if path.startswith(f"{STAGES[name][0]}/train-")]) == 8
     assert made[1] == made[2] == made[4]
+
+
+@pytest.mark.full
+def test_labellers_that_search_share_their_chunks(place: Path, tiny: Path) -> None:
+    """OmegaPRM's and pivotal tokens' shards are the same at 1 and 2 processes."""
+    from loop_world import labels_data
+
+    made = {}
+    for number in (1, 2):
+        here = place / f"on-{number}"
+        here.mkdir()
+        (here / "r.yaml").write_text(yaml.safe_dump(labels_data(tiny, "labels"), sort_keys=False))
+        os.chdir(here)
+        ratchet("run", "r.yaml", config=LAUNCH / "cpu2.yaml" if number > 1 else None)
+        made[number] = {
+            f"{stage}/{path}": found
+            for stage in ("tree", "pivots", "steps", "pairs")
+            for path, found in tree_files(here / "data" / "labels" / "round-000" / stage).items()
+        }
+    shards = [path for path in made[1] if path.endswith(".parquet")]
+    assert len([path for path in shards if path.startswith("tree/nodes/")]) == 3
+    assert made[1] == made[2]

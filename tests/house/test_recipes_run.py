@@ -19,7 +19,7 @@ from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
 from pipeline.report.console import Console
 from pipeline.report.summary import closing_words
-from pipeline.rows import Dropped, Example, Label, Node, Problem, StepExample, Trace
+from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
 from pipeline.run.session import session
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
@@ -40,6 +40,12 @@ SMALL_SEARCH = {
     "mcts_star": ["iterations=3"],
     "alphazero": ["simulations=2", "branch=3"],
 }
+#: how each labeller is made small, and able to find something where the tiny policy is nearly always right
+SMALL_LABELS = {
+    "omega_countdown": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
+    "diverse_countdown": ["before.sample.n=6"],
+    "pivotal_countdown": ["before.warm.n=2", "before.pivots.n=4", "before.pivots.within=[0,1]", "before.pairs.on_empty=continue", "before.pivots.temperature=1.5"],
+}  # fmt: skip
 #: who covers which recipe: a test below
 PLAIN = ("quickstart", "rest_em_countdown")
 ADDITION = ("star_addition", "star_addition_plain")
@@ -78,7 +84,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *ADDITION, *REAL, *WORDS, *SEARCHING]
+    covered = [*PLAIN, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -438,3 +444,46 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         assert fallen & {row.trace_id for row in rows(name, 0, "seeds", StepExample)}
     for model in recipe.models:  # both learn in each round
         assert (CHECKPOINTS / name / "round-002" / model / "adapter_model.safetensors").is_file()
+
+
+# --- step labels
+
+
+@pytest.mark.parametrize("name", SMALL_LABELS)
+def test_step_labels(name: str, place: Path, tiny: Path) -> None:
+    recipe = load(RECIPES / f"{name}.yaml")
+    small = [
+        "task={use: countdown, train: 16, dev: 6, test: 6, max_tokens: 60}",
+        "before.sample.temperature=1.5",
+        *SMALL_LABELS[name],
+        *(f"models.{model}.base={tiny}" for model in recipe.models),
+        *("before.learn.steps=2", "before.learn.batch_size=8", "before.learn.on_empty=continue"),
+    ]
+    for stage in recipe.section("finally"):
+        if stage.method == "prm_quality":
+            small += [f"finally.{stage.name}.{key}" for key in NO_HEALTH]
+        elif stage.method == "accuracy":
+            small.append(f"finally.{stage.name}.samples=2")
+    run(name, *small)
+    status = run_status(name, Workspace(DATA, CHECKPOINTS))
+    assert status["complete"]
+    assert verify_run(DATA / name, CHECKPOINTS / name) == []
+    [labeller] = [
+        stage for stage in recipe.section("before") if stage.method in ("omega", "match", "pivotal")
+    ]
+    labels = rows(name, 0, labeller.name, Label)
+    assert {label.labeller for label in labels} == {labeller.method}
+    final = status["final"]["metrics"]
+    if "finally.truth" in {f"{stage.section}.{stage.name}" for stage in recipe.stages}:
+        assert final["truth/prefixes"] > 0
+        assert final["truth/unknown"] == 0
+        assert 0 <= final["truth/accuracy"] <= 1
+        spends = labeller.method == "omega"
+        assert (final["truth/tokens_a_label"] > 0) == spends
+    if name == "pivotal_countdown":
+        pairs = rows(name, 0, "pairs", Pair)
+        assert pairs
+        for pair in pairs:
+            assert len(pair.chosen_ids) == len(pair.rejected_ids) == 1
+            assert pair.chosen_ids != pair.rejected_ids
+            assert pair.margin >= 0.2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 
-from pipeline.asks import All, Choose, Continue, Logprob, MonteCarlo, Prefix, Score, start
+from pipeline.asks import All, Choose, Continue, Cut, Logprob, MonteCarlo, Prefix, Score, start
 from pipeline.engine.draws import monte_carlo_seed
 from pipeline.engine.driver import Driver, Search, drive_with_replies
 from pipeline.engine.local import Engine
@@ -367,3 +367,52 @@ def test_canned_replies_drive_a_search():
         drive_with_replies(search(), [["x"]])
     with pytest.raises(AssertionError, match="1 replies unread"):
         drive_with_replies(search(), [["x"], [], []])
+
+
+def test_a_completion_is_cut_anywhere_and_goes_on_from_there(policy, prm):
+    """Every prefix of a completion, inside of steps too, has the text of its ids; what is drawn after it is named by
+    the prefix alone."""
+
+    def pieces():
+        [whole] = yield Continue(Prefix("numbers 7 ="), by="policy", until="tokens", max_tokens=12)
+        cuts = yield Cut(whole, at=range(whole.num_tokens + 1), by="policy")
+        inside = [cut for cut in cuts if cut.num_tokens not in (0, *whole.step_ends, whole.num_tokens)]
+        counts = yield MonteCarlo(inside[:2], by="policy", n=2, keep=True)
+        return whole, cuts, inside, counts
+
+    found = drive(policy, prm, {"p": pieces()}, is_right=lambda problem_id, prefix: True)["p"]
+    whole, cuts, inside, counts = found.result
+    assert len(cuts) == whole.num_tokens + 1
+    assert cuts[-1] is whole
+    for number, cut in enumerate(cuts[:-1]):
+        assert cut.token_ids == whole.token_ids[:number]
+        assert cut.text == policy.decode(cut.token_ids)
+        assert not cut.done
+        assert cut.step_ends == tuple(end for end in whole.step_ends if end <= number)
+        assert len(cut.steps) == len(cut.step_ends)
+        assert len(cut.logprobs) == number
+    assert inside
+    for cut, counted in zip(inside, counts, strict=False):
+        for rollout in counted.rollouts:
+            assert rollout.token_ids[: cut.num_tokens] == cut.token_ids
+            assert rollout.text == policy.decode(rollout.token_ids)
+    written = whole.num_tokens + sum(
+        rollout.num_tokens - cut.num_tokens
+        for cut, counted in zip(inside, counts, strict=False)
+        for rollout in counted.rollouts
+    )
+    assert found.charged == {"policy": written}  # a cut costs nothing
+
+
+def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
+    def foreign():
+        yield Cut(Prefix("numbers 7 =", token_ids=(5, 6), step_ends=(), text="nothing of the kind"), at=(1,), by="policy")
+
+    with pytest.raises(RecipeError, match=r"another tokenizer wrote them"):
+        drive(policy, prm, {"p": foreign()})
+
+    def beyond():
+        yield Cut(Prefix("numbers 7 ="), at=(1,), by="policy")
+
+    with pytest.raises(ValueError, match=r"cut at 1: the completion has 0 tokens"):
+        drive(policy, prm, {"p": beyond()})
