@@ -4,14 +4,19 @@ rejected ones, as TRL lays them. Padding is on the right. Not here: text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from pipeline.errors import NothingKept
+from pipeline.rows import Pair
 from pipeline.train._batches import Batch, Corpus, _columns, _positions, _tensors
+
+Ids = tuple[list[int], list[int], list[int]]  #: of prompt, chosen and rejected
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Pairs(Corpus):
     @classmethod
     def paired(
         cls,
-        sides: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
+        sides: Sequence[Ids],
         names: list[str],
         margins: Sequence[tuple[float, float]],
     ) -> Pairs:
@@ -120,3 +125,36 @@ def reading_batches(pairs: Pairs, tokens: int) -> list[list[int]]:
             found.append([])
         found[-1].append(pair)
     return found
+
+
+def read_pairs(
+    rows: Iterable[Pair], ids_of: Callable[[Pair], tuple[Ids, str]], max_length: int, dropped: Counter[str]
+) -> Pairs:
+    """Rows as token ids; what cannot be trained on is counted by reason. ids_of: a row's ids, and why it
+    cannot be used.
+
+    Raises:
+        NothingKept: no pair is left.
+    """
+    sides: list[Ids] = []
+    names: list[str] = []
+    margins: list[tuple[float, float]] = []
+    for row in rows:
+        found, fault = ids_of(row)
+        if not fault and found[1] == found[2]:
+            fault = "same"
+        if not fault and len(found[0]) + max(len(found[1]), len(found[2])) > max_length:
+            fault = "too_long"
+        if fault:
+            dropped[fault] += 1
+            continue
+        sides.append(found)
+        names.append(f"{row.trace_id or row.problem_id} over {row.rejected_id or 'another'}")
+        margins.append((row.margin, row.confidence))
+    if not sides:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        raise NothingKept(
+            f"no pair to train on: {reasons or 'no row arrived'}. For too_long raise max_length "
+            f"({max_length}); for no_token_ids take pairs of `select: pairs`"
+        )
+    return Pairs.paired(sides, names, margins)

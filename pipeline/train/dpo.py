@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.errors import NothingKept, RecipeError
+from pipeline.errors import RecipeError
 from pipeline.rows import Example, Pair
 from pipeline.settings import operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
@@ -34,7 +34,7 @@ from pipeline.train.sft import end_tokens, fault_on_head, token_ids
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.train._pairs import Pairs
+    from pipeline.train._pairs import Ids, Pairs
 
 Loss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -126,7 +126,10 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
 
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     dropped: Counter[str] = Counter()
-    pairs = read(job, settings, tokenizer, dropped)
+    ends = end_tokens(job, tokenizer)
+    pairs = _pairs.read_pairs(
+        job.rows(), lambda row: ids_of(row, tokenizer, ends), settings.max_length, dropped
+    )
     steps = _setup.num_steps(settings, job.round, len(pairs))
     losses = {
         "beta": settings.beta,
@@ -173,53 +176,23 @@ def require_fit(arguments: Any, settings: Settings) -> None:
         )
 
 
-def read(job: TrainJob, settings: Settings, tokenizer: Any, dropped: Counter[str]) -> Pairs:
-    """The pairs as token ids; what cannot be trained on is counted by reason."""
-    from pipeline.train._pairs import Pairs
-
-    ends = end_tokens(job, tokenizer)
-    sides: list[tuple[list[int], list[int], list[int]]] = []
-    names: list[str] = []
-    margins: list[tuple[float, float]] = []
-    for row in job.rows():
-        found, fault = ids_of(row, tokenizer, ends)
-        if not fault and len(found[0]) + max(len(found[1]), len(found[2])) > settings.max_length:
-            fault = "too_long"
-        if fault:
-            dropped[fault] += 1
-            continue
-        sides.append(found)
-        names.append(f"{row.trace_id or row.problem_id} over {row.rejected_id or 'another'}")
-        margins.append((row.margin, row.confidence))
-    if not sides:
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no row arrived"
-        )
-        raise NothingKept(
-            f"no pair to train on: {reasons}. For too_long raise max_length ({settings.max_length})"
-        )
-    return Pairs.paired(sides, names, margins)
-
-
-def ids_of(row: Pair, tokenizer: Any, ends: set[int]) -> tuple[tuple[list[int], list[int], list[int]], str]:
-    """((prompt, chosen, rejected), why it cannot be used): the row's ids, else those of its text."""
+def ids_of(row: Pair, tokenizer: Any, ends: set[int]) -> tuple[Ids, str]:
+    """The row's ids, else those of its text, and why it cannot be used. Steps are taken as they are, whole
+    completions end.
+    """
     if row.chosen_ids and row.rejected_ids and not row.whole:
-        found = (list(row.prompt_ids), list(row.chosen_ids), list(row.rejected_ids))
-    else:
-        halves = [
-            token_ids(
-                Example(
-                    problem_id=row.problem_id, prompt=row.prompt, completion=text,
-                    prompt_ids=row.prompt_ids, completion_ids=ids,
-                ),
-                AsSft(), tokenizer, ends,
-            )
-            for text, ids in ((row.chosen, row.chosen_ids), (row.rejected, row.rejected_ids))
-        ]  # fmt: skip
-        if fault := halves[0][2] or halves[1][2]:
-            return ([], [], []), fault
-        found = (halves[0][0], halves[0][1], halves[1][1])
-    return found, "same" if found[1] == found[2] else ""
+        return (list(row.prompt_ids), list(row.chosen_ids), list(row.rejected_ids)), ""
+    halves = [
+        token_ids(
+            Example(
+                problem_id=row.problem_id, prompt=row.prompt, completion=text, prompt_ids=row.prompt_ids,
+                completion_ids=ids,
+            ),
+            AsSft(), tokenizer, ends,
+        )
+        for text, ids in ((row.chosen, row.chosen_ids), (row.rejected, row.rejected_ids))
+    ]  # fmt: skip
+    return (halves[0][0], halves[0][1], halves[1][1]), halves[0][2] or halves[1][2]
 
 
 def references(
