@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -38,8 +38,8 @@ def group(*both, nodes=(), values=()):
     return Group("p", traces=[row for row, _ in both], labels=labels, nodes=list(nodes))
 
 
-def choose(found, **settings):
-    rows = pairs.select(found, pairs.Settings(**settings), TASK, encode)
+def choose(found, **chosen):
+    rows = pairs.select(found, pairs.Settings(**chosen), TASK, encode)
     made = [(row.trace_id[2:], row.rejected_id[2:]) for row in rows if isinstance(row, Pair)]
     return made, {row.what[2:]: row.reason for row in rows if isinstance(row, Dropped)}, rows
 
@@ -128,9 +128,9 @@ def test_steps_of_one_parent(score):
 
 
 def test_far_enough_apart():
-    settings = {"between": "siblings", "score": "search", "top": 1, "bottom": 1}
-    assert choose(tree(), **settings, min_distance=2)[0] == [("a", "b"), ("0", "a2")]
-    assert choose(tree(), **settings, min_distance=3)[0] == []  # 1+1=2, 3-1=2: two letters
+    wanted = {"between": "siblings", "score": "search", "top": 1, "bottom": 1}
+    assert choose(tree(), **wanted, min_distance=2)[0] == [("a", "b"), ("0", "a2")]
+    assert choose(tree(), **wanted, min_distance=3)[0] == []  # 1+1=2, 3-1=2: two letters
 
 
 def levenshtein(one, other):
@@ -143,6 +143,7 @@ def levenshtein(one, other):
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text("ab", max_size=5), st.text("ab", max_size=5), st.integers(1, 6))
 def test_the_distance_is_levenshteins(one, other, least):
     assert pairs.far_apart(one, other, least) == (levenshtein(one, other) >= least)
@@ -158,6 +159,7 @@ def test_steps_of_plain_traces_share_a_prefix():
     assert not dropped
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=8), st.integers(1, 5))
 def test_every_trace_is_in_a_pair_or_dropped_once(judged, most):
     found = group(*(trace(i, f"{text}", right) for i, (right, text) in enumerate(judged)))
