@@ -135,11 +135,13 @@ def use_own_loss(model: Any) -> None:
         chosen = spread.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].masked_fill(~known, 0)
         entropy = -(spread.exp() * spread).sum(-1).detach().masked_fill(~known, 0)
         top = (logits.argmax(-1) == wanted) & known
+        mean = logits.detach().mean(-1).masked_fill(~known, 0)
         loss = -chosen.sum() / known.sum().clamp(min=1)
         aux = getattr(found, "aux_loss", None)
         aux = logits.new_zeros(()) if aux is None else aux
         return FusedCausalLMOutput(
-            loss=loss, log_probs=chosen, entropy=entropy, is_top1=top, label_mask=known, aux_loss=aux
-        )
+            loss=loss, log_probs=chosen, entropy=entropy, mean_logits=mean, is_top1=top, label_mask=known,
+            aux_loss=aux,
+        )  # fmt: skip
 
     model.forward = forward

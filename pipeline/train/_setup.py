@@ -30,7 +30,6 @@ from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._adapters import fitted, frozen_share, require_read
 from pipeline.train._batches import Corpus
 from pipeline.train._folded import fold
-from pipeline.train._owned import OWNED
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
 TOKENS_AT_ONCE = 32_768
@@ -85,7 +84,8 @@ def trainer_arguments(
     """Arguments of a trainer: ours, then the recipe's `args`."""
     known = [f.name for f in dataclasses.fields(kind) if f.init]
     problems = [f"args.{key}: unknown key{_near(key, known)}" for key in settings.args if key not in known]
-    problems += [f"args.{key}: not here; it is set by {OWNED[key]}" for key in settings.args if key in OWNED]
+    owned = settings.owned
+    problems += [f"args.{key}: not here; it is set by {owned[key]}" for key in settings.args if key in owned]
     if problems:
         raise RecipeError(problems)
     gpu = torch.cuda.is_available()

@@ -19,7 +19,7 @@ from pipeline.evaluate import GOLD
 from pipeline.recipe.measures import main_of
 from pipeline.recipe.shape import Stage, measured
 from pipeline.report.html.data import RunData
-from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace
+from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace, sources_of
 from pipeline.stages.evaluate import INCUMBENT
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
@@ -272,8 +272,10 @@ def _settle(place: Place, row: Example | StepExample | Pair | Dropped) -> None:
     if isinstance(row, Dropped):
         if row.what in place.traces:
             place.fate.setdefault(row.what, row.reason)
-    elif isinstance(row, (Example, StepExample)) and row.trace_id in place.traces:
-        place.fate.setdefault(row.trace_id, KEPT)
+    else:
+        for trace_id in sources_of(row):
+            if trace_id in place.traces:
+                place.fate.setdefault(trace_id, KEPT)
 
 
 def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dict[str, Problem]:
