@@ -291,6 +291,12 @@ class StageSettings(Settings):
         return False
 
     @property
+    def drawn_otherwise(self) -> str:
+        """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
+        0.7`); empty: they were."""
+        return ""
+
+    @property
     def completion_limit(self) -> int:
         """Tokens that a completion it asks for may have; 0: as the task says."""
         return 0

@@ -48,6 +48,14 @@ class GenerateSettings(StageSettings):
         return self.temperature == 0
 
     @property
+    def drawn_otherwise(self) -> str:
+        found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
+        found += [f"top_k {self.top_k}"] if self.top_k else []
+        found += ["a hint in the prompt"] if self.sees_gold else []
+        return ", ".join(found)
+
+    @property
     def completion_limit(self) -> int:
         return self.max_tokens
 

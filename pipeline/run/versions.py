@@ -12,6 +12,7 @@ from pipeline.models.packaged import about
 from pipeline.models.registry import Weights, resolve_base, trained_at
 from pipeline.processes.pulse import long
 from pipeline.recipe.shape import Stage, split_name, standing_in
+from pipeline.store.weights import optimizer_beside
 
 if TYPE_CHECKING:
     from pipeline.run.run import Run
@@ -99,6 +100,20 @@ class Versions:
                 manifest = self.run.stage_folder(stage, round_number).manifest()
                 if manifest is not None and "weights" in manifest.extra:
                     return self.weights_from(manifest.extra["weights"])
+        return None
+
+    def optimizer_of(self, weights: Weights) -> tuple[Path, str] | None:
+        """(folder, hash) of the optimizer's state that the training of these weights left; None where it left
+        none."""
+        if weights.round < 0:
+            return None
+        for stage in self.run.stages_in(weights.round):
+            if stage.room != "train" or stage.settings.model != weights.model:
+                continue
+            manifest = self.run.stage_folder(stage, weights.round).manifest()
+            made = manifest.extra if manifest is not None else {}
+            if "optimizer" in made and made["weights"]["hash"] == weights.hash:
+                return optimizer_beside(weights.adapter or weights.base), made["optimizer"]
         return None
 
     def acting(self, stage: Stage, round_number: int, name: str) -> Weights:

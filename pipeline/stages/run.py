@@ -81,13 +81,22 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         settings=data_settings(stage.settings) | model_settings(run, stage),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
-        models={name: weights.hash for name, weights in models.items()},
+        models={name: weights.hash for name, weights in models.items()} | carried(run, stage, models),
         schema=SCHEMA_VERSION,
         seed=run.recipe.seed,
         chunks=chunks,
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str]:
+    """The optimizer's state that a training goes on from: it changes weights, so it belongs to the
+    fingerprint."""
+    if stage.room != "train" or not stage.settings.carry_optimizer:
+        return {}
+    known = run.versions.optimizer_of(models[stage.settings.model])
+    return {f"{stage.settings.model}.optimizer": known[1]} if known else {}
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:

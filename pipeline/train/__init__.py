@@ -5,7 +5,7 @@ The trainer never hears which method made its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +13,12 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import Field, PositiveInt
 
-from pipeline.settings import ModelName, Settings, StageSettings, optional
+from pipeline.settings import ModelName, Settings, StageSettings, added, optional
 from pipeline.train._owned import OWNED
+
+
+#: schedules that look at how training goes
+UNPLANNED = ("reduce_lr_on_plateau", "greedy")
 
 
 class StepSchedule(Settings):
@@ -48,6 +52,12 @@ class TrainSettings(StageSettings):
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: str = Field("constant_with_warmup", description="a transformers scheduler type")
+    schedule_rounds: int | None = added(
+        None, ge=1, description="rounds that one schedule goes over; none: each training has its own"
+    )
+    carry_optimizer: bool = added(
+        False, description="the optimizer goes on from the round before; its state lies beside the weights"
+    )
     max_length: int = Field(
         1024, ge=8, description="tokens of prompt + completion; longer rows are dropped, never cut"
     )
@@ -65,6 +75,30 @@ class TrainSettings(StageSettings):
         """
         return ""
 
+    def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
+        """What cannot go together, a sentence each, said before anything is sampled.
+
+        restart_from: what the model's trainings start from. given: the name and settings of each stage whose
+        rows arrive, through whatever stands between.
+        """
+        if self.carry_optimizer and restart_from == "base":
+            yield "carry_optimizer: the model restarts from its base each round; set restart_from: previous"
+        if self.carry_optimizer and self.args.get("deepspeed"):
+            yield "carry_optimizer: under ZeRO its state lies in pieces on the ranks; leave args.deepspeed out"
+        if self.carry_optimizer and self.args.get("fsdp"):
+            yield "carry_optimizer: under FSDP its state lies in pieces on the ranks; leave args.fsdp out"
+        if self.schedule_rounds and self.schedule in UNPLANNED:
+            yield f"schedule_rounds: {self.schedule} follows the losses and not a plan; choose linear or cosine"
+
+    def span(self, round_number: int, steps: int) -> tuple[int, int] | None:
+        """(steps before this training, steps in all) of a schedule over several rounds, each with as many
+        steps as this one; None where each training has its own.
+        """
+        if self.schedule_rounds is None:
+            return None
+        before = max(round_number - (self.rounds or (1, None))[0], 0) // self.every
+        return before * steps, self.schedule_rounds * steps
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -73,7 +107,7 @@ class TrainJob:
     rows: a fresh iterator over the training rows at each call, in the manifest's order. base: an ordinary
     Hugging Face folder. adapter: the adapter (or full weights) to go on from, None for a fresh one. out: an
     empty temporary folder; the trainer leaves its weights there (adapter or full model, tokenizer not
-    needed), and the caller canonises and commits them. scratch: a folder of this stage's own for trainer
+    needed; an optimizer that is carried in `optimizer/`), and the caller canonises and commits them. scratch: a folder of this stage's own for trainer
     checkpoints; a run that resumes finds what an earlier process left there. report: call with {"step",
     "loss", ...} at each log.
     """
@@ -89,6 +123,7 @@ class TrainJob:
     head: str | None = None
     dtype: str = "auto"
     save_every: int = 0  #: optimizer steps between checkpoints; 0: none
+    optimizer: Path | None = None  #: the optimizer's state to go on from (`_carried`), None for a fresh one
     report: Callable[[dict[str, float]], None] = field(default=lambda values: None)
     say: Callable[[str], None] = field(default=lambda text: None)  #: hears a sentence now and then
     #: told after each batch (""), and what begins that takes long ("saving"): a supervisor listens

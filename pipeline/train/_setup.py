@@ -268,9 +268,11 @@ def _brief_hash(folder: Path | None) -> dict[str, str]:
     return found
 
 
-def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int) -> str:
+def fingerprint(
+    job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int, more: str = ""
+) -> str:
     """What a trainer checkpoint must agree with: rows, settings, models, versions; on CPU the thread count
-    too, as it changes bits.
+    too, as it changes bits. more: a hash of what else of the rows trains.
     """
     rows = hashlib.sha256()
     for array in (
@@ -284,8 +286,11 @@ def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: i
     content = {
         "settings": settings.model_dump(mode="json", exclude={"micro_batch", "log_every", "steps", "epochs"}),
         "job": [job.seed, job.round, job.lora, job.head, job.dtype, steps],
-        "rows": rows.hexdigest(),
-        "models": [_brief_hash(job.base), _brief_hash(job.adapter)],
+        "rows": rows.hexdigest() + more,
+        "models": [
+            *map(_brief_hash, (job.base, job.adapter)),
+            *([_brief_hash(job.optimizer)] if job.optimizer else []),
+        ],
         "versions": [version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")],
         "threads": 0 if torch.cuda.is_available() else torch.get_num_threads(),
     }
