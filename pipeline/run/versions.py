@@ -116,6 +116,20 @@ class Versions:
                 return optimizer_beside(weights.adapter or weights.base), made["optimizer"]
         return None
 
+    def needed_optimizers(self) -> set[Path]:
+        """The folders of the optimizers that a training yet to come may go on from: of what stands after the
+        last round, or may be gone back to, and of what was trained since."""
+        closed = -1
+        while self.run.gate(closed + 1) is not None:
+            closed += 1
+        found: set[Path] = set()
+        for record in (self.run.gate(closed) or {"standing": {}})["standing"].values():
+            for one in (record, record.get("measured") or record):
+                weights = self.weights_from(one)
+                found.add(optimizer_beside(weights.adapter or weights.base))
+        later = self.run.weights.glob("round-*/*.optimizer")
+        return found | {path for path in later if int(path.parent.name.removeprefix("round-")) > closed}
+
     def acting(self, stage: Stage, round_number: int, name: str) -> Weights:
         """The version of a model that acts in a stage.
 

@@ -173,7 +173,7 @@ def together(run: Run, act: Callable[[], Any]) -> Any:
 def _is_done(run: Run, folder: StageFolder) -> bool:
     """A stage is done when its manifest stands and no chunk waits to be made again; a train stage when its
     weights verify too. Weights without a manifest were never finished, or `repair` took them away."""
-    from pipeline.store.weights import read_weights
+    from pipeline.store.weights import optimizer_beside, read_weights
 
     if not folder.is_complete():
         return False
@@ -188,6 +188,9 @@ def _is_done(run: Run, folder: StageFolder) -> bool:
                 f"{place}: other weights stand there than {folder.path} trained: {found[:12]}, not "
                 f"{record['hash'][:12]}. Remove that folder and start the run again"
             )
+        if "optimizer" in folder.require().extra:
+            beside = optimizer_beside(place)
+            return (beside / "manifest.json").exists() or beside not in run.versions.needed_optimizers()
     return True
 
 

@@ -59,7 +59,7 @@ def carried_from(run: Run, stage: Stage, start: Weights) -> Path | None:
     if known is None:
         return None
     folder, wanted = known
-    if not folder.exists():
+    if not (folder / "manifest.json").exists():
         raise DamagedData(
             f"{folder} is gone (`ratchet gc` drops the optimizers that no next round needs), and {stage.name} "
             "goes on from it: fork the run before that round, or start it anew"

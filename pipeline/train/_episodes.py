@@ -63,7 +63,7 @@ class Episodes:
         """Counts for metrics, before anything is trained: groups, and those whose advantages are all 0."""
         largest: dict[str, float] = {}
         advantages = self.values["advantages"]
-        for group, start, end in zip(self.groups, self.places, self.places[1:], strict=True):
+        for group, start, end in zip(self.groups, self.places[:-1], self.places[1:], strict=True):
             largest[group] = max(largest.get(group, 0.0), float(np.abs(advantages[start:end]).max()))
         equal = sum(value == 0 for value in largest.values())
         return {
@@ -76,7 +76,7 @@ class Episodes:
     def pay(self, reference: np.ndarray, coefficient: float) -> None:
         """k1: each token's advantage less the log-ratios from it to the end, times the coefficient."""
         ratios = (self.values["old"] - reference).astype(np.float64)
-        for row, (start, end) in enumerate(zip(self.places, self.places[1:], strict=True)):
+        for row, (start, end) in enumerate(zip(self.places[:-1], self.places[1:], strict=True)):
             paid = np.cumsum(ratios[start:end][::-1])[::-1]
             self.values["advantages"][start:end] -= (coefficient * self.kl_weights[row] * paid).astype(
                 np.float32

@@ -141,7 +141,7 @@ class GradientTrainer(Exact, GradientLoss):
         rows, tokens = counts.tolist() if counts is not None else (float(len(mask)), float(mask.sum()))
         batch = _losses.Batch(
             logprobs, inputs["old"], inputs["advantages"], mask, reference,
-            inputs.get("weights"), inputs.get("kept"), kl.coefficient * inputs["kl_weights"],
+            inputs.get("weights"), inputs.get("kept"), kl.coefficient * inputs["kl_weights"], kl.corrected,
         )  # fmt: skip
         loss, ratio = _losses.per_token(batch, self.objective, self.low, self.high)
         by = _losses.Weighing(max(rows, 1), max(tokens, 1), self.rollout, self.longest)

@@ -69,6 +69,7 @@ class Batch:
     weights: torch.Tensor | None = None
     kept: torch.Tensor | None = None  #: tokens that the policy's term is of; none: all
     kl: torch.Tensor | float = 0.0  #: the coefficient of each row's k3
+    corrected: bool = True  #: is k3 multiplied by the ratio?
 
 
 def per_token(
@@ -92,7 +93,8 @@ def per_token(
     if batch.weights is not None:
         loss = loss * batch.weights
     if batch.reference is not None:
-        loss = loss + batch.kl * k3(batch.logprobs, batch.reference)
+        away = k3(batch.logprobs, batch.reference)
+        loss = loss + batch.kl * (away * ratio if batch.corrected else away)
     return loss.expand_as(batch.mask), ratio
 
 

@@ -47,6 +47,9 @@ class Reference(Plain):
     reference: Literal["start", "base"] = Field(
         "base", description="the model's base, or the weights that this training starts from"
     )
+    corrected: bool = Field(
+        True, description="k3 times the ratio, so that its gradient is the KL's own (arXiv:2512.02556)"
+    )
 
 
 class Settings(TrainSettings):
@@ -127,7 +130,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
 
     dropped: Counter[str] = Counter()
     episodes = read(job, settings, dropped)
-    corpus = episodes.corpus
+    corpus, facts = episodes.corpus, episodes.facts()
     passes = 1 if settings.batch_size == 0 else math.ceil(len(corpus) / settings.batch_size)
     passes = settings.minibatches if settings.batch_size == 0 else passes
     passes = min(passes, len(corpus))  # steps in which all rows are seen once
@@ -154,7 +157,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     trainer.run()
     model.config.use_cache = use_cache
     trainer.save_weights(job.out)
-    return _gradient.finish(trainer, report | episodes.facts(), dropped)
+    return _gradient.finish(trainer, report | facts, dropped)
 
 
 def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Episodes:
