@@ -249,6 +249,8 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
+    on_policy: ClassVar[bool] = False
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -279,6 +281,11 @@ class StageSettings(Settings):
     def on_split(self) -> str:
         """Whose problems it works on: train, dev or test."""
         return "train"
+
+    @property
+    def problems_wanted(self) -> int | None:
+        """How many training problems it takes; None: as the recipe's problems_per_round says."""
+        return None
 
     @property
     def pools_rounds(self) -> bool:

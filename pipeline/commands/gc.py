@@ -38,8 +38,8 @@ def collect(name: str, workspace: Workspace) -> str:
 
 
 def command(name: RunName) -> None:
-    """Remove a run's scratch: trainer checkpoints, unfinished files, optimizers that no next round needs. Rows
-    and weights stay.
+    """Remove a run's scratch: trainer checkpoints, unfinished files, optimizers that no next round needs.
+    Rows and weights stay.
 
     `ratchet gc quickstart`
     """

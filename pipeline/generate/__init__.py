@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.asks import Asks
 from pipeline.rows import Group, Problem, Question
-from pipeline.settings import Cost, Length, PolicyName, StageSettings
+from pipeline.settings import Cost, Length, PolicyName, StageSettings, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind
 
@@ -30,6 +30,9 @@ class GenerateSettings(StageSettings):
     split: Literal["train", "dev", "test"] = Field(
         "train", description="which problems; test only in `finally`"
     )
+    problems: int | None = added(
+        None, ge=1, description="training problems; none: as problems_per_round says, or all"
+    )
     max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -42,6 +45,10 @@ class GenerateSettings(StageSettings):
     @property
     def on_split(self) -> str:
         return self.split
+
+    @property
+    def problems_wanted(self) -> int | None:
+        return self.problems
 
     @property
     def draws_alike(self) -> bool:

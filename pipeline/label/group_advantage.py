@@ -11,8 +11,8 @@ The reward is `Label.value` (of `outcome`, `plurality`, ...). With r a group's r
 - pass_at_k: the analytic advantage of pass@k for right or wrong (arXiv:2508.10751)
 - best_of_k: the best sample alone gets its lead over the second (arXiv:2503.19595)
 
-`process` adds rewards by step (`Label.step_scores` of `step_reward`), made relative the same way and summed to
-the end: GRPO with process supervision (arXiv:2402.03300, 4.1.3), PRIME with `rloo` (arXiv:2502.01456, eq. 5:
+`process` adds rewards by step (`Label.step_scores` of `step_reward`), made relative the same way and summed
+to the end: GRPO with process supervision (arXiv:2402.03300, 4.1.3), PRIME with `rloo` (arXiv:2502.01456, eq. 5:
 an answer's mean step reward stands for it in the others' baseline). A group whose rewards are all equal gets
 zeros, which a training counts (`equal_groups`) and `select: episodes, where: mixed` leaves out. Turns of a
 conversation are groups of their own. Not here: a critic (`gae`), KL in the reward.
@@ -52,7 +52,7 @@ class Settings(LabelSettings):
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later steps' rewards")
     overlong: tuple[int, int] | None = Field(
         None,
-        description="[from, to]: a reward falls by 0 to 1 between these tokens (DAPO: limit less a cache, limit)",
+        description="[from, to]: a reward falls by 0 to 1 between these tokens (DAPO: limit - cache, limit)",
     )
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class Settings(LabelSettings):
 
 
 def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) -> Asks[Rows]:
-    """A Label with an advantage for each trace that has a reward: one number, or one a step with `process`."""
+    """A Label with an advantage for each trace that has a reward: one number, or one a step (`process`)."""
     yield from ()  # asks nothing
     rows: Rows = []
     for traces in by_turn(group):

@@ -86,9 +86,8 @@ def label(
         asks = [Score(prefixes, by=name) for name in (settings.value, settings.plus) if name]
         scores, *gains = yield All(*asks)
     else:
-        assert settings.implicit is not None and settings.reference is not None
         ours, theirs = yield All(
-            Logprob(prefixes, by=settings.implicit), Logprob(prefixes, by=settings.reference)
+            *(Logprob(prefixes, by=name) for name in (settings.implicit, settings.reference) if name)
         )
         scores = [log_ratios(*three, settings.beta) for three in zip(kept, ours, theirs, strict=True)]
         gains = []

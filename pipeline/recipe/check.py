@@ -126,6 +126,12 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     given = [(one.name, one.settings) for one in upstream(recipe, stage) if one.built]
     for fault in stage.settings.faults(model.restart_from, given):
         yield f"{here}.{fault}"
+    if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
+        yield (
+            f"{here}: worked examples stand before every prompt (few_shot), and {stage.method} needs traces "
+            "that were drawn under the prompt that training shows; give them to the base alone: "
+            "few_shot: {examples: 4, rounds: [0, 1]}, or to nobody"
+        )
     if (model.head or "policy") in stage.settings.heads:
         return
     has = f"head: {model.head}" if model.head else "no head"

@@ -143,10 +143,10 @@ class Run:
         """The ids of a split, in the order of `prepare`."""
         return [problem.id for problem in self.problems.values() if problem.split == split]
 
-    def round_ids(self, round_number: int) -> list[str]:
-        """The training problems of a round: all, or `problems_per_round` drawn without replacement until all
-        were seen."""
-        ids, wanted = self.ids("train"), self.recipe.header.problems_per_round
+    def round_ids(self, round_number: int, wanted: int | None = None) -> list[str]:
+        """The training problems of a round: all, or `wanted` (none: `problems_per_round`) drawn without
+        replacement until all were seen."""
+        ids, wanted = self.ids("train"), wanted or self.recipe.header.problems_per_round
         if wanted is None or wanted >= len(ids):
             return ids
         drawn: list[str] = []

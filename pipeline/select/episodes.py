@@ -1,4 +1,4 @@
-"""Training rows of a policy gradient: each trace with its advantage and the log-probabilities it was drawn by.
+"""Rows of a policy gradient: each trace with its advantage and the log-probabilities that it was drawn by.
 
 An advantage a step is spread over the step's tokens; one for the whole trace stands alone. What was not drawn
 from the policy itself cannot be trained on and is dropped with its reason: hinted, few_shot (another prompt
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 

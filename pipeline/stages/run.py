@@ -69,7 +69,8 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
         split = stage.settings.on_split
-        ids = run.round_ids(number) if split == "train" else run.ids(split)
+        wanted = stage.settings.problems_wanted
+        ids = run.round_ids(number, wanted) if split == "train" else run.ids(split)
         chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
     plan = Plan.make(
         run=run.name,
@@ -78,10 +79,10 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         room=stage.room,
         method=stage.method,
         main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
-        settings=data_settings(stage.settings) | model_settings(run, stage),
+        settings=data_settings(stage.settings) | model_settings(run, stage) | carried(run, stage, models),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
-        models={name: weights.hash for name, weights in models.items()} | carried(run, stage, models),
+        models={name: weights.hash for name, weights in models.items()},
         schema=SCHEMA_VERSION,
         seed=run.recipe.seed,
         chunks=chunks,
@@ -96,7 +97,7 @@ def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str
     if stage.room != "train" or not stage.settings.carry_optimizer:
         return {}
     known = run.versions.optimizer_of(models[stage.settings.model])
-    return {f"{stage.settings.model}.optimizer": known[1]} if known else {}
+    return {"carried": known[1]} if known else {}
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:

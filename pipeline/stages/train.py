@@ -61,11 +61,13 @@ def carried_from(run: Run, stage: Stage, start: Weights) -> Path | None:
     folder, wanted = known
     if not (folder / "manifest.json").exists():
         raise DamagedData(
-            f"{folder} is gone (`ratchet gc` drops the optimizers that no next round needs), and {stage.name} "
-            "goes on from it: fork the run before that round, or start it anew"
+            f"{folder} is gone (`ratchet gc` drops the optimizers that no next round needs), and "
+            f"{stage.name} goes on from it: fork the run before that round, or start it anew"
         )
     if (found := read_weights(folder).hash) != wanted:
-        raise DamagedData(f"{folder}: another optimizer's state stands there: {found[:12]}, not {wanted[:12]}")
+        raise DamagedData(
+            f"{folder}: another optimizer's state stands there: {found[:12]}, not {wanted[:12]}"
+        )
     return folder
 
 
@@ -126,7 +128,9 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 head=spec.head,
                 dtype=spec.dtype,
                 save_every=run.recipe.header.save_every,
+                carry_optimizer=settings.carry_optimizer,
                 optimizer=carried_from(run, stage, start),
+                schedule=settings.place_in_schedule(work.round),
                 report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
                 say=run.console.note,
                 beat=sign_of_life,

@@ -16,7 +16,6 @@ from pydantic import Field, PositiveInt
 from pipeline.settings import ModelName, Settings, StageSettings, added, optional
 from pipeline.train._owned import OWNED
 
-
 #: schedules that look at how training goes
 UNPLANNED = ("reduce_lr_on_plateau", "greedy")
 
@@ -84,20 +83,19 @@ class TrainSettings(StageSettings):
         if self.carry_optimizer and restart_from == "base":
             yield "carry_optimizer: the model restarts from its base each round; set restart_from: previous"
         if self.carry_optimizer and self.args.get("deepspeed"):
-            yield "carry_optimizer: under ZeRO its state lies in pieces on the ranks; leave args.deepspeed out"
+            yield "carry_optimizer: under ZeRO its state lies in pieces on the ranks; no args.deepspeed here"
         if self.carry_optimizer and self.args.get("fsdp"):
-            yield "carry_optimizer: under FSDP its state lies in pieces on the ranks; leave args.fsdp out"
+            yield "carry_optimizer: under FSDP its state lies in pieces on the ranks; no args.fsdp here"
         if self.schedule_rounds and self.schedule in UNPLANNED:
-            yield f"schedule_rounds: {self.schedule} follows the losses and not a plan; choose linear or cosine"
+            yield f"schedule_rounds: {self.schedule} follows the losses, not a plan; choose linear or cosine"
 
-    def span(self, round_number: int, steps: int) -> tuple[int, int] | None:
-        """(steps before this training, steps in all) of a schedule over several rounds, each with as many
+    def place_in_schedule(self, round_number: int) -> tuple[int, int] | None:
+        """(trainings before this one, trainings in all) of a schedule over several rounds, each with as many
         steps as this one; None where each training has its own.
         """
         if self.schedule_rounds is None:
             return None
-        before = max(round_number - (self.rounds or (1, None))[0], 0) // self.every
-        return before * steps, self.schedule_rounds * steps
+        return max(round_number - (self.rounds or (1, None))[0], 0) // self.every, self.schedule_rounds
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ class TrainJob:
     rows: a fresh iterator over the training rows at each call, in the manifest's order. base: an ordinary
     Hugging Face folder. adapter: the adapter (or full weights) to go on from, None for a fresh one. out: an
     empty temporary folder; the trainer leaves its weights there (adapter or full model, tokenizer not
-    needed; an optimizer that is carried in `optimizer/`), and the caller canonises and commits them. scratch: a folder of this stage's own for trainer
-    checkpoints; a run that resumes finds what an earlier process left there. report: call with {"step",
-    "loss", ...} at each log.
+    needed; an optimizer that is carried in `optimizer/`), and the caller canonises and commits them.
+    scratch: a folder of this stage's own for trainer checkpoints; a run that resumes finds what an earlier
+    process left there. report: call with {"step", "loss", ...} at each log.
     """
 
     rows: Callable[[], Iterator[Any]]
@@ -123,7 +121,9 @@ class TrainJob:
     head: str | None = None
     dtype: str = "auto"
     save_every: int = 0  #: optimizer steps between checkpoints; 0: none
-    optimizer: Path | None = None  #: the optimizer's state to go on from (`_carried`), None for a fresh one
+    carry_optimizer: bool = False  #: leave the optimizer's state too, in `out/optimizer/` (`_carried`)
+    optimizer: Path | None = None  #: the state to go on from, None for a fresh one
+    schedule: tuple[int, int] | None = None  #: (trainings before, in all) of one schedule over several
     report: Callable[[dict[str, float]], None] = field(default=lambda values: None)
     say: Callable[[str], None] = field(default=lambda text: None)  #: hears a sentence now and then
     #: told after each batch (""), and what begins that takes long ("saving"): a supervisor listens

@@ -1,8 +1,8 @@
 """An optimizer's state that goes on from round to round: safetensors and JSON, named by weights.
 
 It lies in `optimizer/` of what a training leaves, and is committed beside the weights, in a folder of its
-own. A state under ZeRO or FSDP lies in pieces on the ranks and is refused. The learning rate is the schedule's
-and not part of it.
+own. A state under ZeRO or FSDP lies in pieces on the ranks and is refused. The learning rate is the
+schedule's and not part of it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def save(model: torch.nn.Module, optimizer: Any, out: Path) -> None:
                 continue
             if not torch.is_tensor(value) and not isinstance(value, (int, float)):
                 raise RecipeError(
-                    f"carry_optimizer: {type(optimizer).__name__} keeps a {type(value).__name__} as {key}, which "
-                    "cannot be laid on disk; use args: {optim: adamw_torch}, or carry_optimizer: false"
+                    f"carry_optimizer: {type(optimizer).__name__} keeps a {type(value).__name__} as {key}, "
+                    "which cannot be laid on disk; use args: {optim: adamw_torch}, or carry_optimizer: false"
                 )
             kept = value if torch.is_tensor(value) else torch.tensor(value)
             tensors[f"{name}:{key}"] = kept.detach().cpu().contiguous()
@@ -77,8 +77,8 @@ def load(model: torch.nn.Module, optimizer: Any, folder: Path) -> None:
         found = state.pop(name, None)
         if found is None or any(v.dim() and v.shape != parameter.shape for v in found.values()):
             raise RecipeError(
-                f"carry_optimizer: {folder} has no state that fits {name}: the model's lora changed; keep it, or "
-                "set carry_optimizer=false"
+                f"carry_optimizer: {folder} has no state that fits {name}: the model's lora changed; keep "
+                "it, or set carry_optimizer=false"
             )
         optimizer.state[parameter] = {
             what: value if value.dim() == 0 else value.to(parameter.device) for what, value in found.items()

@@ -36,6 +36,7 @@ from pipeline.train._owned import OWNED
 TOKENS_AT_ONCE = 32_768
 #: Not DeepSpeed or FSDP, which gather a layer's weights in its own forward.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU)
+WHOLE = (*PLAIN, DistributedType.MULTI_GPU)  #: every rank holds all of the optimizer's state
 
 
 class NothingTrainable(RatchetError):
@@ -90,6 +91,11 @@ def trainer_arguments(
         raise RecipeError(problems)
     gpu = torch.cuda.is_available()
     world = PartialState(cpu=not gpu).num_processes
+    if job.carry_optimizer and (kind_of := PartialState().distributed_type) not in WHOLE:
+        raise RecipeError(
+            f"carry_optimizer: under {kind_of.value} its state lies in pieces on the ranks; use one process "
+            "or recipes/launch/ddp.yaml"
+        )
     per_device, accumulation = split_batch(
         settings.batch_size, world, getattr(settings, "micro_batch", None), longest
     )
@@ -268,9 +274,7 @@ def _brief_hash(folder: Path | None) -> dict[str, str]:
     return found
 
 
-def fingerprint(
-    job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int, more: str = ""
-) -> str:
+def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int, more: str = "") -> str:
     """What a trainer checkpoint must agree with: rows, settings, models, versions; on CPU the thread count
     too, as it changes bits. more: a hash of what else of the rows trains.
     """
@@ -289,7 +293,7 @@ def fingerprint(
         "rows": rows.hexdigest() + more,
         "models": [
             *map(_brief_hash, (job.base, job.adapter)),
-            *([_brief_hash(job.optimizer)] if job.optimizer else []),
+            *([_brief_hash(job.optimizer), job.schedule] if job.carry_optimizer or job.schedule else []),
         ],
         "versions": [version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")],
         "threads": 0 if torch.cuda.is_available() else torch.get_num_threads(),

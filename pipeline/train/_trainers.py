@@ -40,12 +40,9 @@ class Exact(Trainer):
     """What all trainers add to transformers' loop.
 
     watched: names of sums that `watch` adds up over an optimizer step, kept by step as the losses are.
-    span: (first step of this training, steps of all) of a schedule that goes over several trainings.
     """
 
     watched: tuple[str, ...] = ()
-    span: tuple[int, int] | None = None
-    carries = False  #: does the optimizer's state go on to the next round?
 
     def prepare(
         self,
@@ -124,16 +121,17 @@ class Exact(Trainer):
         """As ever, then the state that an earlier round left."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if fresh and self.carries and self.job.optimizer is not None:
+        if fresh and self.job.optimizer is not None:
             _carried.load(self.model, optimizer, self.job.optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A schedule over several trainings begins where the one before ended."""
-        if self.span is None:
+        if self.job.schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
-        begun, whole = self.span
-        scheduler: Any = super().create_scheduler(whole, optimizer)
+        before, trainings = self.job.schedule
+        begun = before * num_training_steps
+        scheduler: Any = super().create_scheduler(trainings * num_training_steps, optimizer)
         scheduler.last_epoch = begun
         rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         for group, base, share in rates:
@@ -214,7 +212,7 @@ class Exact(Trainer):
         """
         self.save_model(str(out))
         if self.is_world_process_zero():
-            if self.carries:
+            if self.job.carry_optimizer:
                 _carried.save(self.model, self.optimizer, out)
             for name in ("training_args.bin", "README.md"):
                 (out / name).unlink(missing_ok=True)

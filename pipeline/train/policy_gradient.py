@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -54,6 +54,8 @@ class Reference(Plain):
 
 class Settings(TrainSettings):
     """The loss, and what bounds it. One step a round on all its rows, unless said otherwise."""
+
+    on_policy: ClassVar[bool] = True
 
     loss: Literal["reinforce", "grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo", "ppo"] = Field(
         "grpo", description="which objective"
@@ -89,8 +91,8 @@ class Settings(TrainSettings):
         for name, settings in given:
             if how := settings.drawn_otherwise:
                 yield (
-                    f"from: the traces of {name} are drawn with {how}, so their log-probabilities are not those "
-                    "that they were drawn by: draw at temperature 1, without top_p, top_k and hints"
+                    f"from: the traces of {name} are drawn with {how}, so their log-probabilities are not "
+                    "those that they were drawn by: draw at temperature 1, without top_p, top_k and hints"
                 )
 
     def bounds(self) -> tuple[float, float]:
@@ -145,8 +147,6 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     pad = _setup.padding(model, tokenizer, corpus, job.base.name)
     use_cache = getattr(model.config, "use_cache", True)
     trainer = _gradient.GradientTrainer(model, arguments)
-    trainer.carries = settings.carry_optimizer
-    trainer.span = settings.span(job.round, steps)
     order = _episodes.Passes(corpus, passes, width, steps, job.seed)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps, episodes.digest())
     trainer.prepare(
@@ -179,8 +179,8 @@ def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Episodes:
             ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no row arrived"
         )
         raise NothingKept(
-            f"no trace to train on: {reasons}. Rows need an advantage and the log-probabilities that they were "
-            f"drawn by (select: episodes); for too_long raise max_length ({settings.max_length})"
+            f"no trace to train on: {reasons}. Rows need an advantage and the log-probabilities that they "
+            f"were drawn by (select: episodes); for too_long raise max_length ({settings.max_length})"
         )
     return Episodes.of(kept)
 

@@ -71,7 +71,9 @@ def test_group_advantages(kind, rewards, wanted) -> None:
 
 def test_turns_are_groups_of_their_own_and_what_has_no_reward_is_dropped() -> None:
     traces = [trace(0), trace(1), trace(2, turn=1), trace(3, turn=1), trace(4)]
-    found = rows(group_advantage, group_of([1, 0, 5, 3, None], traces=traces), group_advantage.Settings(kind="rloo"))
+    found = rows(
+        group_advantage, group_of([1, 0, 5, 3, None], traces=traces), group_advantage.Settings(kind="rloo")
+    )
     said = {row.trace_id: row.advantage[0] for row in found if isinstance(row, Label)}
     assert said == {"p/0": 1, "p/1": -1, "p/2": 2, "p/3": -2}
     assert [(row.what, row.reason) for row in found if isinstance(row, Dropped)] == [("p/4", "no_reward")]
@@ -79,7 +81,9 @@ def test_turns_are_groups_of_their_own_and_what_has_no_reward_is_dropped() -> No
 
 def test_pass_at_k_wants_right_or_wrong_and_k_samples() -> None:
     settings = group_advantage.Settings(kind="pass_at_k", k=4)
-    reasons = [{row.reason for row in rows(group_advantage, group_of(r), settings)} for r in ((1, 0), (0.5, 0, 0, 1))]
+    reasons = [
+        {row.reason for row in rows(group_advantage, group_of(r), settings)} for r in ((1, 0), (0.5, 0, 0, 1))
+    ]
     assert reasons == [{"fewer_than_k"}, {"not_right_or_wrong"}]
 
 
@@ -88,7 +92,12 @@ def test_a_long_answer_costs_what_dapo_says() -> None:
     lengths = (80, 90, 100, 120)
     group = group_of([1] * 4, traces=[trace(i, num_tokens=n, ends=(n,)) for i, n in enumerate(lengths)])
     assert [group_advantage.shaped(one, 1.0, (80, 100)) for one in group.traces] == [1, 0.5, 0, 0]
-    assert [row.advantage[0] for row in rows(group_advantage, group, settings)] == [0.625, 0.125, -0.375, -0.375]
+    assert [row.advantage[0] for row in rows(group_advantage, group, settings)] == [
+        0.625,
+        0.125,
+        -0.375,
+        -0.375,
+    ]
 
 
 def test_rewards_by_step_are_relative_and_summed_to_the_end() -> None:
@@ -107,13 +116,22 @@ def test_gae_is_the_formula_and_takes_a_step_for_an_action() -> None:
     traces = [trace(i, num_tokens=6, ends=(2, 4, 6)) for i in range(2)]
     seen: list = []
     found = rows(
-        gae, group_of([1, 0.2], traces=traces), gae.Settings(critic="v"), [[[0.5, 0.8, 9.0], [0.0, 0.0, 9.0]]], seen
+        gae,
+        group_of([1, 0.2], traces=traces),
+        gae.Settings(critic="v"),
+        [[[0.5, 0.8, 9.0], [0.0, 0.0, 9.0]]],
+        seen,
     )
     # the first state is worth what the other trace got: .2; the value after the last step counts for nothing
     assert found[0].advantage == pytest.approx([0.7655, 0.49, 0.2])
     assert found[1].advantage[-1] == pytest.approx(0.2)
     assert isinstance(seen[0], Score) and seen[0].by == "v"
-    zero = rows(gae, group_of([1], traces=traces[:1]), gae.Settings(critic="v", start="zero", lam=0), [[[0.5, 0.8, 0]]])
+    zero = rows(
+        gae,
+        group_of([1], traces=traces[:1]),
+        gae.Settings(critic="v", start="zero", lam=0),
+        [[[0.5, 0.8, 0]]],
+    )
     assert zero[0].advantage == pytest.approx([0.5, 0.3, 0.2])
 
 
@@ -165,7 +183,13 @@ def test_plurality_rewards_what_most_say_without_gold() -> None:
 
 def test_self_certainty_is_the_mean_over_tokens() -> None:
     seen: list = []
-    found = rows(self_certainty, Group("p", traces=[trace(0)]), self_certainty.Settings(), [[[0.1, 0.2, 0.3, 0.6]]], seen)
+    found = rows(
+        self_certainty,
+        Group("p", traces=[trace(0)]),
+        self_certainty.Settings(),
+        [[[0.1, 0.2, 0.3, 0.6]]],
+        seen,
+    )
     assert found[0].value == pytest.approx(0.3)
     assert isinstance(seen[0], Logprob) and seen[0].of == "certainty"
     # logits 2, 0, 0, 0: logsumexp less mean 1.84075, less log 4 .45446

@@ -69,7 +69,10 @@ def test_mixed_leaves_out_groups_that_are_all_equal() -> None:
     equal = group_of([trace(0), trace(1)], [[0.0], [0.0]])
     assert [row.reason for row in selected(equal, where="mixed")] == ["equal_group"] * 2
     assert all(isinstance(row, Example) for row in selected(equal))
-    assert all(isinstance(row, Example) for row in selected(group_of([trace(0), trace(1)], [[1.0], [0.0]]), where="mixed"))
+    assert all(
+        isinstance(row, Example)
+        for row in selected(group_of([trace(0), trace(1)], [[1.0], [0.0]]), where="mixed")
+    )
 
 
 def test_whitening_is_over_the_tokens_of_the_round() -> None:

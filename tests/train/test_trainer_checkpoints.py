@@ -68,11 +68,9 @@ def start(kind: str, base: Path, folder: Path, **more: object) -> TrainReport:
             dataclasses.replace(row, advantage=[i % 3 - 1.0], old_logprobs=[-1.0] * len(row.completion_ids))
             for i, row in enumerate(rows)
         ]
-        job = dataclasses.replace(job, rows=lambda: iter(rows))
+        job = dataclasses.replace(job, rows=lambda: iter(rows), carry_optimizer=True, schedule=(1, 3))
         kl = {"coefficient": 0.1, "reference": "start"}
-        return policy_gradient.train(
-            job, policy_gradient.Settings(**common | {"batch_size": 7, "kl": kl, "carry_optimizer": True})
-        )
+        return policy_gradient.train(job, policy_gradient.Settings(**common | {"batch_size": 7, "kl": kl}))
     if kind == "prm":
         return prm.train(job, prm.Settings(**common))
     extra = {"packed": {"packing": True}, "accumulated": {"micro_batch": 2, "warmup_steps": 5}}.get(kind, {})
@@ -98,6 +96,8 @@ def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_bytes(one: Path, two: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
+    if "optimizer" in names:
+        same_bytes(one / "optimizer", two / "optimizer")
     assert any(name.endswith(".safetensors") for name in names)
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
