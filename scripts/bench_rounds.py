@@ -1,4 +1,4 @@
-"""What a small round costs beside sampling and training: 64 problems x 8 on the countdown seed, the real loop.
+"""What a small round costs beside sampling and training: 64 problems x 8 on the countdown seed, really run.
 
     python scripts/bench_rounds.py                  # as `make bench` has it
     python scripts/bench_rounds.py RECIPE 60        # another recipe's rounds, from a folder of its own

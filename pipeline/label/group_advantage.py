@@ -12,10 +12,10 @@ The reward is `Label.value` (of `outcome`, `plurality`, ...). With r a group's r
 - best_of_k: the best sample alone gets its lead over the second (arXiv:2503.19595)
 
 `process` adds rewards by step (`Label.step_scores` of `step_reward`), made relative the same way and summed
-to the end: GRPO with process supervision (arXiv:2402.03300, 4.1.3), PRIME with `rloo` (arXiv:2502.01456, eq. 5:
-an answer's mean step reward stands for it in the others' baseline). A group whose rewards are all equal gets
-zeros, which a training counts (`equal_groups`) and `select: episodes, where: mixed` leaves out. Turns of a
-conversation are groups of their own. Not here: a critic (`gae`), KL in the reward.
+to the end: GRPO with process supervision (arXiv:2402.03300, 4.1.3), PRIME with `rloo` (arXiv:2502.01456, eq.
+5: an answer's mean step reward stands for it in the others' baseline). A group whose rewards are all equal
+gets zeros, which a training counts (`equal_groups`) and `select: episodes, where: mixed` leaves out. Turns of
+a conversation are groups of their own. Not here: a critic (`gae`), KL in the reward.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def test_gae_is_the_formula_and_takes_a_step_for_an_action() -> None:
     # the first state is worth what the other trace got: .2; the value after the last step counts for nothing
     assert found[0].advantage == pytest.approx([0.7655, 0.49, 0.2])
     assert found[1].advantage[-1] == pytest.approx(0.2)
-    assert isinstance(seen[0], Score) and seen[0].by == "v"
+    assert isinstance(seen[0], Score)
+    assert seen[0].by == "v"
     zero = rows(
         gae,
         group_of([1], traces=traces[:1]),
@@ -151,7 +152,8 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
     seen.clear()
     found = rows(step_reward, group, prime, [[ours, theirs]], seen)
     assert found[0].step_scores == pytest.approx([0.2, 0.1])
-    assert isinstance(seen[0], All) and [one.by for one in seen[0].asks] == ["phi", "start"]
+    assert isinstance(seen[0], All)
+    assert [one.by for one in seen[0].asks] == ["phi", "start"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,7 @@ def test_self_certainty_is_the_mean_over_tokens() -> None:
         seen,
     )
     assert found[0].value == pytest.approx(0.3)
-    assert isinstance(seen[0], Logprob) and seen[0].of == "certainty"
+    assert isinstance(seen[0], Logprob)
+    assert seen[0].of == "certainty"
     # logits 2, 0, 0, 0: logsumexp less mean 1.84075, less log 4 .45446
     assert math.log(math.exp(2) + 3) - 0.5 - math.log(4) == pytest.approx(0.45446, abs=1e-5)

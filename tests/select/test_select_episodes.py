@@ -38,8 +38,11 @@ def selected(group, **settings):
 def test_an_advantage_a_step_is_spread_over_its_tokens() -> None:
     one, two = selected(group_of([trace(0), trace(1)], [[0.5, -1.0], [2.0]]), kl_weight=0.5)
     assert (one.advantage, two.advantage) == ([0.5, -1.0, -1.0], [2.0])
-    assert one.old_logprobs == [-1.0, -2.0, -3.0] and one.completion_ids == [5, 6, 7]
-    assert one.prompt_ids == [1, 2] and one.kl_weight == 0.5 and one.trace_id == "p/0"
+    assert one.old_logprobs == [-1.0, -2.0, -3.0]
+    assert one.completion_ids == [5, 6, 7]
+    assert one.prompt_ids == [1, 2]
+    assert one.kl_weight == 0.5
+    assert one.trace_id == "p/0"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,8 @@ def test_what_was_not_drawn_from_the_policy_is_dropped_with_its_reason(more, rea
     kept, out = selected(
         group_of([trace(0), trace(1, **more)], [[1.0], [0.5, 0.5]]), turns=(0, 1), truncated="drop"
     )
-    assert isinstance(kept, Example) and isinstance(out, Dropped)
+    assert isinstance(kept, Example)
+    assert isinstance(out, Dropped)
     assert (out.what, out.reason) == ("p/1", reason)
 
 

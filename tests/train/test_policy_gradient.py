@@ -197,7 +197,8 @@ def test_truncated_weights_where_another_engine_wrote(
     }
     said = ours(base, world, tmp_path, loss="grpo", truncate=1.1).metrics
     assert said["loss"] == pytest.approx(their_loss(theirs, more, use_vllm=True), abs=1e-6)
-    assert said["ratio"] == pytest.approx(1, abs=1e-5) and said["mismatch"] < 1e-5
+    assert said["ratio"] == pytest.approx(1, abs=1e-5)
+    assert said["mismatch"] < 1e-5
 
 
 def test_kl_in_the_advantage_is_paid_from_each_token_on(base: Path, world: dict, tmp_path: Path) -> None:
@@ -223,9 +224,8 @@ def test_a_rows_own_kl_weight_and_the_reference_it_starts_from(
     plain = ours(base, world, tmp_path / "0").metrics["loss"]
     assert ours(base, free, tmp_path / "1", kl=kl).metrics["loss"] == pytest.approx(plain, abs=1e-7)
     start = ours(base, world, tmp_path / "2", kl=kl | {"reference": "start"}).metrics
-    assert start["loss"] == pytest.approx(plain, abs=1e-6) and start["kl/reference"] == pytest.approx(
-        0, abs=1e-6
-    )
+    assert start["loss"] == pytest.approx(plain, abs=1e-6)
+    assert start["kl/reference"] == pytest.approx(0, abs=1e-6)
 
 
 def test_what_a_policy_gradient_is_watched_by(base: Path, world: dict, tmp_path: Path) -> None:
@@ -235,8 +235,10 @@ def test_what_a_policy_gradient_is_watched_by(base: Path, world: dict, tmp_path:
     assert said.metrics["kl/old"] == pytest.approx((np.exp(flat) - flat - 1).mean(), rel=1e-4)
     assert (said.metrics["steps"], said.metrics["staleness"], said.metrics["epochs"]) == (8, 7, 2)
     assert (said.metrics["groups"], said.metrics["equal_groups"]) == (5, 0)
-    assert 0 < said.metrics["clip/low"] < 1 and 0 < said.metrics["clip/high"] < 1
-    assert [line["step"] for line in said.history] == [3, 6, 8] and "entropy" in said.history[0]
+    assert 0 < said.metrics["clip/low"] < 1
+    assert 0 < said.metrics["clip/high"] < 1
+    assert [line["step"] for line in said.history] == [3, 6, 8]
+    assert "entropy" in said.history[0]
     assert said.metrics["trained_positions"] == 2 * flat.size
 
 
