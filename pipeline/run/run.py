@@ -150,15 +150,18 @@ class Run:
         if wanted is None or wanted >= len(ids):
             return ids
         drawn: list[str] = []
-        start, cycle = max(round_number - 1, 0) * wanted, -1
-        order: list[str] = []
+        start = max(round_number - 1, 0) * wanted
         while len(drawn) < wanted:
-            place = start + len(drawn)
-            if place // len(ids) != cycle:
-                cycle = place // len(ids)
-                order = sorted(ids, key=lambda i: fingerprint([self.recipe.seed, "problems", cycle, i]))
-            drawn += order[place % len(ids) : place % len(ids) + wanted - len(drawn)]
+            cycle, place = divmod(start + len(drawn), len(ids))
+            drawn += self._order(cycle)[place : place + wanted - len(drawn)]
         return list(dict.fromkeys(drawn))
+
+    def _order(self, cycle: int) -> list[str]:
+        """All training problems, in the order of their cycle-th pass; the newest is kept."""
+        if self.kept.order[0] != cycle:
+            seed, ids = self.recipe.seed, self.ids("train")
+            self.kept.order = (cycle, sorted(ids, key=lambda i: fingerprint([seed, "problems", cycle, i])))
+        return self.kept.order[1]
 
     # --- models ---
 

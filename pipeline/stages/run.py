@@ -68,10 +68,8 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
-        split = stage.settings.on_split
-        wanted = stage.settings.problems_wanted
-        ids = run.round_ids(number, wanted) if split == "train" else run.ids(split)
-        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
+        first = [] if sources else first_problems(run, stage, number)
+        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
     plan = Plan.make(
         run=run.name,
         round=number,
@@ -89,6 +87,12 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def first_problems(run: Run, stage: Stage, number: int) -> list[str]:
+    """The problems of a stage that reads no other."""
+    split = stage.settings.on_split
+    return run.round_ids(number, stage.settings.problems_wanted) if split == "train" else run.ids(split)
 
 
 def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str]:

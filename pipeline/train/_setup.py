@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -36,6 +37,7 @@ from pipeline.train._owned import OWNED
 TOKENS_AT_ONCE = 32_768
 #: Not DeepSpeed or FSDP, which gather a layer's weights in its own forward.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU)
+COLLECT_EVERY = 60.0  #: seconds
 WHOLE = (*PLAIN, DistributedType.MULTI_GPU)  #: every rank holds all of the optimizer's state
 
 
@@ -111,7 +113,8 @@ def trainer_arguments(
         "bf16": gpu and job.dtype != "float32",
         "use_cpu": not gpu,
         "gradient_checkpointing": False,
-        "save_strategy": "steps" if job.save_every else "no",
+        # a last step is saved by what the training leaves; before that a kill costs no more than save_every
+        "save_strategy": "steps" if 0 < job.save_every < steps else "no",
         "save_steps": job.save_every or 500,
         "logging_strategy": "no",
         # the default replaces a NaN loss by the average of earlier ones and trains on
@@ -135,6 +138,18 @@ def trainer_arguments(
     return arguments
 
 
+_collected = [-math.inf]  #: when garbage was last collected here
+
+
+def _collect() -> None:
+    """Let go of earlier engines' memory; of many small rounds not in each, where it takes a third of a
+    second.
+    """
+    if torch.cuda.is_available() or time.monotonic() - _collected[0] > COLLECT_EVERY:
+        gc.collect()
+        _collected[0] = time.monotonic()
+
+
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """On CPU, only deterministic kernels; no library chatter; afterwards no trainer is left."""
@@ -145,7 +160,7 @@ def exact() -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
         memory.fill_uninitialized_memory = False
     # a trainer collects garbage when it starts: seconds, were a stage's rows not set aside
-    gc.collect()
+    _collect()
     gc.freeze()
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
