@@ -126,6 +126,13 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     given = [(one.name, one.settings) for one in upstream(recipe, stage) if one.built]
     for fault in stage.settings.faults(model.restart_from, given):
         yield f"{here}.{fault}"
+    spans, trainings = stage.settings.schedule_rounds, map(stage.runs_in, range(1, recipe.rounds + 1))
+    constant = stage.settings.schedule.startswith("constant")
+    if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
+        yield (
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, and "
+            f"the recipe has {number}: nothing would be learned then. Give both before the run starts"
+        )
     if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
         yield (
             f"{here}: worked examples stand before every prompt (few_shot), and {stage.method} needs traces "

@@ -60,14 +60,16 @@ class Episodes:
         return found.hexdigest()
 
     def facts(self) -> dict[str, float]:
-        """Counts for metrics, before anything is trained: groups, and those whose advantages are all 0."""
-        largest: dict[str, float] = {}
+        """Counts for metrics, before anything is trained: groups, and those whose advantages are all equal."""
+        range_of: dict[str, tuple[float, float]] = {}
         advantages = self.values["advantages"]
         for group, start, end in zip(self.groups, self.places[:-1], self.places[1:], strict=True):
-            largest[group] = max(largest.get(group, 0.0), float(np.abs(advantages[start:end]).max()))
-        equal = sum(value == 0 for value in largest.values())
+            low, high = range_of.get(group, (math.inf, -math.inf))
+            own = advantages[start:end]
+            range_of[group] = min(low, float(own.min())), max(high, float(own.max()))
+        equal = sum(low == high for low, high in range_of.values())
         return {
-            "groups": float(len(largest)),
+            "groups": float(len(range_of)),
             "equal_groups": float(equal),
             "advantage/mean": float(advantages.mean(dtype=np.float64)),
             "advantage/sd": float(advantages.std(dtype=np.float64)),

@@ -42,7 +42,7 @@ class GradientTrainer(Exact, GradientLoss):
         plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         add_fused_lm_head(plain, outputs=("log_probs", "entropy"))
         if not same_loss(model):
-            use_own_loss(plain)
+            use_own_loss(plain, train_entropy=True)
         super().__init__(model, args)
         self.model_accepts_loss_kwargs = True  # what the loss is divided by is counted over micro-batches
 
