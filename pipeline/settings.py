@@ -257,6 +257,8 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
+    on_policy: ClassVar[bool] = False
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -300,6 +302,11 @@ class StageSettings(Settings):
         return "train"
 
     @property
+    def problems_wanted(self) -> int | None:
+        """How many training problems it takes; None: as the recipe's problems_per_round says."""
+        return None
+
+    @property
     def pools_rounds(self) -> bool:
         """Does it read every round so far?"""
         return False
@@ -308,6 +315,12 @@ class StageSettings(Settings):
     def draws_alike(self) -> bool:
         """Is each of its draws after one prefix the same text (temperature 0)?"""
         return False
+
+    @property
+    def drawn_otherwise(self) -> str:
+        """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
+        0.7`); empty: they were."""
+        return ""
 
     @property
     def completion_limit(self) -> int:

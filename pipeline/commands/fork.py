@@ -23,6 +23,7 @@ from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
 from pipeline.store.run_folder import run_name_ok
+from pipeline.store.weights import optimizer_beside
 from pipeline.store.workspace import Workspace
 
 
@@ -124,7 +125,10 @@ def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:
     manifest = source.manifest()
     if manifest is not None and (record := manifest.extra.get("weights")):
         theirs_at, ours_at = old.versions.weights_from(record), run.versions.weights_from(record)
-        adopt_weights(theirs_at.adapter or theirs_at.base, ours_at.adapter or ours_at.base, run.disk)
+        there, here = theirs_at.adapter or theirs_at.base, ours_at.adapter or ours_at.base
+        adopt_weights(there, here, run.disk)
+        if optimizer_beside(there).exists():
+            adopt_weights(optimizer_beside(there), optimizer_beside(here), run.disk)
     if manifest is None and not theirs.chunks:
         return ""
     plan = dataclasses.replace(plan, recorded=theirs.recorded)  # made under those versions

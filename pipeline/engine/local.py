@@ -353,6 +353,20 @@ class Engine(Text):
 
         return self._by_parts(ids, positions, mask, at, held, reduce, following)
 
+    @torch.inference_mode()
+    def certainties(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """For each (ids, start): KL(uniform || p) of what each of ids[start:] was drawn from. start >= 1."""
+        spans = [(ids, range(start - 1, len(ids) - 1)) for ids, start in items]
+        return self._read(spans, self._certainty_part)
+
+    def _certainty_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        def reduce(logits: torch.Tensor) -> torch.Tensor:
+            return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+
+        return self._by_parts(ids, positions, mask, at, held, reduce)
+
     def _by_parts(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
         *more: torch.Tensor,

@@ -300,6 +300,17 @@ class ServerEngine(Text):
             )
         return self.read(self._model, items)
 
+    def certainties(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """Not to be had: a server tells the likeliest tokens, not the whole distribution.
+
+        Raises:
+            RecipeError: always.
+        """
+        raise RecipeError(
+            f"model {self.name}: {self._who} does not tell whole distributions, which certainty is of; leave "
+            "engine.server out, so that the local engine reads them"
+        )
+
     def read(self, model: str, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """The same under a model's name on the servers."""
         body = {"model": model, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}

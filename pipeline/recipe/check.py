@@ -123,6 +123,22 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         return
     if model.lora != "none" and (fault := stage.settings.fault_of_lora(model.lora)):
         yield f"models.{stage.settings.model}.lora.{fault}"
+    given = [(one.name, one.settings) for one in upstream(recipe, stage) if one.built]
+    for fault in stage.settings.faults(model.restart_from, given):
+        yield f"{here}.{fault}"
+    spans, trainings = stage.settings.schedule_rounds, map(stage.runs_in, range(1, recipe.rounds + 1))
+    constant = stage.settings.schedule.startswith("constant")
+    if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
+        yield (
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, and "
+            f"the recipe has {number}: nothing would be learned then. Give both before the run starts"
+        )
+    if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
+        yield (
+            f"{here}: worked examples stand before every prompt (few_shot), and {stage.method} needs traces "
+            "that were drawn under the prompt that training shows; give them to the base alone: "
+            "few_shot: {examples: 4, rounds: [0, 1]}, or to nobody"
+        )
     if (model.head or "policy") in stage.settings.heads:
         return
     has = f"head: {model.head}" if model.head else "no head"
@@ -130,6 +146,16 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         "a policy (no head)" if h == "policy" else f"head: {h}" for h in stage.settings.heads
     )
     yield f"{here}: models.{stage.settings.model} has {has}; train: {stage.method} trains {trained}"
+
+
+def upstream(recipe: Recipe, stage: Stage) -> list[Stage]:
+    """Every stage whose rows reach a stage, through whatever stands between."""
+    found: dict[str, Stage] = {}
+    for source in stage.sources:
+        earlier = next((s for s in recipe.stages if s.name == source), None)
+        if earlier is not None and earlier.name != stage.name:
+            found |= {one.name: one for one in (*upstream(recipe, earlier), earlier)}
+    return list(found.values())
 
 
 def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:

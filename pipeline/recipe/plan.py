@@ -123,14 +123,22 @@ def problems_of(recipe: Recipe, stage: Stage) -> int | None:
     """How many problems a stage works on; None where only the data says."""
     split = stage.settings.on_split
     counts = [_count(task, split) for task in recipe.tasks]
+    wanted = _wanted(recipe, stage) if split == "train" else None
     if None in counts:
-        return recipe.header.problems_per_round if split == "train" else None
+        return wanted
     total = sum(count or 0 for count in counts)
-    if split == "train" and recipe.header.problems_per_round:
-        total = min(total or recipe.header.problems_per_round, recipe.header.problems_per_round)
+    total = min(total or wanted, wanted) if wanted else total
     if stage.room == "evaluate":
         total = min(total, stage.settings.problems or total)
     return total
+
+
+def _wanted(recipe: Recipe, stage: Stage) -> int | None:
+    """Training problems as the first stage of a chain takes them."""
+    earlier = next((s for s in stage.sources if isinstance(s, str) and s != "train"), None)
+    if earlier is not None:
+        return _wanted(recipe, recipe.stage(earlier))
+    return stage.settings.problems_wanted or recipe.header.problems_per_round
 
 
 def _count(settings: Any, split: str) -> int | None:
@@ -169,9 +177,10 @@ def _seconds(
 
 
 def _training(recipe: Recipe, stage: Stage, known: dict[str, Pace], number: int, length: float) -> Estimate:
-    """Steps as set; a training by epochs depends on what is kept, and nothing is claimed of it."""
+    """Steps as set; a training by epochs, or whose steps take all rows that there are, depends on what is
+    kept, and nothing is claimed of it."""
     steps = stage.settings.steps_in(number)
-    if not steps:
+    if not steps or not stage.settings.batch_size:
         return Estimate(seconds=None)
     rows = steps * stage.settings.batch_size
     speed = pace_of(recipe.models[stage.settings.model].base, known, length).rows

@@ -81,9 +81,8 @@ def plan_stage(
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
-        split = stage.settings.on_split
-        ids = run.round_ids(number) if split == "train" else run.ids(split)
-        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
+        first = [] if sources else first_problems(run, stage, number)
+        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
     plan = Plan.make(
         run=run.name,
         round=number,
@@ -91,7 +90,7 @@ def plan_stage(
         room=stage.room,
         method=stage.method,
         main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
-        settings=data_settings(stage.settings) | model_settings(run, stage),
+        settings=data_settings(stage.settings) | model_settings(run, stage) | carried(run, stage, models),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
         models={name: weights.hash for name, weights in models.items()},
@@ -101,6 +100,21 @@ def plan_stage(
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def first_problems(run: Run, stage: Stage, number: int) -> list[str]:
+    """The problems of a stage that reads no other."""
+    split = stage.settings.on_split
+    return run.round_ids(number, stage.settings.problems_wanted) if split == "train" else run.ids(split)
+
+
+def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str]:
+    """The optimizer's state that a training goes on from: it changes weights, so it belongs to the
+    fingerprint."""
+    if stage.room != "train" or not stage.settings.carry_optimizer:
+        return {}
+    known = run.versions.optimizer_of(models[stage.settings.model])
+    return {"carried": known[1]} if known else {}
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
@@ -177,7 +191,7 @@ def together(run: Run, act: Callable[[], Any]) -> Any:
 def _is_done(run: Run, folder: StageFolder) -> bool:
     """A stage is done when its manifest stands and no chunk waits to be made again; a train stage when its
     weights verify too. Weights without a manifest were never finished, or `repair` took them away."""
-    from pipeline.store.weights import read_weights
+    from pipeline.store.weights import optimizer_beside, read_weights
 
     if not folder.is_complete():
         return False
@@ -192,6 +206,9 @@ def _is_done(run: Run, folder: StageFolder) -> bool:
                 f"{place}: other weights stand there than {folder.path} trained: {found[:12]}, not "
                 f"{record['hash'][:12]}. Remove that folder and start the run again"
             )
+        if "optimizer" in folder.require().extra:
+            beside = optimizer_beside(place)
+            return (beside / "manifest.json").exists() or beside not in run.versions.needed_optimizers()
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,22 @@ def test_log_probabilities_are_those_that_were_recorded(policy):
     for end in drive(policy, None, {f"p{i}": search(i) for i in range(8)}).values():
         for prefix, read in zip(*end.result, strict=True):
             assert torch.allclose(torch.tensor(prefix.logprobs), torch.tensor(read), atol=3e-5)
+
+
+def test_certainty_is_how_far_the_model_was_from_undecided(policy):
+    def search():
+        grown = yield Continue(Prefix("numbers 3 ="), n=2, by="policy")
+        read, certain = yield All(Logprob(grown, by="policy"), Logprob(grown, by="policy", of="certainty"))
+        return grown, read, certain
+
+    grown, read, certain = drive(policy, None, {"p": search()})["p"].result
+    for prefix, likely, said in zip(grown, read, certain, strict=True):
+        ids = [*policy.encode(prefix.prompt), *prefix.token_ids]
+        logits = policy.model(torch.tensor([ids])).logits[0, -len(said) - 1 : -1].double()
+        uniform = -logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])  # KL(uniform || p)
+        assert torch.allclose(torch.tensor(said).double(), uniform, atol=1e-4)
+        assert len(said) == len(likely)
+        assert said != likely
 
 
 def test_chosen_answers_get_probabilities(policy):

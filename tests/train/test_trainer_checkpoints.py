@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from train_world import additions, job_of, weights
 
 from pipeline.rows import StepExample
-from pipeline.train import TrainReport, prm, sft
+from pipeline.train import TrainReport, policy_gradient, prm, sft
 from pipeline.train._checkpoints import MARKER, mark_complete, newest_complete
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ for kind in KINDS:
         assert os.waitstatus_to_exitcode(status) == 9, (kind, kill_at, status)
         assert not list((Path({folder!r}) / kind / "out").iterdir())
 """
-KINDS = ("lora", "folded", "full", "packed", "accumulated", "prm")
+KINDS = ("lora", "folded", "full", "packed", "accumulated", "prm", "gradient")
 STEPS = 12
 
 
@@ -62,6 +63,14 @@ def start(kind: str, base: Path, folder: Path, **more: object) -> TrainReport:
     lora = None if kind == "full" else {"r": 4} if kind == "folded" else {"r": 4, "lora_dropout": 0.2}
     rows = steps_rows(20) if kind == "prm" else additions(20)
     job = job_of(base, folder, rows, lora=lora, save_every=3, **more)
+    if kind == "gradient":
+        rows = [
+            dataclasses.replace(row, advantage=[i % 3 - 1.0], old_logprobs=[-1.0] * len(row.completion_ids))
+            for i, row in enumerate(rows)
+        ]
+        job = dataclasses.replace(job, rows=lambda: iter(rows), carry_optimizer=True, schedule=(1, 3))
+        kl = {"coefficient": 0.1, "reference": "start"}
+        return policy_gradient.train(job, policy_gradient.Settings(**common | {"batch_size": 7, "kl": kl}))
     if kind == "prm":
         return prm.train(job, prm.Settings(**common))
     extra = {"packed": {"packing": True}, "accumulated": {"micro_batch": 2, "warmup_steps": 5}}.get(kind, {})
@@ -87,6 +96,8 @@ def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_bytes(one: Path, two: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
+    if "optimizer" in names:
+        same_bytes(one / "optimizer", two / "optimizer")
     assert any(name.endswith(".safetensors") for name in names)
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
