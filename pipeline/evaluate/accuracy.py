@@ -25,7 +25,7 @@ from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
 from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.rows import Group, Label, Problem, Question, Trace
-from pipeline.settings import Cost, Length, ModelName, RewardModelName
+from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind, Rule, rule
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
@@ -54,6 +54,11 @@ class Settings(EvaluateSettings):
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "boolean"}, {"type": "null"}]},
     )
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+    chains: bool = added(
+        False,
+        description="where the task has a step oracle: `valid`, right answers by right steps, which a gate "
+        "may name; a headline, as trace_error then is",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -266,7 +271,8 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
     weights = resample(len(ids), settings.resamples)
     measured: dict[str, Measured] = {}
     for name, rows in by_id.items():
-        measured[name] = columns([rows[i] for i in ids], settings.ks, [each.label for each in settings.rules])
+        votes = [each.label for each in settings.rules]
+        measured[name] = columns([rows[i] for i in ids], settings.ks, votes, settings.chains)
     return {"problems": float(len(ids)), **tabulate(measured, weights)}
 
 
@@ -277,6 +283,10 @@ def metrics(settings: Settings) -> list[Metric]:
     found += [
         Metric(f"accuracy/{each.label}", f"vote: {each.label}", headline=True) for each in settings.rules
     ]
+    if settings.chains:
+        found.append(Metric("valid", f"right by right steps, {head}", headline=True))
+        if settings.samples or settings.chosen:
+            found.append(Metric("valid/sampled", "right by right steps, of a sample", headline=True))
     if settings.samples or settings.chosen:
         found += [
             Metric("accuracy/sampled", "accuracy of a sample", headline=True),
@@ -289,7 +299,7 @@ def metrics(settings: Settings) -> list[Metric]:
         Metric("truncated", "cut by the limit", less=True),
         Metric("missing_eos", "answered, never ended", less=True),
         Metric("no_answer", "no answer", less=True),
-        Metric("trace_error", "right by a wrong step", less=True),
+        Metric("trace_error", "right by a wrong step", less=True, headline=settings.chains),
         Metric("distinct", "right or different traces"),
     ]
     return (
@@ -306,7 +316,7 @@ def panels(settings: Settings) -> list[Panel]:
             learning,
             "Accuracy by round",
             "curve",
-            {each.name: each.says for each in known if each.name.startswith("accuracy/")},
+            {each.name: each.says for each in known if each.name.startswith(("accuracy/", "valid"))},
             "with 95 % intervals",
         ),
         *(Panel("What else changed?", says, "curve", {name: says}) for name, says in signs.items()),

@@ -10,7 +10,9 @@ from typing import Any
 
 #: the last or first part of a metric's name that says: this is a share
 SHARES = ("accuracy", "sampled", "greedy", "search", "share", "truncated", "no_answer", "missing_eos")
-SHARE_STARTS = ("accuracy/", "gain/", "pass@", "maj@", "kept", "distinct", "trace_error", "right", "done")
+SHARE_STARTS = (
+    *("accuracy/", "gain/", "pass@", "maj@", "kept", "distinct", "trace_error", "valid", "right", "done"),
+)
 
 
 def is_share(name: str) -> bool:
