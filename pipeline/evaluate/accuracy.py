@@ -25,7 +25,7 @@ from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
 from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.rows import Group, Label, Problem, Question, Trace
-from pipeline.settings import Cost, Length, ModelName, RewardModelName
+from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind, Rule, rule
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
@@ -53,6 +53,11 @@ class Settings(EvaluateSettings):
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "boolean"}, {"type": "null"}]},
     )
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+    chains: bool = added(
+        False,
+        description="where the task has a step oracle: `valid`, right answers by right steps, which a gate "
+        "may name; a headline, as trace_error then is",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -265,7 +270,8 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
     weights = resample(len(ids), settings.resamples)
     measured: dict[str, Measured] = {}
     for name, rows in by_id.items():
-        measured[name] = columns([rows[i] for i in ids], settings.ks, [each.label for each in settings.rules])
+        votes = [each.label for each in settings.rules]
+        measured[name] = columns([rows[i] for i in ids], settings.ks, votes, settings.chains)
     return {"problems": float(len(ids)), **tabulate(measured, weights)}
 
 
@@ -279,6 +285,11 @@ def metrics(settings: Settings) -> list[Metric]:
     head = "search" if settings.chosen else "greedy"
     found = [_right(head, f"{head} accuracy", head, main=True, column="accuracy")]
     found += [_right(each.label, f"vote: {each.label}", each.label) for each in settings.rules]
+    if settings.chains:
+        found.append(Metric("valid", f"right by right steps, {head}", headline=True, short="valid"))
+        if settings.samples or settings.chosen:
+            says = "right by right steps, of a sample"
+            found.append(Metric("valid/sampled", says, headline=True, short="valid sample"))
     if settings.samples or settings.chosen:
         found += [
             _right("sampled", "accuracy of a sample", "sampled"),
@@ -295,7 +306,9 @@ def metrics(settings: Settings) -> list[Metric]:
         Metric("truncated", "cut by the limit", less=True, short="truncated"),
         Metric("missing_eos", "answered, never ended", less=True, short="missing eos"),
         Metric("no_answer", "no answer", less=True),
-        Metric("trace_error", "right by a wrong step", less=True, short="trace error"),
+        Metric(
+            "trace_error", "right by a wrong step", less=True, headline=settings.chains, short="trace error"
+        ),
         Metric("distinct", "right or different traces", short="distinct"),
     ]
     kl = Metric("kl", "nats a token from the base", less=True, share=False, short="kl")
@@ -318,7 +331,7 @@ def panels(settings: Settings) -> list[Panel]:
     """Accuracy by round, pass@k and maj@k, what each round changed and where, and the signs of a policy that
     goes astray."""
     known = {each.name: each for each in metrics(settings)}
-    right = {name: each.brief for name, each in known.items() if name.startswith("accuracy/")}
+    right = {name: each.brief for name, each in known.items() if name.startswith(("accuracy/", "valid"))}
     head = next(iter(known))
     found = [Panel(LEARNING, "Accuracy by round", "curve", right, axis="accuracy", picture="accuracy")]
     kinds = {"pass": "One of k samples is right (pass@k)", "maj": "The majority of k is right (maj@k)"}
