@@ -44,7 +44,7 @@ from pipeline.evaluate.ranking import (
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
-from pipeline.vote.aggregate import Aggregate
+from pipeline.vote.aggregate import Aggregate, kind_of, weight
 
 __all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels"]
 
@@ -177,11 +177,12 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
     """The statistics of one reward model over problems."""
     steps, wholes = _points(found, whole=False), _points(found, whole=True)
     points = steps if any(t.verdicts is not None for o in found for t in o.traces) else wholes
+    shown = points if points is steps else _weighed(points, settings.aggregate)
     stats: dict[str, Statistic] = {
         "auc": Ranking(points, np.zeros(len(points), dtype=np.int64)),
         "auc/same_step": Ranking(points, points.step),
         "auc/trace": Ranking(wholes, wholes.step),
-        "brier": _brier(points, len(found)),
+        "brier": _brier(shown, len(found)),
     }
     if points is steps:
         stats["first_error_f1"] = _first_error(found, settings.threshold)
@@ -193,7 +194,7 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
         "unusable_scores": sum(not math.isfinite(score) for score in scores) / max(len(scores), 1),
         "points": float(len(points)),
         "true_share": float(points.truth.mean()) if len(points) else math.nan,
-        **_calibration(points),
+        **_calibration(shown),
         **_roc(points),
     }
     return Measured(compared=stats, plain=plain)
@@ -218,6 +219,12 @@ def _points(found: Sequence[PrmOutcome], whole: bool) -> Points:
         np.array(length, dtype=np.float64),
         np.array(where, dtype=np.int64),
     )
+
+
+def _weighed(points: Points, how: Aggregate) -> Points:
+    """Points with their scores as numbers from 0 to 1, by what the aggregation makes of step scores."""
+    kind = kind_of(how)
+    return replace(points, score=np.array([weight(score, kind) for score in points.score.tolist()]))
 
 
 def _brier(points: Points, num_problems: int) -> Ratio:
