@@ -24,7 +24,7 @@ def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
     found: set[str] = set()
     for source in stage.sources:
         if isinstance(source, FileSource):
-            found.add(source.row)
+            found |= set(source.kinds)
         elif source == "train":
             found.add("Problem")
         elif earlier := next((s for s in recipe.stages if s.name == source), None):

@@ -27,6 +27,7 @@ from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incum
 from pipeline.stages.inputs import (
     DEFAULT_CHUNK,
     ChunkReader,
+    Source,
     chunks_from,
     inputs_of,
     reader_of,
@@ -58,8 +59,9 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         }
     if stage.room == "evaluate":
         ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
-        chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
-        if not ids:
+        brought = brought_by(sources, stage.settings.problems)
+        chunks = within(chunks_from(sources), {*ids, *brought}) if sources else slices(ids, size)
+        if not ids and not brought:
             split = stage.settings.on_split
             raise RecipeError(
                 f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
@@ -88,6 +90,11 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def brought_by(sources: list[Source], most: int | None) -> list[str]:
+    """The problems of files of step labels: they are of no split, and an evaluation takes them as they come."""
+    return [i for s in sources if s.plan.room == "file" for chunk in s.plan.chunks for i in chunk.ids][:most]
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
