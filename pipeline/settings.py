@@ -242,8 +242,8 @@ class Length(Protocol):
 
 
 class FileSource(Settings):
-    """`from: {file: PATH, row: Example}`: rows of ours from outside; `from: {file: PATH, form: prm800k}`: step
-    labels that people made, in the form that they were published in."""
+    """`from: {file: PATH, row: Example}`: rows of ours from outside. `from: {file: PATH, form: prm800k}`:
+    step labels that people made, in the form that they were published in."""
 
     file: str
     row: Literal["Trace", "Label", "Example", "StepExample", "Pair", "Problem"] | None = None

@@ -1,8 +1,8 @@
 """`head: implicit`: two language models as one verifier, what was trained and the base that it started from.
 
 The score at a step's end is beta times the sum of log-ratios of the completion's tokens up to there
-(Yuan et al., arXiv:2412.01981); beta stands in `prm.json` beside the adapter. Both read a prefix whole: what a
-search remembers of a policy's reading are keys and values, and these sums want each token's log-probability.
+(Yuan et al., arXiv:2412.01981); beta stands in `prm.json` beside the adapter. Both read each prefix whole:
+what a search remembers are keys and values, and these sums want the log-probability of every token.
 """
 
 from __future__ import annotations

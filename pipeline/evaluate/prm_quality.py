@@ -5,8 +5,8 @@
 The policy (`by`) writes traces, the PRM (`of`) scores every step. With a step oracle a point is a step, and
 true means: all right so far and a right end is still reachable. Solutions that people judged stand for both
 (`from: {file: gsm8k.json, form: processbench}`): first_error_f1 is then ProcessBench's F1; what stands after
-the first error is false, and what nobody looked at before one is left out. Without one a point is a trace, its score
-the aggregated one, and true means: the answer is right.
+the first error is false, and what nobody looked at before one is left out. With neither a point is a trace,
+its score the aggregated one, and true means: the answer is right.
 
 Metrics: auc, auc/same_step (pairs of like steps only: a PRM that only knows how far a trace has come gets
 0.5), roc/<percent> (the share of true points found where that many percent of the false ones pass), brier,
@@ -29,8 +29,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.asks import Asks, Continue, Score, prefix_of, start, to_trace
-from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate import accuracy
+from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search, accuracy
 from pipeline.evaluate.accuracy import GOLD, judged
 from pipeline.evaluate.intervals import Ratio, Statistic, resample
 from pipeline.evaluate.outcomes import ratio
@@ -179,8 +178,8 @@ def outcomes(
 
 
 def known_verdicts(said: Sequence[float | None]) -> list[bool]:
-    """A verdict a step. Of what people judged: false after the first error, where they stopped looking, and no
-    more steps from one on that they passed over before it.
+    """A verdict a step. Of what people judged: false after the first error, where they stopped looking; none
+    from a step on that they passed over before it.
     """
     found: list[bool] = []
     for each in said:

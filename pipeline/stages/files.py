@@ -1,9 +1,9 @@
 """Files of human step labels as a run's own rows: `from: {file: PATH, form: prm800k}`.
 
-A file is read once, before round 1, into a committed folder data/<run>/files/<stem>-<hash>/, which stages read
-like any other stage's: its problems, its solutions as Traces (steps in the task's form, token ids of the first
-policy's tokenizer), what people say of them as Labels, and both together as StepExamples for a training that
-reads the file itself. A step that nobody looked at, because an error stands before it, has no label.
+A file is read once, before round 1, into a committed folder data/<run>/files/<stem>-<hash>/, which stages
+read like any other stage's: its problems, its solutions as Traces (steps in the task's form, token ids of the
+first policy's tokenizer), what people say of them as Labels, and both together as StepExamples for a training
+that reads the file itself. A step that nobody looked at, because an error stands before it, has no label.
 
 Malformed rows go to the run's rejected.jsonl with file, line and reason, as those of tasks do, and so do
 solutions of questions that stand in dev or test where anything but an evaluation reads them.

@@ -93,7 +93,7 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
 
 
 def brought_by(sources: list[Source], most: int | None) -> list[str]:
-    """The problems of files of step labels: they are of no split, and an evaluation takes them as they come."""
+    """The problems of files of step labels: of no split, so an evaluation takes them as they come."""
     return [i for s in sources if s.plan.room == "file" for chunk in s.plan.chunks for i in chunk.ids][:most]
 
 

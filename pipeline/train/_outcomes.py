@@ -42,9 +42,7 @@ def read_outcomes(
         reasons = (
             ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no row arrived"
         )
-        raise NothingKept(
-            f"no outcome to train on: {reasons}. For too_long raise max_length ({max_length})"
-        )
+        raise NothingKept(f"no outcome to train on: {reasons}. For too_long raise max_length ({max_length})")
 
 
 def fault_of(row: StepExample, prompt_ids: list[int], max_length: int) -> str:

@@ -16,8 +16,8 @@ from pipeline.train._trainers import StepTrainer
 
 
 def batches(corpus: Corpus, pad: int) -> Callable[[list[int]], Batch]:
-    """Rows to `input_ids` [rows, longest], `labels` [rows] (outcomes) and `spans` [rows, 2]: the columns where
-    each completion begins and ends.
+    """Rows to `input_ids` [rows, longest], `labels` [rows] (outcomes) and `spans` [rows, 2]: the columns
+    where each completion begins and ends.
     """
     plain = step_batches(corpus, pad, keep_columns=False)
 

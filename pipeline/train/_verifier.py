@@ -42,7 +42,7 @@ def fit(
     arguments = _setup.trainer_arguments(TrainingArguments, job, settings, int(corpus.lengths.max()), steps)
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     signs = sign_tokens(tokenizer, job.base.name) if token else None
-    model = load(job, not reading["activation"] == "sigmoid", token)
+    model = load(job, reading["activation"] != "sigmoid", token)
     use_cache = getattr(model.config, "use_cache", True)
     pad = _setup.padding(model, tokenizer, corpus, job.base.name)
     trainer = _trainers.StepTrainer(model, arguments, compute_loss_func=loss(signs))

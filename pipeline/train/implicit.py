@@ -13,8 +13,8 @@ The outcome is the label of a row's last step. The start is the model's base, wh
 `lora: none` would lose it. `prm.json` keeps beta, which readers need: {"head": "implicit", "beta": 0.05,
 "activation": "none"}. Scores are log-odds; `Score` gives their logistic, as for every verifier.
 
-Not here: the losses of the paper that need pairs (DPO, KTO, NCA), and PRIME's loop, in which policy and reward
-model learn from the same roll-outs.
+Not here: the losses of the paper that need pairs (DPO, KTO, NCA), and PRIME's loop, in which policy and
+reward model learn from the same roll-outs.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Settings(TrainSettings):
 
 
 def train(job: TrainJob, settings: Settings) -> TrainReport:
-    """Train on `job.rows()` (StepExample); the adapter and prm.json go to `job.out`. Every rank calls it; rank
-    0 writes.
+    """Train on `job.rows()` (StepExample); the adapter and prm.json go to `job.out`. Every rank calls it;
+    rank 0 writes.
 
     Raises:
         NothingKept: no outcome is left. RecipeError: no adapter, or a label that does not fit. Diverged: a
@@ -127,7 +127,5 @@ def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Corpus:
     return Corpus.of(
         [row.token_ids for row, _, _ in found],
         [row.trace_id or row.problem_id for row, _, _ in found],
-        targets=[
-            ([begin], [smoothed(outcome, settings.label_smoothing)]) for _, begin, outcome in found
-        ],
+        targets=[([begin], [smoothed(outcome, settings.label_smoothing)]) for _, begin, outcome in found],
     )

@@ -1,5 +1,5 @@
-"""Outcome reward models (Cobbe et al., arXiv:2110.14168, section 4.2 and appendix E): the outcome of the whole
-solution is the target after every one of its tokens.
+"""Outcome reward models (Cobbe et al., arXiv:2110.14168, section 4.2 and appendix E): the outcome of the
+whole solution is the target after every one of its tokens.
 
     labels:   {label: outcome, from: samples}
     rows:     {select: step_values, from: labels, use: correct}
@@ -9,8 +9,8 @@ The outcome is the label of a row's last step; labels of steps before it are not
 read as any reward model is, at the last token of each step, so votes, searches and `prm_quality` take it: the
 paper's score of a solution is `aggregate: last`.
 
-head `token` is the paper's verifier: the logits of tokens of the language model's own head are the score, so
-that `lm_weight` can add its joint language-modelling loss on the solution's tokens (right or wrong, as there).
+head `token` is the paper's verifier: logits of the language model's own head are the score, so that
+`lm_weight` can add its joint language-modelling loss on the solution's tokens (right or wrong, as there).
 head `value` is a scalar of its own, without a language model beside it. `loss: mse` is squared error (on the
 probability, where the head is one), `bce` cross-entropy; the paper has the first.
 
@@ -59,7 +59,8 @@ class Settings(TrainSettings):
     @model_validator(mode="after")
     def _smooth_what_is_likely(self) -> Self:
         if self.label_smoothing and self.loss != "bce":
-            raise ValueError(f"label_smoothing: {self.label_smoothing:g} is for a cross-entropy: set loss: bce")
+            share = f"{self.label_smoothing:g}"
+            raise ValueError(f"label_smoothing: {share} is for a cross-entropy: set loss: bce")
         return self
 
     def fault_of_head(self, head: str | None, whole: bool) -> str:
@@ -142,9 +143,7 @@ def next_tokens(corpus: Corpus, pad: int, keep_columns: bool) -> Callable[[list[
     return collate
 
 
-def loss_of(
-    loss: str, lm_weight: float, signs: tuple[int, int] | None
-) -> Callable[..., torch.Tensor]:
+def loss_of(loss: str, lm_weight: float, signs: tuple[int, int] | None) -> Callable[..., torch.Tensor]:
     """The loss over all tokens of the completions, divided by their number in the whole optimizer step, over
     all processes; each is scored once and, with `lm_weight`, predicted once.
     """

@@ -117,7 +117,6 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
 def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Corpus:
     """The rows as token ids, columns and targets: the column of a step is that of its last token."""
     from pipeline.train._batches import Corpus
-
     from pipeline.train._verifier import smoothed
 
     rows: list[list[int]] = []

@@ -217,14 +217,18 @@ def test_without_an_oracle_log_odds_are_read_as_such():
 
     def shown(how):
         summed = [
-            replace(o, traces=tuple(replace(t, score=aggregate(t.scores[-1:], how)) for t in o.traces)) for o in plain
+            replace(o, traces=tuple(replace(t, score=aggregate(t.scores[-1:], how)) for t in o.traces))
+            for o in plain
         ]
         return prm_quality.measure({"prm": summed}, Settings(resamples=100, aggregate=how))
 
     for how in ("sum_logit", "mean_logit", "mean_odds"):
         for name in ("brier", "ece", "auc", "auc/trace"):
             assert shown(how)[name] == pytest.approx(shown("last")[name]), (how, name)
-    wrong, right = [1 for o in plain for t in o.traces if not t.right], [1 for o in plain for t in o.traces if t.right]
+    wrong, right = (
+        [1 for o in plain for t in o.traces if not t.right],
+        [1 for o in plain for t in o.traces if t.right],
+    )
     by_hand = (len(wrong) * 0.4**2 + len(right) * 0.3**2) / (len(wrong) + len(right))
     assert shown("sum_logit")["brier"] == pytest.approx(by_hand)
 

@@ -135,7 +135,13 @@ def two_ways(table):
 @pytest.mark.parametrize("method", [best_of_n, beam, dvts, lookahead, mcts_star, alphazero])
 def test_every_search_honours_every_aggregation(table, question, method, how):
     """A trace's score is the rule's word; what a search reckons with is a number from 0 to 1, whatever that word is."""
-    small = {"iterations": 6, "branch": 2} if method is mcts_star else {"branch": 2} if method is alphazero else {}
+    small = (
+        {"iterations": 6, "branch": 2}
+        if method is mcts_star
+        else {"branch": 2}
+        if method is alphazero
+        else {}
+    )
     small |= {"n": 4, "width": 2} if method in (beam, dvts, lookahead) else {}
     settings = method.Settings(aggregate=how, **small)
     assert settings.score_kind == kind_of(how)

@@ -95,7 +95,9 @@ SELECTED = {
 
 def run(path: Path) -> dict[str, Any]:
     said = io.StringIO()
-    with session(find(str(path), [], None, DATA), Console(file=said), Processes(), Workspace(DATA, CHECKPOINTS)) as one:
+    with session(
+        find(str(path), [], None, DATA), Console(file=said), Processes(), Workspace(DATA, CHECKPOINTS)
+    ) as one:
         run_loop(one)
     return run_status("tiny", Workspace(DATA, CHECKPOINTS)) | {"said": said.getvalue()}
 
@@ -145,7 +147,9 @@ def test_people_s_labels_train_and_measure_a_reward_model(
     assert verify_run(DATA / "tiny", CHECKPOINTS / "tiny") == []
 
 
-def test_the_measure_is_processbench_s_own(write_recipe: Callable[..., Path], tiny: Path, files: Path) -> None:
+def test_the_measure_is_processbench_s_own(
+    write_recipe: Callable[..., Path], tiny: Path, files: Path
+) -> None:
     """Against `step_files.processbench`, from the scores on disk."""
     from pipeline.evaluate.step_files import processbench as by_file
     from pipeline.evaluate.step_files import read_processbench
@@ -165,10 +169,10 @@ def test_the_measure_is_processbench_s_own(write_recipe: Callable[..., Path], ti
     assert all(len(scores[one.problem]) == 4 for one in solutions)
     found = by_file(solutions, [scores[one.problem] for one in solutions])
     assert found["f1"] > 0
-    assert measured["metrics"]["first_error_f1"] == pytest.approx(found["f1"])
-    assert measured["metrics"]["problems"] == 30
+    assert measured["metrics"]["bench/first_error_f1"] == pytest.approx(found["f1"])
+    assert measured["metrics"]["bench/problems"] == 30
     # true steps: 4 of a right one, 0 and 2 of the wrong ones; what stands after an error is false
-    assert measured["metrics"]["true_share"] == pytest.approx((10 * 4 + 10 * 0 + 10 * 2) / 120)
+    assert measured["metrics"]["bench/true_share"] == pytest.approx((10 * 4 + 10 * 0 + 10 * 2) / 120)
 
 
 def test_a_killed_read_is_read_again_to_the_same_bytes(
@@ -225,10 +229,13 @@ def test_a_question_of_dev_or_test_trains_nothing(
 
 GOOD = [processbench(n, -1) for n in range(1, 9)]
 BAD: dict[str, tuple[list[Any], str]] = {
-    "label too many": ([*GOOD, processbench(9, 4)], "bench.jsonl:9: not a ProcessBench row: label 4 of 4 steps"),
+    "label too many": (
+        [*GOOD, processbench(9, 4)],
+        "bench.jsonl:9: not a ProcessBench row: label 4 of 4 steps",
+    ),
     "label missing": ([{k: v for k, v in GOOD[0].items() if k != "label"}], "no field 'label'"),
     "label no number": ([{**GOOD[0], "label": "2"}], "label 2 of 4 steps"),
-    "no step": ([{**GOOD[0], "steps": []}], "label -1 of 0 steps"),
+    "no step": ([{**GOOD[0], "steps": []}], "not a ProcessBench row: no step"),
     "steps no texts": ([{**GOOD[0], "steps": [1, 2]}], "steps is no list of texts"),
     "no problem": ([{**GOOD[0], "problem": " "}], "problem is no text"),
     "not JSON": ([*GOOD, "{"], "bench.jsonl:9: not a ProcessBench row: not JSON"),
@@ -256,11 +263,16 @@ def test_what_a_source_may_say(write_recipe: Callable[..., Path], tiny: Path, fi
     def problems(source: Any) -> list[str]:
         return check([write_recipe(**recipe(tiny, {"first": HARD | {"from": source}}))], [])[0]
 
-    assert any("wants either row (Trace, StepExample, ...) or form" in p for p in problems({"file": "people.jsonl"}))
+    assert any(
+        "wants either row (Trace, StepExample, ...) or form" in p for p in problems({"file": "people.jsonl"})
+    )
     both = FILE | {"row": "StepExample"}
     assert any("wants either row" in line for line in problems(both))
     assert any("form" in line for line in problems({"file": "people.jsonl", "form": "prm900k"}))
-    assert any("missing.jsonl: no such file" in line for line in problems({"file": "missing.jsonl", "form": "prm800k"}))
+    assert any(
+        "missing.jsonl: no such file" in line
+        for line in problems({"file": "missing.jsonl", "form": "prm800k"})
+    )
 
 
 def test_a_row_source_keeps_its_fingerprint() -> None:

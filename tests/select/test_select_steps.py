@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.rows import Dropped, Example, Group, Label, Node, StepExample, Trace
 from pipeline.select import step_values, top_value
-from pipeline.vote.aggregate import RULES
 from pipeline.tasks import BaseTask, TaskSettings
+from pipeline.vote.aggregate import RULES
 
 TASK = BaseTask(TaskSettings(use="none"))
 

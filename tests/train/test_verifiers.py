@@ -222,8 +222,12 @@ def test_the_implicit_loss_by_hand() -> None:
 
     from pipeline.train._ratio import ratio_loss
 
-    assert float(ratio_loss(torch.tensor([10.0]), torch.tensor([1.0]), 0.05)) == pytest.approx(0.47408, abs=1e-5)
-    assert float(ratio_loss(torch.tensor([10.0]), torch.tensor([0.0]), 0.05)) == pytest.approx(0.97408, abs=1e-5)
+    assert float(ratio_loss(torch.tensor([10.0]), torch.tensor([1.0]), 0.05)) == pytest.approx(
+        0.47408, abs=1e-5
+    )
+    assert float(ratio_loss(torch.tensor([10.0]), torch.tensor([0.0]), 0.05)) == pytest.approx(
+        0.97408, abs=1e-5
+    )
 
 
 def test_partial_sums_by_hand() -> None:
@@ -315,9 +319,11 @@ def test_an_implicit_model_says_what_does_not_fit(base: Path, tmp_path: Path, tr
     from pipeline.models.registry import merge
 
     with pytest.raises(RecipeError, match="lora: none trains all weights, and an implicit reward model"):
-        implicit.train(job_of(base, tmp_path, solved(4), lora=None, head="implicit"), implicit.Settings(**FAST))
+        implicit.train(
+            job_of(base, tmp_path, solved(4), lora=None, head="implicit"), implicit.Settings(**FAST)
+        )
+    job = job_of(base, tmp_path, solved(4), lora={"r": 4, "bias": "all"}, head="implicit")
     with pytest.raises(RecipeError, match="bias: all: trained biases stay"):
-        job = job_of(base, tmp_path, solved(4), lora={"r": 4, "bias": "all"}, head="implicit")
         implicit.train(job, implicit.Settings(**FAST))
     with pytest.raises(RecipeError, match="no prm.json beside its weights says beta"):
         start_engine(base, None, head="implicit", dtype="float32")
