@@ -21,6 +21,7 @@ from pipeline.run.conditions import same_conditions
 from pipeline.run.gates import decide, gate_bytes
 from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
+from pipeline.stages.files import bring_in
 from pipeline.stages.inputs import slices
 from pipeline.stages.run import run_stage, together
 from pipeline.store.plan import Plan
@@ -87,6 +88,7 @@ def prepare(run: Run) -> None:
     ):  # rank 0 alone will ask for some of them, and looking one up waits for every rank
         for name in run.recipe.models:
             run.versions.base(name)
+    together(run, lambda: bring_in(run))
 
 
 def prepare_settings(run: Run) -> dict[str, Any]:

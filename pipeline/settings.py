@@ -21,7 +21,15 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.errors import RecipeError
 
@@ -242,10 +250,30 @@ class Length(Protocol):
 
 
 class FileSource(Settings):
-    """`from: {file: PATH, row: Example}`: rows from outside."""
+    """`from: {file: PATH, row: Example}`: rows of ours from outside. `from: {file: PATH, form: prm800k}`:
+    step labels that people made, in the form that they were published in."""
 
     file: str
-    row: Literal["Trace", "Label", "Example", "StepExample", "Pair", "Problem"]
+    row: Literal["Trace", "Label", "Example", "StepExample", "Pair", "Problem"] | None = None
+    form: Literal["prm800k", "processbench"] | None = added(
+        None, description="solutions with human step labels: PRM800K's JSON lines, or ProcessBench's"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> FileSource:
+        if (self.row is None) == (self.form is None):
+            raise ValueError("wants either row (Trace, StepExample, ...) or form (prm800k, processbench)")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without what it does not say: fingerprints from before `form` stay."""
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of rows that it brings."""
+        return ("Problem", "Trace", "Label", "StepExample") if self.row is None else (self.row,)
 
 
 class StageSettings(Settings):

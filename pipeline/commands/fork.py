@@ -19,6 +19,7 @@ from pipeline.report.console import Console
 from pipeline.rows import SCHEMA_VERSION
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, resumed_from, session, stored
+from pipeline.stages.files import folder_of, sources_of
 from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
@@ -106,7 +107,13 @@ def _take_prepare(old: Run, run: Run) -> bool:
     rejected = old.folder / "rejected.jsonl"
     if rejected.exists() and not (run.folder / "rejected.jsonl").exists():
         run.disk.link(rejected, run.folder / "rejected.jsonl")
-    return adopt_stage(old.prepare_folder, run.prepare_folder, wanted, run.disk)[1]
+    taken = adopt_stage(old.prepare_folder, run.prepare_folder, wanted, run.disk)[1]
+    for source in sources_of(run.recipe):
+        theirs = folder_of(old, source).plan()
+        if theirs is not None:
+            own = dataclasses.replace(theirs, run=run.name)
+            adopt_stage(folder_of(old, source), folder_of(run, source), own, run.disk)
+    return taken
 
 
 def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:

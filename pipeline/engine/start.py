@@ -68,11 +68,15 @@ def _local(
     """The engine in this process. given: head, max_rows, weights_hash, name."""
     from pipeline.engine.local import Engine
     from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
     from pipeline.engine.whole import WholeEngine
+    from pipeline.models.heads import head_of
 
     def made(kind: type[Engine]) -> Engine:
+        if head_of(given["head"]).reads == "ratio":
+            kind = ratio_kind(kind)
         return kind(folder, adapter, dtype=dtype, device=device, **given)
 
     if not check:

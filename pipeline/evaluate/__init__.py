@@ -21,6 +21,7 @@ from pipeline.asks import Asks
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, NotBuilt, StageSettings, module_of, optional
 from pipeline.tasks import BaseTask
+from pipeline.vote import Kind
 
 Search = Callable[[Question], Asks[list[Any]]]  #: a generate method, ready to be asked by one model
 GOLD = "gold"  #: the labeller of what the task itself says: right or wrong, and the step oracle's verdicts
@@ -50,6 +51,11 @@ class EvaluateSettings(StageSettings):
     @property
     def on_split(self) -> str:
         return self.split
+
+    @property
+    def takes_scores_as(self) -> Kind | None:
+        """What it takes the scores of the traces in `from` to be; None: it adds none up."""
+        return None
 
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None

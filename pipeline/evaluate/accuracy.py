@@ -114,6 +114,11 @@ class Settings(EvaluateSettings):
         return kind_of(self.aggregate) if acting is None else acting.score_kind
 
     @property
+    def takes_scores_as(self) -> Kind | None:
+        scored = any(each.settings.scored for each in self.rules)
+        return self.score_kind if self.from_ and scored else None
+
+    @property
     def chosen(self) -> bool:
         """Is there one answer that a search, or the stage in `from`, stands for, and no greedy one?"""
         return self.search is not None or bool(self.from_)

@@ -24,7 +24,7 @@ def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
     found: set[str] = set()
     for source in stage.sources:
         if isinstance(source, FileSource):
-            found.add(source.row)
+            found |= set(source.kinds)
         elif source == "train":
             found.add("Problem")
         elif earlier := next((s for s in recipe.stages if s.name == source), None):
@@ -59,6 +59,7 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _reads(recipe, stage, here, earlier)
         yield from _acts(recipe, stage, here)
         yield from _searches(stage, here)
+        yield from _scores(recipe, stage, here)
         yield from _untrained(recipe, stage, here)
         earlier[stage.name] = stage
     yield from _gates(recipe)
@@ -140,6 +141,8 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
             "few_shot: {examples: 4, rounds: [0, 1]}, or to nobody"
         )
     if (model.head or "policy") in stage.settings.heads:
+        if fault := stage.settings.fault_of_head(model.head, model.lora == "none"):
+            yield f"{here}: {fault}"
         return
     has = f"head: {model.head}" if model.head else "no head"
     trained = " or ".join(
@@ -223,6 +226,20 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
     problems: list[str] = []
     validate(kind, given, "", f"{here}.search", problems)
     yield from (problem.removeprefix(": ") for problem in problems)
+
+
+def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?"""
+    taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None
+    for source in stage.sources if taken else ():
+        earlier = next((s for s in recipe.stages if s.name == source), None)
+        if earlier is None or not earlier.built or earlier.room != "generate":
+            continue
+        if (given := earlier.settings.score_kind) != taken:
+            yield (
+                f"{here}: takes the scores of {source} as {taken.replace('_', '-')} and they are "
+                f"{given.replace('_', '-')}: set its aggregate to that of {source}"
+            )
 
 
 def _served(recipe: Recipe) -> Iterator[str]:

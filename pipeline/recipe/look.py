@@ -77,8 +77,8 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
     for stage in recipe.stages:
         here = f"{stage.section}.{stage.name}"
         for source in stage.sources:
-            if isinstance(source, FileSource) and not Path(source.file).expanduser().is_file():
-                seen.add(f"{here}.from: {source.file}: no such file", kind=DamagedData)
+            if isinstance(source, FileSource):
+                _file(source, here, seen)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
@@ -139,6 +139,20 @@ def _below(high: float) -> str:
 
 
 # --- data
+
+
+def _file(source: FileSource, here: str, seen: Findings) -> None:
+    """A file that is not there, or, where it is small and of a published form, not as it says."""
+    path = Path(source.file).expanduser()
+    if not path.is_file():
+        seen.add(f"{here}.from: {source.file}: no such file", kind=DamagedData)
+    elif source.form and path.stat().st_size <= SMALL:
+        from pipeline.evaluate.step_files import read_whole
+
+        try:
+            read_whole(path, source.form)
+        except DamagedData as error:
+            seen.add(f"{here}.from: {error}", kind=DamagedData)
 
 
 def _tasks(recipe: Recipe, seen: Findings) -> list[BaseTask]:

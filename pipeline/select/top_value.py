@@ -17,7 +17,7 @@ from pipeline.select import SelectSettings
 from pipeline.select.correct import example, normalised
 from pipeline.settings import added
 from pipeline.tasks import BaseTask
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of, weight
 
 
 class Settings(SelectSettings):
@@ -39,7 +39,7 @@ class Settings(SelectSettings):
 
 
 def value_of(trace: Trace, group: Group, settings: Settings) -> float | None:
-    """What a trace is ranked by; None where nobody scored it."""
+    """What a trace is ranked by, step scores as a number from 0 to 1; None where nobody scored it."""
     label = group.label(trace)
     if settings.score == "search":
         return trace.score
@@ -48,7 +48,8 @@ def value_of(trace: Trace, group: Group, settings: Settings) -> float | None:
     scores = [score for score in label.step_scores or [] if score is not None]
     if label.value is not None and settings.score == "label":
         return label.value
-    return aggregate(scores, settings.aggregate) if scores else None
+    how = settings.aggregate
+    return weight(aggregate(scores, how), kind_of(how)) if scores else None
 
 
 def refused(trace: Trace, group: Group, settings: Settings) -> str:

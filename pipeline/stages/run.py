@@ -27,6 +27,7 @@ from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
 from pipeline.stages.inputs import (
     ChunkReader,
+    Source,
     chunks_from,
     inputs_of,
     reader_of,
@@ -65,8 +66,9 @@ def plan_stage(
         size = chunk_size(run.recipe, stage, models.values(), before)
     if stage.room == "evaluate":
         ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
-        chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
-        if not ids:
+        brought = brought_by(sources, stage.settings.problems)
+        chunks = within(chunks_from(sources), {*ids, *brought}) if sources else slices(ids, size)
+        if not ids and not brought:
             split = stage.settings.on_split
             raise RecipeError(
                 f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
@@ -115,6 +117,11 @@ def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str
         return {}
     known = run.versions.optimizer_of(models[stage.settings.model])
     return {"carried": known[1]} if known else {}
+
+
+def brought_by(sources: list[Source], most: int | None) -> list[str]:
+    """The problems of files of step labels: of no split, so an evaluation takes them as they come."""
+    return [i for s in sources if s.plan.room == "file" for chunk in s.plan.chunks for i in chunk.ids][:most]
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def input_rows(stage: Stage, sources: list[Source], kind: type, afforded: Afford
     """The rows of earlier stages that the budget affords, then those of files."""
     yield from (row for row in training_rows(sources, kind) if afforded(row))
     for source in stage.sources:
-        if isinstance(source, FileSource):
+        if isinstance(source, FileSource) and source.row:
             yield from rows_from_file(Path(source.file), kind)
 
 

@@ -97,6 +97,12 @@ class TrainSettings(StageSettings):
             return None
         return max(round_number - (self.rounds or (1, None))[0], 0) // self.every, self.schedule_rounds
 
+    def fault_of_head(self, head: str | None, whole: bool) -> str:
+        """Why these settings cannot train a model with such a head (`whole`: all its weights, no adapter),
+        said before anything is sampled; empty if they can.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -142,8 +148,9 @@ class TrainReport:
 
 
 class TrainMethod(Protocol):
-    """What a file in train/ has. Its Settings may say more than fields: which `heads` it trains, and by
-    `fault_of_lora` what of a model's LoRA settings it cannot train.
+    """What a file in train/ has. Its Settings may say more than fields: which `heads` it trains, by
+    `fault_of_head` which of them not under these settings, and by `fault_of_lora` what of a model's LoRA
+    settings it cannot train.
     """
 
     Settings: type[TrainSettings]

@@ -27,6 +27,7 @@ from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.load import device_of, dtype_of
 from pipeline.models.merged import with_adapter
+from pipeline.settings import in_fingerprint
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._adapters import fitted, frozen_share, require_read
 from pipeline.train._batches import Corpus
@@ -300,10 +301,12 @@ def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: i
         corpus.first_trained,
         corpus.target_columns,
         corpus.target_values,
+        corpus.target_weights,
     ):
         rows.update(array.tobytes())
+    free = {key for key in type(settings).model_fields if not in_fingerprint(settings, key)}
     content = {
-        "settings": settings.model_dump(mode="json", exclude={"micro_batch", "log_every", "steps", "epochs"}),
+        "settings": settings.model_dump(mode="json", exclude={"steps", "epochs", *free}),
         "job": [job.seed, job.round, job.lora, job.head, job.dtype, steps],
         "rows": rows.hexdigest() + more,
         "models": [

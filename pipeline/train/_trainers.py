@@ -304,12 +304,17 @@ class PolicyTrainer(Exact, SFTTrainer):
 
 
 class StepTrainer(Exact):
-    """transformers' Trainer on float labels: a number of labelled positions, not of tokens, normalises the
-    loss.
+    """transformers' Trainer on float labels: the number of labelled positions, or the sum of their weights,
+    not a number of tokens, normalises the loss.
     """
 
     def _get_num_items_in_batch(
         self, batch_samples: list[Batch], device: torch.device
     ) -> torch.Tensor | None:
-        num = torch.stack([(~torch.isnan(batch["labels"])).sum() for batch in batch_samples]).sum().to(device)
+        num = torch.stack([labelled(batch["labels"]) for batch in batch_samples]).sum().to(device)
         return self.accelerator.reduce(num, "sum") if self.args.world_size > 1 else num
+
+
+def labelled(labels: torch.Tensor) -> torch.Tensor:
+    """How many positions of a batch carry a label; with weights (a third dimension), what they sum to."""
+    return labels[..., 1].nansum() if labels.dim() == 3 else (~torch.isnan(labels)).sum()

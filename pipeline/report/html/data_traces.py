@@ -21,6 +21,7 @@ from pipeline.recipe.shape import Stage, measured
 from pipeline.report.html.data import RunData
 from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace, sources_of
 from pipeline.stages.evaluate import INCUMBENT
+from pipeline.stages.files import problems_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 
@@ -284,6 +285,7 @@ def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dic
     prepared = found.run.prepare_folder
     rows = read_rows(prepared, ("Problem",), chunks_with(prepared, asked))
     known = {row.id: row for row in rows if row.id in asked}
+    known.update({key: row for key, row in problems_of(found.run).items() if key in asked})
     for place in places:
         if place.stage.room == "generate" and "Problem" in getattr(place.stage.settings, "makes", ()):
             known.update({row.id: row for row in read_rows(place.folder, ("Problem",)) if row.id in asked})
