@@ -13,7 +13,7 @@ from torch.nn import functional
 from pipeline.train._batches import Batch
 from pipeline.train._pairs import Pairs, last_token_batches, reading_batches
 from pipeline.train._trainers import Exact
-from pipeline.train.prm import raw_scores
+from pipeline.train._verifier import raw_scores
 
 TOKENS_AT_ONCE = 16_384  #: of a reading, padding included
 

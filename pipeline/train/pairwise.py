@@ -13,7 +13,6 @@ before and after. Not done: the two completions in one context (head: pair).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,8 +21,6 @@ from pydantic import Field
 from pipeline.rows import Pair
 from pipeline.settings import ModelName, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
-from pipeline.train.prm import Settings as AsPrm
-from pipeline.train.prm import load
 
 if TYPE_CHECKING:
     from pipeline.train._pairs import Ids
@@ -66,8 +63,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
 def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoTokenizer, TrainingArguments
 
-    from pipeline.store.disk import DISK
-    from pipeline.train import _batches, _pairs, _pairwise, _setup
+    from pipeline.train import _batches, _pairs, _pairwise, _setup, _verifier
 
     dropped: Counter[str] = Counter()
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
@@ -75,7 +71,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     steps = _setup.num_steps(settings, job.round, len(pairs))
     longest = 2 * int(pairs.lengths.max())
     arguments = _setup.trainer_arguments(TrainingArguments, job, settings, longest, steps)
-    model = load(job, AsPrm(target="soft"), token=False)
+    model = _verifier.load(job, on_numbers=False, token=False)
     use_cache = getattr(model.config, "use_cache", True)
     pad = _setup.padding(model, tokenizer, pairs, job.base.name)
     loss = _pairwise.loss_of(settings.margin_scale, settings.label_smoothing)
@@ -95,8 +91,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     model.config.use_cache = use_cache
     trainer.save_weights(job.out)
     if trainer.is_world_process_zero():
-        reading = {"head": job.head or "value", "target": "pairs", "activation": "sigmoid"}
-        DISK.write(job.out / "prm.json", (json.dumps(reading, sort_keys=True) + "\n").encode())
+        _verifier.write_reading(job, {"target": "pairs", "activation": "sigmoid"})
     trainer.accelerator.wait_for_everyone()
     told = {
         f"pair_accuracy/{when}": float((values[:, 0] > values[:, 1]).mean())
