@@ -188,11 +188,11 @@ def _attend(
     row = tl.program_id(0).to(tl.int64)
     shared, part = tl.program_id(1), tl.program_id(2)
     wide: tl.constexpr = 1024 // keys.dtype.element_ty.primitive_bitwidth  # of a line of the cache
-    begin = row * row_stride + shared * head_stride
     if COLUMNS_AHEAD:
         last = tl.load(positions + row).to(tl.int32) * SIZE
         if part * PART * SIZE <= last:
-            _prefetch_columns(keys, values, begin, part * PART * SIZE, last, PART * SIZE, wide)
+            line = row * row_stride + shared * head_stride
+            _prefetch_columns(keys, values, line, part * PART * SIZE, last, PART * SIZE, wide)
     if AHEAD:
         _prefetch_lines(following, num_lines, AHEAD // wide, WIDTH, wide)
     gdc_wait(PDL)
@@ -207,6 +207,7 @@ def _attend(
         top = tl.full([GROUP], float("-inf"), tl.float32)
         total = tl.zeros([GROUP], tl.float32)
         held = tl.zeros([GROUP, SIZE], tl.float32)
+        begin = row * row_stride + shared * head_stride
         for start in tl.range(first, tl.minimum(first + PART, length), BLOCK, num_stages=STAGES):
             column = start + columns
             inside = column < length

@@ -1,4 +1,9 @@
-"""A rank's sign of life: what its main thread is at, published in a small file."""
+"""A rank's sign of life: what its main thread is at, published in a small file.
+
+The process group's own time-out does not serve for this (tried with two gloo ranks and 6 s): it ends the wait for
+a rank that is 12 s late as it ends that for one that is stopped, since it sees the wait and not the other's work,
+and nothing that happens outside of a collective. So it stays at its long default, behind this one.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 FOLDER = "RATCHET_WATCH"  #: environment of a child of `--launch`: where its ranks publish
 

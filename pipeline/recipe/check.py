@@ -175,8 +175,8 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     constant = stage.settings.schedule.startswith("constant")
     if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
         yield (
-            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, and "
-            f"the recipe has {number}: nothing would be learned then. Give both before the run starts"
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, "
+            f"and the recipe has {number}: nothing would be learned then. Give both before the run starts"
         )
     if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
         yield (
@@ -196,13 +196,20 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 
 
 def upstream(recipe: Recipe, stage: Stage) -> list[Stage]:
-    """Every stage whose rows reach a stage, through whatever stands between."""
+    """Every stage whose rows reach a stage, through whatever stands between, the first ones first."""
+    by_name = {one.name: one for one in recipe.stages}
     found: dict[str, Stage] = {}
-    for source in stage.sources:
-        earlier = next((s for s in recipe.stages if s.name == source), None)
-        if earlier is not None and earlier.name != stage.name:
-            found |= {one.name: one for one in (*upstream(recipe, earlier), earlier)}
-    return list(found.values())
+
+    def follow(one: Stage) -> None:
+        for source in one.sources:
+            earlier = by_name.get(source) if isinstance(source, str) else None
+            if earlier is None or earlier.name in (stage.name, *found):
+                continue  # a circle is told as what it is
+            found[earlier.name] = earlier
+            follow(earlier)
+
+    follow(stage)
+    return [one for one in recipe.stages if one.name in found]
 
 
 def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:

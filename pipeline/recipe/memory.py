@@ -181,7 +181,7 @@ def _training(recipe: Recipe, stage: Stage, name: str, shape: Shape) -> float:
     """
     model, settings = recipe.models[name], stage.settings
     length = min(
-        getattr(settings, "max_length", 1 << 30),
+        settings.max_length,
         max(_question(model.base) + PROMPT + task.typical_tokens for task in recipe.tasks),
     )
     if model.lora == "none":

@@ -366,7 +366,7 @@ def stage_of(
         and not is_method("generate", str(search.get("generate")))
     ):
         acted = str(search.get("generate"))
-        near = nearest(acted, methods("generate"))
-        not_built.append(f"{path}.search: generate: {acted} is not built yet{near}")
+        meant = nearest(acted, methods("generate"))
+        not_built.append(f"{path}.search: generate: {acted} is not built yet{meant}")
     values = validate(settings, rest, where, path, problems)
     return Stage(name, section, room, str(chosen), values, built) if values is not None else None

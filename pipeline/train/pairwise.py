@@ -21,7 +21,6 @@ from pydantic import Field
 from pipeline.rows import Pair
 from pipeline.settings import ModelName, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
-from pipeline.train._verifier import load, write_reading
 
 if TYPE_CHECKING:
     from pipeline.train._pairs import Ids
@@ -64,7 +63,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
 def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoTokenizer, TrainingArguments
 
-    from pipeline.train import _batches, _pairs, _pairwise, _setup
+    from pipeline.train import _batches, _pairs, _pairwise, _setup, _verifier
 
     dropped: Counter[str] = Counter()
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
@@ -72,7 +71,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     steps = _setup.num_steps(settings, job.round, len(pairs))
     longest = 2 * int(pairs.lengths.max())
     arguments = _setup.trainer_arguments(TrainingArguments, job, settings, longest, steps)
-    model = load(job, on_numbers=False, token=False)
+    model = _verifier.load(job, on_numbers=False, token=False)
     use_cache = getattr(model.config, "use_cache", True)
     pad = _setup.padding(model, tokenizer, pairs, job.base.name)
     loss = _pairwise.loss_of(settings.margin_scale, settings.label_smoothing)
@@ -92,7 +91,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     model.config.use_cache = use_cache
     trainer.save_weights(job.out)
     if trainer.is_world_process_zero():
-        write_reading(job, {"target": "pairs", "activation": "sigmoid"})
+        _verifier.write_reading(job, {"target": "pairs", "activation": "sigmoid"})
     trainer.accelerator.wait_for_everyone()
     told = {
         f"pair_accuracy/{when}": float((values[:, 0] > values[:, 1]).mean())
