@@ -133,6 +133,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     pairs = _pairs.read_pairs(
         job.rows(), lambda row: ids_of(row, tokenizer, ends), settings.max_length, dropped
     )
+    require_sure(pairs)
     steps = _setup.num_steps(settings, job.round, len(pairs))
     losses = {
         "beta": settings.beta,
@@ -162,6 +163,16 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     model.config.use_cache = use_cache
     trainer.save_weights(job.out)
     return _setup.finish(trainer, report | preferred(before, after, reference, settings.beta), dropped)
+
+
+def require_sure(pairs: Pairs) -> None:
+    """Refuse smoothed pairs: TRL's losses know one share of flipped labels for all."""
+    unsure = int((pairs.margins[:, 1] < 1).sum())
+    if unsure:
+        raise RecipeError(
+            f"{unsure} of {len(pairs)} pairs have a confidence below 1, which train: dpo does not know: "
+            "train: pairwise does; else select: strength with unsure: 0, or loss: [robust]"
+        )
 
 
 def require_fit(arguments: Any, settings: Settings) -> None:

@@ -235,6 +235,8 @@ def test_mistakes_are_said(base: Path, tmp_path: Path) -> None:
         train(job_of(base, tmp_path / "1", sums(8)), Settings(**FAST, args={"beta": 0.2}))
     with pytest.raises(RecipeError, match="aot sorts a whole batch"):
         train(job_of(base, tmp_path / "2", sums(8)), Settings(**FAST, loss=["aot"], micro_batch=2))
+    with pytest.raises(RecipeError, match="8 of 8 pairs have a confidence below 1"):
+        train(job_of(base, tmp_path / "3", sums(8, confidence=0.7)), Settings(**FAST))
     assert "train: dpo cannot train" in Settings().fault_of_lora({"target_modules": ["lm_head"]})
 
 
