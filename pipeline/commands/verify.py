@@ -26,7 +26,7 @@ from pipeline.run.session import open_run, session
 from pipeline.stages.run import run_stage
 from pipeline.store.folder import StageFolder
 from pipeline.store.repair import prepare_repair
-from pipeline.store.run_folder import verify_run
+from pipeline.store.run_folder import tree_hash, verify_run
 from pipeline.store.weights import read_weights
 from pipeline.store.workspace import Workspace
 
@@ -73,7 +73,8 @@ def verify(name: str, repair: bool, console: Console, workspace: Workspace) -> s
         cure = "" if repair else f"\nMake it again to the same bytes: ratchet verify {name} --repair"
         raise DamagedData(f"{run.folder}: {len(problems)} wrong{lines}{cure}")
     files = sum(1 for path in run.folder.rglob("*") if path.is_file())
-    return f"{name}: every hash is right ({len(list(stages_done(run)))} stages done, {files} files)"
+    whole = tree_hash(run.folder, run.weights)  # what two machines compare that made the same run
+    return f"{name}: every hash is right ({len(list(stages_done(run)))} stages done, {files} files); all: {whole}"
 
 
 def wrong(run: Run) -> list[str]:

@@ -45,10 +45,6 @@ class Pool:
             found.append(score if math.isfinite(score) else -math.inf)
         return found
 
-    def solved_at(self, n: int) -> float:
-        """pass@n."""
-        return pass_at(len(self.right), sum(self.right), n)
-
     def best_at(self, n: float, rule: Aggregate = "last") -> float:
         """The chance that the best scored of n is right; a broken n, as a budget of tokens gives it, lies
         between its neighbours.
