@@ -74,7 +74,8 @@ def verify(name: str, repair: bool, console: Console, workspace: Workspace) -> s
         raise DamagedData(f"{run.folder}: {len(problems)} wrong{lines}{cure}")
     files = sum(1 for path in run.folder.rglob("*") if path.is_file())
     whole = tree_hash(run.folder, run.weights)  # what two machines compare that made the same run
-    return f"{name}: every hash is right ({len(list(stages_done(run)))} stages done, {files} files); all: {whole}"
+    done = len(list(stages_done(run)))
+    return f"{name}: every hash is right ({done} stages done, {files} files); of all together: {whole}"
 
 
 def wrong(run: Run) -> list[str]:

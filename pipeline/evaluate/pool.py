@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.intervals import best_at, pass_at
+from pipeline.evaluate.intervals import best_at
 from pipeline.rows import Trace
 from pipeline.vote import Candidate, keys
 from pipeline.vote import rule as vote_rule
