@@ -30,6 +30,7 @@ from pipeline.models import environment
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 import torch  # noqa: E402  the environment comes first
+from bench_labels import label_figures  # noqa: E402
 from bench_search import search_figures  # noqa: E402
 from bench_store import million_rows  # noqa: E402
 from bench_world import Bench, in_turns, seconds  # noqa: E402
@@ -149,6 +150,7 @@ TARGETS = {
     "search_vs_raw": 0.85,
     "scoring_vs_forward": 0.85,
     "search_vs_sequential": 20.0,
+    "rollouts_vs_flat": 0.9,
 }
 LIMITS = {"million_rows_rss_gib": 2.0}  #: at most
 
@@ -193,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             parts: dict[str, Callable[[], dict[str, float]]] = {
                 "engine_vs_generate": lambda: engine_vs_generate(bench, like, own=True),
                 "search": lambda: search_figures(bench),
+                "rollouts": lambda: label_figures(bench),
                 "million_rows": million_rows,
             }
             for name, part in parts.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,8 +52,23 @@ def monte_carlo_seed(
     """The seed of a Monte-Carlo row: it names the prefix and not who asked, so labellers can share
     roll-outs.
     """
+    return monte_carlo_seeds(run_seed, model_hash, prefix_ids, sampling)(sample)
+
+
+def monte_carlo_seeds(
+    run_seed: int, model_hash: str, prefix_ids: Sequence[int], sampling: str
+) -> Callable[[int], int]:
+    """The seeds of a prefix's Monte-Carlo rows, by sample: what they share is hashed once."""
     prefix = [int(token) for token in prefix_ids]
-    return _seed("monte-carlo", int(run_seed), model_hash, prefix, sampling, int(sample))
+    names = ("monte-carlo", int(run_seed), model_hash, prefix, sampling)
+    shared = hashlib.sha256(f"[{','.join(map(_text, names))},".encode())
+
+    def seed(sample: int) -> int:
+        whole = shared.copy()
+        whole.update(f"{int(sample)}]".encode())
+        return int.from_bytes(whole.digest()[:8], "big")
+
+    return seed
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:

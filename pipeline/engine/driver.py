@@ -12,13 +12,24 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix
 from pipeline.engine.growth import Extracts
-from pipeline.engine.queues import READS, WRITES, Enqueue, Leaf, Live, ReadQueue, TooLong, WriteQueue, pieces
+from pipeline.engine.queues import (
+    READS,
+    WRITES,
+    Enqueue,
+    Leaf,
+    Live,
+    ReadQueue,
+    RolloutKey,
+    TooLong,
+    WriteQueue,
+    pieces,
+)
 
 T = TypeVar("T")
 JOIN_EVERY = 4  #: tokens between two looks at the searches
@@ -33,6 +44,17 @@ class Search:
     asks: Asks[Any]
     max_tokens: int
     stem: str = ""  #: what its prompt shares with other searches': the worked examples, read once for all
+    #: Monte-Carlo roll-outs that stand already, by sample number: read instead of drawn
+    rollouts: Mapping[RolloutKey, Sequence[Prefix]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A Monte-Carlo roll-out that was written, and the prefix that it begins with."""
+
+    prefix: Prefix
+    begun: Prefix
+    ask: MonteCarlo
 
 
 @dataclass
@@ -41,12 +63,14 @@ class Finished:
     models.
 
     `error` is set, and `result` None, where a prompt does not fit the model: a counted reason, not a crash.
+    `drawn`: its Monte-Carlo roll-outs that were written and not read, in order of asking.
     """
 
     problem_id: str
     result: Any
     charged: dict[str, int]
     error: str = ""
+    drawn: list[Drawn] = field(default_factory=list)
 
 
 class Driver:
@@ -155,7 +179,8 @@ class Driver:
             try:
                 live.ask = live.search.asks.send(reply)
             except StopIteration as stop:
-                return Finished(problem_id, stop.value, dict(live.charged))
+                drawn = [Drawn(tag.end, tag.prefix, tag.waiting[0][0].ask) for tag in live.drawn if tag.end]
+                return Finished(problem_id, stop.value, dict(live.charged), drawn=drawn)
             live.leaves = []
             self._take(live.ask, live)
             try:
@@ -204,10 +229,11 @@ class Driver:
             )
         rollouts = tuple(leaf.replies[start : start + ask.n])
         right = leaf.live.right
-        for prefix in rollouts:
-            if prefix.text not in right:
-                right[prefix.text] = bool(self._is_right(leaf.live.search.problem_id, prefix))
-        correct = tuple(right[prefix.text] for prefix in rollouts)
+        keys = [(prefix.text, prefix.finish) for prefix in rollouts]
+        for key, prefix in zip(keys, rollouts, strict=True):
+            if key not in right:
+                right[key] = bool(self._is_right(leaf.live.search.problem_id, prefix))
+        correct = tuple(right[key] for key in keys)
         return Counted(ask.n, sum(correct), *((rollouts, correct) if ask.keep else ()))
 
 

@@ -15,17 +15,28 @@ from typing import Any
 import numpy as np
 
 from pipeline.asks import Ask, Choose, Continue, Logprob, MonteCarlo, Prefix, Score
-from pipeline.engine.draws import monte_carlo_seed, seed_of
+from pipeline.engine.draws import monte_carlo_seeds, seed_of
 from pipeline.engine.endings import Rule
 from pipeline.engine.growth import ENDS_ON, Request, begun, cut, ended, fitted, grown
 from pipeline.vote import weight
 
 Enqueue = Callable[[], None]
 Engines = Callable[[str], Any]
+#: a model, prompt and ids of a prefix, temperature, top_p, top_k: what equal roll-outs have in common
+RolloutKey = tuple[str, str, tuple[int, ...], float, float, int]
+
+
+def rollout_key(by: str, prefix: Prefix, temperature: float, top_p: float, top_k: int) -> RolloutKey:
+    """What names the roll-outs of a prefix within a run, beside the weights that `by` has there."""
+    return by, prefix.prompt, prefix.token_ids, temperature, top_p, top_k
 
 
 class TooLong(Exception):
     """A prompt that leaves no room for an answer: the search ends with a reason, the stage goes on."""
+
+
+class NotReadable(TooLong):
+    """A prefix that another tokenizer wrote, and that this one cannot say: its search ends with a reason."""
 
 
 @dataclass(eq=False)
@@ -60,8 +71,9 @@ class Live:
     charged: Counter[str] = field(default_factory=Counter)
     scores: dict[Any, Any] = field(default_factory=dict)  #: a prefix is scored once
     known: dict[str, set[Any]] = field(default_factory=dict)  #: prefixes whose reading is paid
-    rollouts: dict[Any, dict[int, Prefix]] = field(default_factory=dict)
-    right: dict[str, bool] = field(default_factory=dict)
+    rollouts: dict[RolloutKey, Samples] = field(default_factory=dict)  #: Monte-Carlo: drawn once
+    drawn: list[_For] = field(default_factory=list)  #: Monte-Carlo rows that were written, in order of asking
+    right: dict[tuple[str, str], bool] = field(default_factory=dict)
     memories: dict[str, Any] = field(default_factory=dict)
 
     def memory(self, by: str, engine: Any) -> Any:
@@ -85,16 +97,35 @@ class Live:
 
 
 @dataclass(eq=False)
-class _For:
-    """Whom a row's result goes to."""
+class Samples:
+    """What a search has of one prefix's rows, by sample number: what came of them, or who waits for it."""
 
-    leaf: Leaf
+    ends: dict[int, Prefix] = field(default_factory=dict)
+    writing: dict[int, _For] = field(default_factory=dict)
+    alike: dict[tuple[int, ...], Prefix] = field(default_factory=dict)  #: by the tokens written
+
+    def grown(self, row: Request, make: Callable[[], Prefix]) -> Prefix:
+        """What comes of a row; of one that is token by token like another sample, what came of that: short
+        completions often are.
+        """
+        ids, logprobs = tuple(row.new_ids), tuple(row.logprobs)
+        found = self.alike.get(ids)
+        if found is None or found.logprobs[-len(ids) :] != logprobs:
+            found = self.alike[ids] = make()
+        return found
+
+
+@dataclass(eq=False)
+class _For:
+    """Whom a row's result goes to: who asked, and equal asks that came while it was written."""
+
     prefix: Prefix
     rule: Rule
     room: int
-    places: Sequence[int]
-    known: dict[int, Prefix]
+    waiting: list[tuple[Leaf, Sequence[int]]]
+    samples: Samples
     sample: int
+    end: Prefix | None = None  #: what came of it
 
 
 class WriteQueue:
@@ -129,19 +160,24 @@ class WriteQueue:
             memory = live.memory(ask.by, engine) if remembers else engine.stem_memory(live.search.stem)
             borders = (len(prompt_ids), *(len(prompt_ids) + end for end in prefix.step_ends))
             state = rule.state_after(prefix.token_ids)
-            known: dict[int, Prefix] = {}
-            if isinstance(ask, MonteCarlo):
-                key = (ask.by, tuple(ids), ask.temperature, ask.top_p, ask.top_k)
-                known = live.rollouts.setdefault(key, known)
+            samples = self._samples(ask, prefix, engine, live) if isinstance(ask, MonteCarlo) else Samples()
+            seed = self._seeds(leaf, engine, ids)
             groups = [places] if ask.temperature == 0 else [[place] for place in places]
             for sample, group in enumerate(groups):
-                if sample in known:
-                    ready += [(place, known[sample]) for place in group]
+                if (end := samples.ends.get(sample)) is not None:
+                    ready += [(place, end) for place in group]
                     continue
-                seed = self._seed(leaf, engine, ids, group[0], sample)
-                tag = _For(leaf, prefix, rule, room, group, known, sample)
+                if (other := samples.writing.get(sample)) is not None:
+                    other.waiting.append((leaf, group))
+                    continue
+                tag = samples.writing[sample] = _For(prefix, rule, room, [(leaf, group)], samples, sample)
+                if isinstance(ask, MonteCarlo):
+                    live.drawn.append(tag)
                 sampling = ask.temperature, ask.top_p, ask.top_k
-                rows.append(Request(ids, limit, seed, *sampling, ENDS_ON[until], state, tag, memory, borders))
+                drawn = seed(group[0], sample)
+                rows.append(
+                    Request(ids, limit, drawn, *sampling, ENDS_ON[until], state, tag, memory, borders)
+                )
         leaf.expect(len(ask.listed) * ask.n)
 
         def enqueue() -> None:
@@ -150,6 +186,26 @@ class WriteQueue:
             self._queue += [((*live.name, leaf.number), ask.by, row) for row in rows]
 
         return enqueue
+
+    @staticmethod
+    def _samples(ask: MonteCarlo, prefix: Prefix, engine: Any, live: Live) -> Samples:
+        """What this search has of a prefix's roll-outs: drawn before, under way, or brought by an earlier
+        labeller. Those are charged as if they were drawn, and nothing is spent.
+
+        Raises:
+            NotReadable: the model's tokenizer cannot say what another one wrote.
+        """
+        key = rollout_key(ask.by, prefix, ask.temperature, ask.top_p, ask.top_k)
+        if key not in live.rollouts:
+            if engine.decode(prefix.token_ids) != prefix.text:
+                raise NotReadable(f"not readable: the tokenizer of {ask.by} cannot say {prefix.text[:60]!r}")
+            live.rollouts[key] = Samples()
+        samples, brought = live.rollouts[key], live.search.rollouts.get(key, ())
+        for sample in range(min(1 if ask.temperature == 0 else ask.n, len(brought))):
+            if sample not in samples.ends:
+                samples.ends[sample] = brought[sample]
+                live.charged[ask.by] += brought[sample].num_tokens - prefix.num_tokens
+        return samples
 
     @staticmethod
     def _room(
@@ -168,15 +224,18 @@ class WriteQueue:
         limit = min(room - prefix.num_tokens, most or room)
         return (prefix, room, limit) if limit > 0 else (ended(prefix, "length", live.search.task), room, 0)
 
-    def _seed(self, leaf: Leaf, engine: Any, ids: list[int], place: int, sample: int) -> int:
+    def _seeds(self, leaf: Leaf, engine: Any, ids: list[int]) -> Callable[[int, int], int]:
+        """The seed of a row, by its place in the reply and its number among the prefix's samples."""
         ask = leaf.ask
         if ask.temperature == 0:
-            return 0
+            return lambda place, sample: 0
         run_seed, round_number, stage = self._names
         if isinstance(ask, MonteCarlo):
             sampling = f"temperature={ask.temperature!r} top_p={ask.top_p!r} top_k={ask.top_k!r}"
-            return monte_carlo_seed(run_seed, engine.weights_hash, ids, sampling, sample)
-        return seed_of(run_seed, round_number, stage, leaf.live.search.problem_id, leaf.number, place)
+            seed = monte_carlo_seeds(run_seed, engine.weights_hash, ids, sampling)
+            return lambda place, sample: seed(sample)
+        names = run_seed, round_number, stage, leaf.live.search.problem_id, leaf.number
+        return lambda place, sample: seed_of(*names, place)
 
     def work(self, num_tokens: int) -> None:
         """Hand new rows over in name order, and write a few tokens in every running batch."""
@@ -195,16 +254,20 @@ class WriteQueue:
 
     def _settle(self, row: Request) -> None:
         tag: _For = row.tag
-        ask, live = tag.leaf.ask, tag.leaf.live
+        [(leaf, _), *_] = tag.waiting
+        ask, live = leaf.ask, leaf.live
         until = ask.until if isinstance(ask, Continue) else "answer"
-        prefix = grown(
-            tag.prefix, row, self._engines(ask.by), tag.rule, live.search.task, ask.by, until, tag.room
+        engine, task = self._engines(ask.by), live.search.task
+        prefix = tag.samples.grown(
+            row, lambda: grown(tag.prefix, row, engine, tag.rule, task, ask.by, until, tag.room)
         )
         live.charged[ask.by] += len(row.new_ids)
         self._spent[ask.by] += len(row.new_ids)
-        tag.known[tag.sample] = prefix
-        for place in tag.places:
-            tag.leaf.reply(place, prefix)
+        del tag.samples.writing[tag.sample]
+        tag.samples.ends[tag.sample] = tag.end = prefix
+        for leaf, places in tag.waiting:
+            for place in places:
+                leaf.reply(place, prefix)
 
 
 def pieces(leaf: Leaf, engine: Any) -> Enqueue:

@@ -2,11 +2,13 @@
 
 It gets the problem's whole group: traces, nodes, the labels and roll-outs of the stages that `from` names.
 Traces that it returns (roll-outs) are committed in `rollouts/`, where a labeller that lists this stage under
-`from` finds them in `group.rollouts`.
+`from` finds them in `group.rollouts`. What its MonteCarlo asks draw is committed there by the stage, and read
+by a later labeller in place of drawing (`label/rollouts.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +18,17 @@ from pipeline.settings import StageSettings
 from pipeline.tasks import BaseTask
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How a labeller draws Monte-Carlo roll-outs: equal ones of a stage and a later one are shared."""
+
+    by: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    limit: int = 0  #: tokens that a completion may have; 0: as the task says
+
+
 class LabelSettings(StageSettings):
     """What every labeller takes."""
 
@@ -23,6 +36,21 @@ class LabelSettings(StageSettings):
     sees_gold: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("Trace",)
     makes: ClassVar[tuple[str, ...]] = ("Label", "Dropped")
+
+    @property
+    def draws_by(self) -> tuple[Draw, ...]:
+        """How its MonteCarlo asks draw; none: it asks none, or does not say."""
+        return ()
+
+    @property
+    def keeps_rollouts(self) -> bool:
+        """Does the stage commit what its MonteCarlo asks drew?"""
+        return False
+
+    @property
+    def reused(self) -> tuple[str, ...]:
+        """Earlier stages whose roll-outs it reads in place of drawing them."""
+        return ()
 
 
 class LabelMethod(Protocol):

@@ -24,27 +24,25 @@ labels for training (`select/step_values` has `max_per_problem`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.asks import Asks, Counted, Cut, MonteCarlo, Prefix, prefix_of
-from pipeline.label import LabelSettings
+from pipeline.asks import Asks, Counted, Cut, Prefix, prefix_of
 from pipeline.label._prefixes import Ids, Place, Places, usable
+from pipeline.label.rollouts import RolloutSettings
 from pipeline.rows import Dropped, Group, Label, Node, Problem
-from pipeline.settings import Cost, Length, PolicyName
+from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
 
-class Settings(LabelSettings):
-    """The paper's numbers (section 4)."""
+class Settings(RolloutSettings):
+    """The paper's numbers (section 4); its k is `n`."""
 
-    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Dropped")
+    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Trace", "Dropped")
 
-    by: PolicyName = Field("policy", description="the completer, whose roll-outs value a prefix")
-    n: int = Field(8, ge=1, description="roll-outs a prefix (k)")
     filter: int = Field(
         32, ge=0, description="roll-outs of the question; all right or all wrong: dropped; 0: not asked"
     )
@@ -57,9 +55,6 @@ class Settings(LabelSettings):
     beta: float = Field(0.9, gt=0, le=1)
     length: int = Field(500, ge=1, description="L, tokens")
     exploration: float = Field(0.125, ge=0, description="c")
-    temperature: float = Field(1.0, gt=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off")
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """The filter, then log2 M prefixes a search, half a completion long on the average, and half of them
@@ -137,7 +132,7 @@ def label(
         return [*dropped]
     places, pool = Places(), Pool(settings)
     root = Prefix(prompt=kept[0][0].prompt)
-    [found] = yield ask([root], settings, max(settings.filter, settings.n))
+    [found] = yield settings.asking([root], settings.by, max(settings.filter, settings.n), keep=True)
     if settings.filter and found.share in (0, 1):
         why = "all_wrong" if found.share == 0 else "all_right"
         return [
@@ -158,12 +153,6 @@ def label(
         *(places.trace_label(trace, right, why, "omega") for trace, right, why in kept),
         *places.rows(problem.id, "omega"),
     ]
-
-
-def ask(prefixes: Sequence[Prefix], settings: Any, n: int) -> MonteCarlo:
-    """The roll-outs of some prefixes."""
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-    return MonteCarlo(list(prefixes), by=settings.by, n=n, keep=True, **sampling)
 
 
 def wrong(found: Counted | None) -> list[Prefix]:
@@ -187,7 +176,7 @@ def search(one: Candidate, places: Places, settings: Settings) -> Asks[list[Plac
         prefix = prefixes[middle]
         place = places.get(prefix.token_ids)
         if place is None:
-            [found] = yield ask([prefix], settings, settings.n)
+            [found] = yield settings.asking([prefix], settings.by, keep=True)
             place = places.counted(prefix, found)
             fresh.append(place)
         if place.value > 0:

@@ -6,11 +6,12 @@ something that exists?
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import nearest
 from pipeline.evaluate import Metric
+from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting
 from pipeline.models.registry import brings_head
 from pipeline.recipe.methods import NotBuilt, hook, method
@@ -57,6 +58,7 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         if stage.name in earlier:
             yield f"{here}: the name {stage.name} is taken; stage names are unique in a recipe"
         yield from _reads(recipe, stage, here, earlier)
+        yield from _reuses(recipe, stage, here, earlier)
         yield from _acts(recipe, stage, here)
         yield from _searches(stage, here)
         yield from _untrained(recipe, stage, here)
@@ -86,6 +88,48 @@ def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -
             why = "needs" if always else "under these settings (where: ...) needs"
             cure = "" if always else "; name the stage that makes them in `from`"
             yield f"{here}: {why} {kind} rows; its input has {', '.join(sorted(there)) or 'none'}{cure}"
+
+
+def _reuses(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -> Iterator[str]:
+    """Roll-outs that a labeller reads instead of drawing: are they there, and those that it would draw?"""
+    for name in stage.settings.reused if stage.room == "label" and stage.built else ():
+        other = earlier.get(name)
+        if name not in stage.sources or other is None:
+            known = [source for source in stage.sources if isinstance(source, str)]
+            yield f"{here}.reuse: {name} is not in from{nearest(name, known)}: list it in both"
+            continue
+        if not other.built:
+            continue
+        if other.room != "label" or not other.settings.keeps_rollouts:
+            what = f"{other.room}: {other.method}"
+            kept = "keep_rollouts: false" if other.room == "label" and other.settings.draws_by else what
+            yield f"{here}.reuse: {name} leaves no roll-outs ({kept}); name a label stage that draws and keeps them"
+            continue
+        mine, theirs = stage.settings.draws_by, other.settings.draws_by
+        if not set(mine) & set(theirs):
+            yield (
+                f"{here}.reuse: {name} draws {_drawn(theirs)}, this stage {_drawn(mine)}: they share no "
+                "roll-outs. Take the same completer and sampling, or leave it out of reuse"
+            )
+        shared = {draw.by for draw in set(mine) & set(theirs)}
+        if other.section != stage.section:
+            yield f"{here}.reuse: {name} is in {other.section}: only stages of one section act with equal weights"
+        elif stage.section == "before":
+            order = recipe.section("before")
+            for one in order[order.index(other) : order.index(stage)]:
+                if one.room == "train" and one.settings.model in shared:
+                    yield f"{here}.reuse: {one.name} trains {one.settings.model} after {name} drew its roll-outs"
+
+
+def _drawn(draws: Sequence[Draw]) -> str:
+    """How roll-outs are drawn, for a message: `by policy at temperature 1`."""
+    return " and ".join(
+        f"by {draw.by} at temperature {draw.temperature:g}"
+        + (f", top_p {draw.top_p:g}" if draw.top_p < 1 else "")
+        + (f", top_k {draw.top_k}" if draw.top_k else "")
+        + (f", max_tokens {draw.limit}" if draw.limit else "")
+        for draw in draws
+    )
 
 
 def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:

@@ -89,8 +89,9 @@ class ChunkReader:
     def groups(self, chunk: ChunkPlan) -> dict[str, Group]:
         """The rows of a chunk's problems, one Group a problem, in the chunk's order."""
         found = {problem_id: Group(problem_id) for problem_id in chunk.ids}
+        seen: set[tuple[str, int]] = set()
         for path, numbers in chunk.reads.items():
-            self._fill(path, numbers, found, set())
+            self._fill(path, numbers, found, seen)
             self._charge(path, numbers, found)
         return found
 
@@ -111,7 +112,7 @@ class ChunkReader:
         source = self.source(path)
         for number in numbers:
             if (path, number) in seen:
-                continue  # two label stages over one generate stage bring its traces once
+                continue  # a generate stage and label stages over it bring its traces once
             seen.add((path, number))
             if source.plan.room == "label":
                 for deeper, inner in source.plan.chunks[number].reads.items():

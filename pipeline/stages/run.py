@@ -33,6 +33,7 @@ from pipeline.stages.inputs import (
     slices,
     within,
 )
+from pipeline.stages.rollouts import brought, require_equal_weights
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
@@ -239,19 +240,23 @@ def _generate(work: Work) -> Finish:
 def _label(work: Work) -> Finish:
     module = method("label", work.stage.method)
     settings = work.stage.settings
+    groups: dict[str, Group] = {}  # of the problems under way
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
+    hashes = {name: weights.hash for name, weights in work.models.items()}
+    require_equal_weights(work.stage, work.reader, work.plan.chunks, hashes)
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
-        groups = work.reader.groups(chunk)
-        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
-        for problem_id, group in groups.items():
+        found = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in found.values() for trace in group.traces]
+        for problem_id, group in found.items():
             problem = work.problem(problem_id)
             task = work.run.task_of(problem)
             shown = problem if settings.sees_gold else without_gold(problem)
+            groups[problem_id] = group
             asks = module.label(shown, group, settings, task)
-            yield make_search(task, settings, problem_id, asks)
+            yield make_search(task, settings, problem_id, asks, rollouts=brought(group, settings))
 
-    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0]), group=groups.pop).run()
     return dict
 
 
@@ -288,16 +293,18 @@ def surveyed(work: Work, module: Any) -> Any:
 
 def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
     """A selector that asks models: its problems are searches."""
+    groups: dict[str, Group] = {}
     given: dict[str, list[str]] = {}
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
-        groups = work.reader.groups(chunk)
-        given[chunk.ids[0]] = [trace.id for group in groups.values() for trace in group.traces]
-        for problem_id, group in groups.items():
+        found = work.reader.groups(chunk)
+        given[chunk.ids[0]] = [trace.id for group in found.values() for trace in group.traces]
+        for problem_id, group in found.items():
             task = work.run.task_of(work.problem(problem_id))
+            groups[problem_id] = group
             yield make_search(task, work.stage.settings, problem_id, selected(problem_id, group))
 
-    Drive(work, items, lambda chunk: given.pop(chunk.ids[0])).run()
+    Drive(work, items, lambda chunk: given.pop(chunk.ids[0]), group=groups.pop).run()
 
 
 def _select_by_code(work: Work, selected: Callable[[str, Group], Any]) -> None:

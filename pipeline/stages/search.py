@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
 from pipeline.processes.pulse import beat
-from pipeline.rows import Dropped, Label, Node, Problem, Trace
+from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
 from pipeline.stages.inputs import unaccounted
+from pipeline.stages.rollouts import rows_of
 from pipeline.store.plan import ChunkPlan
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class UnderWay:
 
 class Drive:
     """Drives one stage's searches. `given` names the input rows of a chunk, for the account; `finish`
-    completes a problem's rows."""
+    completes a problem's rows; `group` gives what was read of a problem, once its search has ended."""
 
     def __init__(
         self,
@@ -49,8 +50,10 @@ class Drive:
         finish: Callable[[str, list[Any]], list[Any]] = lambda problem_id, rows: rows,
         per_problem: int = 1,
         draw: tuple[int, str] | None = None,
+        group: Callable[[str], Group] = Group,
     ) -> None:
         self.work, self.items, self.given, self.finish = work, items, given, finish
+        self.group = group
         self.per_problem = per_problem
         self.draw = draw or (work.round, work.stage.name)
         self.chunks: dict[str, UnderWay] = {}  # by problem id
@@ -92,6 +95,8 @@ class Drive:
         return {"right": self.seen["right"] / labelled} if labelled else {}
 
     def _is_right(self, problem_id: str, prefix: Any) -> bool:
+        if prefix.finish not in ("eos", "stop"):
+            return False  # cut by a limit: its answer may have been cut too (label/outcome.py)
         problem = self.work.problem(problem_id)
         return self.work.run.task_of(problem).correct(prefix.answer, problem)
 
@@ -107,11 +112,16 @@ class Drive:
                     yield item
 
     def _settle(self, finished: Finished) -> None:
-        rows = finished.result
+        problem_id, rows = finished.problem_id, finished.result
+        group = self.group(problem_id)
         if finished.error:  # "prompt too long: 900 tokens, ...": counted by what happened, not by its numbers
             reason = finished.error.partition(":")[0].replace(" ", "_")
-            rows = [Dropped(problem_id=finished.problem_id, what=finished.problem_id, reason=reason)]
-        self._add(finished.problem_id, share_charge(rows, finished.charged), finished.charged)
+            lost = [trace.id for trace in group.traces] or [problem_id]
+            rows = [Dropped(problem_id=problem_id, what=what, reason=reason) for what in lost]
+        rows = share_charge(rows, finished.charged)
+        if finished.drawn and self.work.stage.settings.keeps_rollouts:
+            rows = [*rows, *rows_of(problem_id, finished.drawn, group.traces)]
+        self._add(problem_id, rows, finished.charged)
 
     def _add(self, problem_id: str, found: list[Any], charged: dict[str, int]) -> None:
         chunk = self.chunks[problem_id]

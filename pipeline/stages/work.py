@@ -99,13 +99,16 @@ def question_of(
     )
 
 
-def make_search(task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "") -> Any:
+def make_search(
+    task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "", rollouts: Any = None
+) -> Any:
     """One problem's search, with the tokens that a completion may have: as the settings say, else (or without
-    any) as the task does. stem: what its prompt shares."""
+    any) as the task does. stem: what its prompt shares. rollouts: Monte-Carlo roll-outs that stand."""
     from pipeline.engine.driver import Search
 
     most = (settings.completion_limit if settings else 0) or task.settings.max_tokens
-    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem)
+    more = rollouts or {}
+    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem, rollouts=more)
 
 
 def served_settings(run: Run, weights: Weights) -> dict[str, Any]:
