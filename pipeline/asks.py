@@ -166,10 +166,14 @@ class Score:
 class Logprob:
     """Log-probabilities of each prefix's tokens under a model at temperature 1. Reply: list[list[float]],
     one float a token.
+
+    of: "certainty" gives in their place how far the model was from undecided before each token,
+    KL(uniform || p), in nats; a server does not tell it.
     """
 
     prefixes: Prefix | Sequence[Prefix]
     by: str
+    of: Literal["token", "certainty"] = "token"
 
     @property
     def listed(self) -> list[Prefix]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
+from pipeline.recipe.measures import measures
 from pipeline.recipe.shape import Stage, data_settings
 from pipeline.report.card import run_card
 from pipeline.rows import SCHEMA_VERSION
@@ -20,6 +21,7 @@ from pipeline.run.conditions import same_conditions
 from pipeline.run.gates import decide, gate_bytes
 from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
+from pipeline.stages.files import bring_in
 from pipeline.stages.inputs import slices
 from pipeline.stages.run import run_stage, together
 from pipeline.store.plan import Plan
@@ -70,7 +72,7 @@ def close_round(run: Run, number: int) -> None:
         if run.gate(number) is None:
             decision = decide(run, number)
             run.disk.write(run.gate_file(number), gate_bytes(decision))
-            run.console.round_done(number, by_round(write_metrics(run)), decision)
+            run.console.round_done(number, by_round(write_metrics(run)), decision, measures(run.recipe))
         elif not recorded(run, number):
             write_metrics(run)  # a launch died between the gate and the record
 
@@ -86,6 +88,7 @@ def prepare(run: Run) -> None:
     ):  # rank 0 alone will ask for some of them, and looking one up waits for every rank
         for name in run.recipe.models:
             run.versions.base(name)
+    together(run, lambda: bring_in(run))
 
 
 def prepare_settings(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +43,13 @@ class Problem:
     source: str = ""  #: which task it came from
     solution: str = ""  #: a gold rationale where the data set has one
     meta: str = ""  #: JSON text of what the task wants to remember; gold too
+
+
+def sources_of(row: Any) -> Iterator[str]:
+    """The ids of the traces or nodes that a labelled or selected row was made of."""
+    for name in ("trace_id", "rejected_id"):
+        if found := getattr(row, name, ""):
+            yield found
 
 
 def without_gold(problem: Problem) -> Problem:
@@ -138,14 +146,20 @@ class StepExample(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair(Row):
-    """One preference. Loads in TRL as it is. `prompt` may go on into the completion: then the two are what
-    follows there. The ids are those that were drawn, where they are known."""
+    """One preference. Loads in TRL as it is.
+
+    Of whole completions, or of two steps (or tokens) after one prefix: the prompt then goes on into the
+    completion, and the two are what follows there. The ids are those that were drawn, where they are known.
+    """
 
     prompt: str
     chosen: str
     rejected: str
-    margin: float = 0.0
-    trace_id: str = ""  #: a trace that it was made from
+    margin: float = 0.0  #: how much better the chosen one is, by what ranked them
+    confidence: float = 1.0  #: how likely the chosen one is the better one; below 1: a smoothed label
+    trace_id: str = ""  #: of the chosen completion, or of the node that is the chosen step
+    rejected_id: str = ""  #: the same of the rejected one
+    whole: bool = True  #: completions that end; False: steps, after which more may follow
     prompt_ids: list[int] = dataclasses.field(default_factory=list)
     chosen_ids: list[int] = dataclasses.field(default_factory=list)
     rejected_ids: list[int] = dataclasses.field(default_factory=list)

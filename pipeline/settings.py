@@ -21,7 +21,15 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.errors import RecipeError
 
@@ -122,18 +130,26 @@ def _marks(annotation: Any) -> Iterator[Any]:
         yield from _marks(part)
 
 
+@functools.cache
+def _marked(kind: type[BaseModel]) -> tuple[tuple[str, Act | None, bool], ...]:
+    """(key, what its model is asked to do, does it stand as before the round?) of each field."""
+    found = []
+    for key, field in kind.model_fields.items():
+        marks = [*field.metadata, *_marks(field.annotation)]
+        act = next((mark for mark in marks if isinstance(mark, Act)), None)
+        found.append((key, act, any(mark is STANDING for mark in marks)))
+    return tuple(found)
+
+
 def actors(settings: BaseModel) -> Iterator[Actor]:
     """Each model that a settings object names, in lists and maps and nested settings too."""
-    for key, field in type(settings).model_fields.items():
+    for key, act, standing in _marked(type(settings)):
         value = getattr(settings, key)
         if isinstance(value, BaseModel):
             yield from (replace(one, key=f"{key}.{one.key}") for one in actors(value))
             continue
-        marks = [*field.metadata, *_marks(field.annotation)]
-        act = next((mark for mark in marks if isinstance(mark, Act)), None)
         if act is None:
             continue
-        standing = any(mark is STANDING for mark in marks)
         names = list(value.values()) if isinstance(value, dict) else value
         for name in names if isinstance(names, (list, tuple)) else [names]:
             if isinstance(name, str):
@@ -234,10 +250,30 @@ class Length(Protocol):
 
 
 class FileSource(Settings):
-    """`from: {file: PATH, row: Example}`: rows from outside."""
+    """`from: {file: PATH, row: Example}`: rows of ours from outside. `from: {file: PATH, form: prm800k}`:
+    step labels that people made, in the form that they were published in."""
 
     file: str
-    row: Literal["Trace", "Label", "Example", "StepExample", "Pair", "Problem"]
+    row: Literal["Trace", "Label", "Example", "StepExample", "Pair", "Problem"] | None = None
+    form: Literal["prm800k", "processbench"] | None = added(
+        None, description="solutions with human step labels: PRM800K's JSON lines, or ProcessBench's"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> FileSource:
+        if (self.row is None) == (self.form is None):
+            raise ValueError("wants either row (Trace, StepExample, ...) or form (prm800k, processbench)")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without what it does not say: fingerprints from before `form` stay."""
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of rows that it brings."""
+        return ("Problem", "Trace", "Label", "StepExample") if self.row is None else (self.row,)
 
 
 class StageSettings(Settings):
@@ -249,6 +285,8 @@ class StageSettings(Settings):
         tuple[str, ...]
     ] = ()  #: row kinds that must stand in its input, for `check` ("Trace", "Label", "Node", ...)
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
+    #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
+    on_policy: ClassVar[bool] = False
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -264,6 +302,17 @@ class StageSettings(Settings):
     )
 
     # What the shared code asks of a stage. A method overrides what differs; nothing reads a key by its name.
+
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _first_and_last(cls, rounds: Any) -> Any:
+        if isinstance(rounds, (list, tuple)):
+            whole = all(r is None or (isinstance(r, int) and not isinstance(r, bool)) for r in rounds)
+            if len(rounds) != 2 or not whole or rounds[0] is None:
+                raise ValueError("write [first, last], and null for a last one that never comes: [2, null]")
+            if rounds[1] is not None and rounds[1] < rounds[0]:
+                raise ValueError(f"the last round, {rounds[1]}, is before the first, {rounds[0]}")
+        return rounds
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:
@@ -281,6 +330,11 @@ class StageSettings(Settings):
         return "train"
 
     @property
+    def problems_wanted(self) -> int | None:
+        """How many training problems it takes; None: as the recipe's problems_per_round says."""
+        return None
+
+    @property
     def pools_rounds(self) -> bool:
         """Does it read every round so far?"""
         return False
@@ -289,6 +343,12 @@ class StageSettings(Settings):
     def draws_alike(self) -> bool:
         """Is each of its draws after one prefix the same text (temperature 0)?"""
         return False
+
+    @property
+    def drawn_otherwise(self) -> str:
+        """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
+        0.7`); empty: they were."""
+        return ""
 
     @property
     def completion_limit(self) -> int:

@@ -31,6 +31,7 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 import torch  # noqa: E402  the environment comes first
 from bench_labels import label_figures  # noqa: E402
+from bench_rounds import round_figures  # noqa: E402
 from bench_search import search_figures  # noqa: E402
 from bench_store import million_rows  # noqa: E402
 from bench_world import Bench, in_turns, seconds  # noqa: E402
@@ -152,7 +153,7 @@ TARGETS = {
     "search_vs_sequential": 20.0,
     "rollouts_vs_flat": 0.9,
 }
-LIMITS = {"million_rows_rss_gib": 2.0}  #: at most
+LIMITS = {"million_rows_rss_gib": 2.0, "round_overhead_s": 1.0}  #: at most
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -197,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 "search": lambda: search_figures(bench),
                 "rollouts": lambda: label_figures(bench),
                 "million_rows": million_rows,
+                "rounds": lambda: round_figures(bench.scratch, given.checkpoints),
             }
             for name, part in parts.items():
                 if given.only in name:

@@ -37,7 +37,7 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 from claims_table import Evidence, document  # noqa: E402  the environment comes first
 
-from pipeline.commands.compare import tokens_of  # noqa: E402
+from pipeline.commands.budget import tokens_of  # noqa: E402
 from pipeline.evaluate import accuracy  # noqa: E402
 from pipeline.evaluate.pool import Pool  # noqa: E402
 from pipeline.loop import run_loop  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,7 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
         engine.max_rows = rows[0]
         steady(engine, rows[0], prompt, 4, 4)  # compiles
     record.ready()
-    best = 0.0
-    chosen = ways[0]
+    best, chosen = 0.0, ways[0]
     for number in rows:
         engine.max_rows = number
         for way in ways:
@@ -130,22 +130,7 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
                 continue
             if number > rows[0] and name not in MANY:
                 continue  # what is slow at few rows need not be measured at many
-
-            def measure(
-                name: str = name, kind: Any = kind, few: str = few, graph: bool = graph, number: int = number
-            ) -> float:
-                set_way(engine, kind, few, graph, kept)
-                steady(engine, number, prompt, 4, 4)  # compiles, records
-                rate, all_told = steady(engine, number, prompt, tokens, 16)
-                key = f"{shape}/{name}/{number}"
-                record.note(f"{key}/tokens_per_second", rate)
-                record.note(f"{key}/with_reading", all_told)
-                weights, cache = bytes_of(folder, engine.dtype.itemsize, number * (prompt + tokens // 2))
-                if "copy_tb_per_second" in record.found:
-                    limit = number / ((weights + cache) / record.found["copy_tb_per_second"] / 1e12)
-                    record.note(f"{key}/share_of_bandwidth", rate / limit)
-                return rate
-
+            measure = partial(one_way, record, engine, folder, shape, way, kept, number, (prompt, tokens))
             rate = record.attempt(f"{shape}/{name}/{number}", measure)
             if number == rows[0] and rate and rate > best:
                 best, chosen = rate, way
@@ -169,13 +154,35 @@ def decode(record: Record, scratch: Path, device: str, shape: str, ways: Any, ti
     for name, kind, few, graph in ways[:1]:
         set_way(engine, kind, few, graph, kept)
         number = 24 if tiny else 512
-
-        def queued(name: str = name, number: int = number) -> None:
-            live = min(64, rows[-1])
-            queue(engine, number // 4, live, 24 if tiny else 238, 8)
-            record.note(f"{shape}/{name}/queue_{live}", queue(engine, number, live, 24 if tiny else 238, 8))
-
+        live, length = min(64, rows[-1]), 24 if tiny else 238
+        queued = partial(queues, record, engine, f"{shape}/{name}", (number, live, length))
         record.attempt(f"{shape}/{name}/queue", queued)
+
+
+def one_way(
+    record: Record, engine: Engine, folder: Path, shape: str, way: Any, kept: Any, number: int, size: Any
+) -> float:
+    """Tokens a second of one way at so many rows. size: tokens of the prompt, and to write."""
+    name, kind, few, graph = way
+    prompt, tokens = size
+    set_way(engine, kind, few, graph, kept)
+    steady(engine, number, prompt, 4, 4)  # compiles, records
+    rate, all_told = steady(engine, number, prompt, tokens, 16)
+    key = f"{shape}/{name}/{number}"
+    record.note(f"{key}/tokens_per_second", rate)
+    record.note(f"{key}/with_reading", all_told)
+    weights, cache = bytes_of(folder, engine.dtype.itemsize, number * (prompt + tokens // 2))
+    if "copy_tb_per_second" in record.found:
+        limit = number / ((weights + cache) / record.found["copy_tb_per_second"] / 1e12)
+        record.note(f"{key}/share_of_bandwidth", rate / limit)
+    return rate
+
+
+def queues(record: Record, engine: Engine, key: str, size: tuple[int, int, int]) -> None:
+    """Rows that wait for a place in the batch. size: rows, of which so many live at a time, and tokens."""
+    number, live, length = size
+    queue(engine, number // 4, live, length, 8)
+    record.note(f"{key}/queue_{live}", queue(engine, number, live, length, 8))
 
 
 @torch.inference_mode()

@@ -1,5 +1,5 @@
-"""`doctor RECIPE`: try it on 32 problems and say what would waste a week; each finding with its
-cure.
+"""`doctor RECIPE`: try it on 32 problems (fewer of a large model on a CPU) and say what would waste a week;
+each finding with its cure.
 
 Users of such loops lost weeks to completions cut before their answer, ends never written, and rewards that
 are all alike. Nothing of it is stored."""
@@ -19,6 +19,7 @@ from pipeline.commands import HERE, Overrides, console_for
 from pipeline.engine.tokens import encoder
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.chat import chat_of, faults_of
+from pipeline.recipe.memory import folder_of, needed
 from pipeline.recipe.shape import Recipe
 from pipeline.rows import Problem, Trace
 from pipeline.run.run import Run
@@ -27,6 +28,9 @@ from pipeline.store.workspace import Workspace
 from pipeline.tasks.prepare import gather
 
 PROBLEMS, SAMPLES = 32, 8
+LEAST, FEW = 8, 4  #: problems, and samples of each, of a model that writes slowly
+TOKENS = 8192  #: that a large model writes in a minute on one core
+LARGE = 200_000_000  #: bytes of a model's files from which it writes slowly
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def _looks(run: Run) -> Iterator[Finding]:
     if name is None:
         raise RecipeError(f"{run.recipe.path}: no policy among the models")
     weights = run.versions.base_weights(name)
-    yield _memory(weights.base)
+    yield _memory(run)
     engine = engine_of(run, weights)
     template = _template(run, engine)
     yield template
@@ -80,6 +84,11 @@ def _looks(run: Run) -> Iterator[Finding]:
         return  # nothing can be asked without it
     yield _longest(run, prepared.problems, weights.base, engine, template_of(run, weights))
     drawn = sampling(run.recipe, name)
+    all_of_them = len(problems)
+    problems, drawn["n"] = asked_of(run.recipe, problems, drawn, weights.base)
+    if len(problems) < all_of_them:
+        tried = f"{len(problems)} problems, {drawn['n']} samples each, for the model is large for a CPU"
+        yield Finding("tried on fewer", False, f"{tried}: shares below are rough")
     yield Finding("sampling", drawn["temperature"] == 0, _said(drawn), "raise its temperature, or set n: 1")
     traces = _sample(run, name, problems, template_of(run, weights), drawn)
     yield from _completions(run, problems, traces)
@@ -111,13 +120,15 @@ def _disk(run: Run) -> Finding:
     )
 
 
-def _memory(base: Path) -> Finding:
+def _memory(run: Run) -> Finding:
     import psutil
 
-    need = 3 * sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    need, unknown = needed(run.recipe, lambda base: folder_of(base, run.workspace.checkpoints))
     free = psutil.virtual_memory().available
-    seen = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed"
-    return Finding("memory", need > free, seen, "a smaller model, LoRA, or a launch file with ZeRO")
+    more = f", and what {', '.join(unknown)} takes" if unknown else ""
+    seen = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed{more}"
+    cure = "a smaller model, LoRA, fewer rows at once (engine.max_rows, window), or a launch file with ZeRO"
+    return Finding("memory", need > free, seen, cure)
 
 
 def _template(run: Run, engine: Any) -> Finding:
@@ -165,6 +176,21 @@ def sampling(recipe: Recipe, name: str) -> dict[str, Any]:
     return {"stage": first.name if first else "", **found}
 
 
+def asked_of(
+    recipe: Recipe, problems: list[Problem], drawn: dict[str, Any], base: Path
+) -> tuple[list[Problem], int]:
+    """The problems that are tried, and the samples of each: of a large model on a CPU so few that a look
+    takes about a minute.
+    """
+    num = SAMPLES if drawn["temperature"] else 1
+    if Path("/dev/nvidiactl").exists() or sum(p.stat().st_size for p in base.glob("*.safetensors")) < LARGE:
+        return problems, num
+    length = drawn["max_tokens"] or max(task.max_tokens for task in recipe.tasks)
+    if length * num * len(problems) > TOKENS:
+        num = min(num, FEW)
+    return problems[: max(LEAST, TOKENS // (length * num))], num
+
+
 def _said(drawn: dict[str, Any]) -> str:
     where = f"as {drawn['stage']} does: " if drawn["stage"] else ""
     more = [f"top_p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
@@ -178,11 +204,10 @@ def _sample(
 ) -> dict[str, list[Trace]]:
     from pipeline.engine.driver import Driver
 
-    asked = {key: value for key, value in drawn.items() if key != "stage"}
-    num = SAMPLES if drawn["temperature"] else 1
+    asked = {key: value for key, value in drawn.items() if key not in ("stage", "n")}
 
     def asks(question: Any) -> Asks[list[Trace]]:
-        grown = yield Continue(start(question), by=name, n=num, **asked)
+        grown = yield Continue(start(question), by=name, n=drawn["n"], **asked)
         return [to_trace(question, prefix, number) for number, prefix in enumerate(grown)]
 
     def searches() -> Iterator[Any]:

@@ -10,8 +10,9 @@ from pipeline.commands import HERE, Overrides, Quiet, RunName, console_for
 from pipeline.errors import RecipeError
 from pipeline.processes.group import Processes
 from pipeline.recipe import read as recipes
+from pipeline.recipe.measures import main_of
 from pipeline.recipe.methods import method
-from pipeline.recipe.shape import Stage
+from pipeline.recipe.shape import Recipe, Stage, measured
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, session
 from pipeline.stages.run import run_stage
@@ -39,6 +40,23 @@ def _round_of(run: Run, number: int | None) -> int:
     return done[-1] if number is None else number
 
 
+def measured_by(recipe: Recipe) -> str:
+    """The evaluation that measures the policy: that of the recipe's first stage that judges it by a main
+    metric.
+
+    Raises:
+        RecipeError: the recipe has none.
+    """
+    stages = (*recipe.section("stages"), *recipe.stages)
+    found = next((s.method for s in stages if recipe.policy in measured(s) and main_of(s)), None)
+    if found is None:
+        raise RecipeError(
+            f"run {recipe.name}: no evaluate stage of its recipe says how {recipe.policy} is measured; name "
+            "one: --by METHOD, a file of evaluate/"
+        )
+    return found
+
+
 def evaluate_apart(
     name: str,
     number: int | None,
@@ -46,20 +64,23 @@ def evaluate_apart(
     overrides: list[str],
     console: Any,
     workspace: Workspace,
+    by: str | None = None,
 ) -> str:
-    """Measure the policy of a run after a round, paired with its seed. Returns the numbers for people."""
+    """Measure the policy of a run after a round, paired with its seed. by: an evaluation; the recipe's own by
+    default. Returns the numbers for people."""
     looked = open_run(name, workspace)
     number = _round_of(looked, number)
     policy = looked.recipe.policy
-    given: dict[str, Any] = {"of": [policy, f"{policy}@0"], "split": split, "samples": 0}
+    given: dict[str, Any] = {"of": [policy, f"{policy}@0"], "split": split}
     for each in overrides:
         recipes.override(given, each, "samples=16")
     problems: list[str] = []
-    settings = recipes.validate(method("evaluate", "accuracy").Settings, given, "eval", "", problems)
+    how = by or measured_by(looked.recipe)
+    settings = recipes.validate(method("evaluate", how).Settings, given, "eval", "", problems)
     if problems:
         raise RecipeError(problems)
     print_of = recipes.fingerprint(recipes.data_settings(settings))[:8]
-    stage = Stage(f"{split}_{number:03d}_{print_of}", "apart", "evaluate", "accuracy", settings)
+    stage = Stage(f"{split}_{number:03d}_{print_of}", "apart", "evaluate", how, settings)
     with session(looked.recipe, console, Processes(), workspace) as run:
         metrics = run_stage(run, stage, number).extra["metrics"]
     lines = [f"{name} after round {number}, {split}:"]
@@ -78,6 +99,9 @@ def command(
         int | None, typer.Option("--round", help="After which round; the last by default.")
     ] = None,
     split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
+    by: Annotated[
+        str | None, typer.Option("--by", help="An evaluation of evaluate/; the recipe's own by default.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a run's policy outside the loop; no gate reads it.
@@ -85,4 +109,5 @@ def command(
     `ratchet eval quickstart --round 2 --split test samples=16`
     """
 
-    typer.echo(evaluate_apart(name, round_number, split, overrides or [], console_for(quiet, False), HERE))
+    console = console_for(quiet, False)
+    typer.echo(evaluate_apart(name, round_number, split, overrides or [], console, HERE, by))

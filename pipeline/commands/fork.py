@@ -19,10 +19,12 @@ from pipeline.report.console import Console
 from pipeline.rows import SCHEMA_VERSION
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, resumed_from, session, stored
+from pipeline.stages.files import folder_of, sources_of
 from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
 from pipeline.store.run_folder import run_name_ok
+from pipeline.store.weights import optimizer_beside
 from pipeline.store.workspace import Workspace
 
 
@@ -105,7 +107,13 @@ def _take_prepare(old: Run, run: Run) -> bool:
     rejected = old.folder / "rejected.jsonl"
     if rejected.exists() and not (run.folder / "rejected.jsonl").exists():
         run.disk.link(rejected, run.folder / "rejected.jsonl")
-    return adopt_stage(old.prepare_folder, run.prepare_folder, wanted, run.disk)[1]
+    taken = adopt_stage(old.prepare_folder, run.prepare_folder, wanted, run.disk)[1]
+    for source in sources_of(run.recipe):
+        theirs = folder_of(old, source).plan()
+        if theirs is not None:
+            own = dataclasses.replace(theirs, run=run.name)
+            adopt_stage(folder_of(old, source), folder_of(run, source), own, run.disk)
+    return taken
 
 
 def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:
@@ -116,7 +124,7 @@ def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:
     if theirs is None:
         return ""
     try:
-        plan, _ = plan_stage(run, stage, number)
+        plan, _ = plan_stage(run, stage, number, theirs)
     except RecipeError:  # what it reads was not taken over
         return ""
     if plan.fingerprint != theirs.fingerprint:
@@ -124,7 +132,10 @@ def _take_stage(old: Run, run: Run, stage: Stage, number: int) -> str:
     manifest = source.manifest()
     if manifest is not None and (record := manifest.extra.get("weights")):
         theirs_at, ours_at = old.versions.weights_from(record), run.versions.weights_from(record)
-        adopt_weights(theirs_at.adapter or theirs_at.base, ours_at.adapter or ours_at.base, run.disk)
+        there, here = theirs_at.adapter or theirs_at.base, ours_at.adapter or ours_at.base
+        adopt_weights(there, here, run.disk)
+        if optimizer_beside(there).exists():
+            adopt_weights(optimizer_beside(there), optimizer_beside(here), run.disk)
     if manifest is None and not theirs.chunks:
         return ""
     plan = dataclasses.replace(plan, recorded=theirs.recorded)  # made under those versions

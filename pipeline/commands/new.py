@@ -37,7 +37,7 @@ packages = ["{package}"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where a method's files go. `package`: what its test imports it from."""
 
     root: Path
@@ -78,7 +78,7 @@ def new(room: str, name: str, package: Path | None, here: Path) -> str:
     return _said(place, page, bool(package))
 
 
-def _filled(room: str, kind: str, name: str, place: Place) -> str:
+def _filled(room: str, kind: str, name: str, place: Target) -> str:
     template = Template((TEMPLATES / f"{room}.{kind}.txt").read_text(encoding="utf-8"))
     words = {"name": name, "title": name.replace("_", " ").capitalize(), "recipe": place.recipe.stem}
     text = template.substitute(words, package=place.package)
@@ -102,7 +102,7 @@ def _ordered(text: str, own: str) -> str:
     return "\n".join([*lines[: block[0]], *found, *lines[block[-1] + 1 :]])
 
 
-def _of_checkout(here: Path, room: str, name: str) -> Place:
+def _of_checkout(here: Path, room: str, name: str) -> Target:
     """The places in the checkout that `here` lies in.
 
     Raises:
@@ -110,7 +110,7 @@ def _of_checkout(here: Path, room: str, name: str) -> Place:
     """
     for root in (here, *here.parents):
         if (root / "pipeline" / room / "__init__.py").is_file() and (root / "recipes").is_dir():
-            return Place(
+            return Target(
                 root,
                 root / "pipeline" / room / f"{name}.py",
                 root / "recipes" / f"{name}.yaml",
@@ -122,13 +122,13 @@ def _of_checkout(here: Path, room: str, name: str) -> Place:
     )
 
 
-def _of_package(folder: Path, name: str) -> Place:
+def _of_package(folder: Path, name: str) -> Target:
     package = re.sub(r"\W+", "_", folder.resolve().name.lower()).strip("_")
     if not NAME.fullmatch(package):
         raise RecipeError(
             f"--package {folder}: the folder's name gives no name of a package: begin with a letter"
         )
-    return Place(
+    return Target(
         folder,
         folder / package / f"{name}.py",
         folder / "recipes" / f"{name}.yaml",
@@ -137,7 +137,7 @@ def _of_package(folder: Path, name: str) -> Place:
     )
 
 
-def _into_project(place: Place, room: str, name: str) -> None:
+def _into_project(place: Target, room: str, name: str) -> None:
     """The package's pyproject.toml, with the method's entry point.
 
     Raises:
@@ -157,7 +157,7 @@ def _into_project(place: Place, room: str, name: str) -> None:
         _write(init, f'"""Methods for ratchet: {place.package}."""\n')
 
 
-def _row(room: str, name: str, place: Place) -> str:
+def _row(room: str, name: str, place: Target) -> str:
     return f"| {name.replace('_', ' ')} | {room}/{name} | | {place.recipe.stem} |"
 
 
@@ -173,7 +173,7 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _said(place: Place, page: Path, package: bool) -> str:
+def _said(place: Target, page: Path, package: bool) -> str:
     written = [
         place.method,
         place.recipe,

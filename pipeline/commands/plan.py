@@ -20,4 +20,4 @@ def command(
     from pipeline.recipe.plan import describe
     from pipeline.run.session import find
 
-    typer.echo(describe(find(target, overrides or [], None, HERE.data), HERE.data))
+    typer.echo(describe(find(target, overrides or [], None, HERE.data), HERE.data, HERE.checkpoints))

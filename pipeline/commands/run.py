@@ -57,6 +57,24 @@ class Groups:
                 self.run.console.warn(f"{lost}. Starting it again by itself; restarts left: {self.left}")
 
 
+def refuse_launch(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Say before anything is made what a recipe asks for and a launch cannot do.
+
+    Raises:
+        RecipeError: an optimizer is carried, and the launch cuts its state into pieces.
+    """
+    kind = str(config.get("distributed_type"))
+    carrying = [s for s in recipe.stages if s.room == "train" and s.built and s.settings.carry_optimizer]
+    if kind in ("DEEPSPEED", "FSDP") and carrying:
+        raise RecipeError(
+            [
+                f"{recipe.path}: {s.section}.{s.name}.carry_optimizer: under {kind} its state lies in "
+                "pieces on the ranks; use one process or recipes/launch/ddp.yaml"
+                for s in carrying
+            ]
+        )
+
+
 def run_launched(
     recipe: Recipe, launch: Path | int, until: str | None, console: Any, restarts: int = 0
 ) -> int:
@@ -69,7 +87,7 @@ def run_launched(
             its own kind.
     """
     if isinstance(launch, Path):
-        read_launch(launch)
+        refuse_launch(recipe, read_launch(launch))
     last = recipe.stage(until).name if until else None
     with session(recipe, console, Processes()) as run:
         file = launch if isinstance(launch, Path) else local_group(run.folder, launch)

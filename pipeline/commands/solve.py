@@ -85,7 +85,12 @@ def solve(question: str, name: str, search: str | None, overrides: list[str], wo
 
 
 def own_search(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """(a generate method, its settings): what the run searches with itself, to measure or else to learn."""
+    """(a generate method, its settings): what the run searches with itself, to measure or else to learn;
+    without a search what it writes by, as that method is by default.
+
+    Raises:
+        RecipeError: it does neither.
+    """
     for stage in reversed(recipe.stages):
         search = getattr(stage.settings, "search", None)
         if stage.room == "evaluate" and isinstance(search, dict):
@@ -93,7 +98,9 @@ def own_search(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     stages = [s for s in recipe.stages if s.room == "generate" and s.built and not s.settings.sees_gold]
     searches = [s for s in stages if any(recipe.models[n].head for n in map(first_part, s.models.values()))]
     if not searches:
-        return "sample", {}
+        if not stages:
+            raise RecipeError(f"solve: {recipe.name} writes by no method of its own: name one with --search")
+        return stages[-1].method, {}
     shared = {described.alias or key for key, described in StageSettings.model_fields.items()}
     own = {k: v for k, v in dump(searches[-1].settings).items() if k not in shared | {"where", "split"}}
     return searches[-1].method, own

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.commands import HERE
+from pipeline.recipe.measures import Measure, main_measure, measures
 from pipeline.report import summary, wording
 from pipeline.run.overview import overview
+from pipeline.run.session import open_run
 from pipeline.run.status import run_status, state_of
 from pipeline.store.workspace import Workspace
 
@@ -36,11 +38,11 @@ def run_lines(runs: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def to_text(found: dict[str, Any]) -> str:
-    """One run: its rounds, what it does now, what it found."""
+def to_text(found: dict[str, Any], known: Sequence[Measure] = ()) -> str:
+    """One run: its rounds, what it does now, what it found. known: what its evaluations declare."""
     disk = f"{wording.size(found['disk_bytes'])} of rows, {wording.size(found['weights_bytes'])} of weights"
     lines = [f"{found['run']}: {state_of(found)}, {wording.duration(found['seconds'])} of work, {disk}"]
-    lines += _rounds(found["rounds"])
+    lines += _rounds(found["rounds"], known)
     for entry in found["rounds"]:
         if not entry["done"] and any(one["state"] != "waiting" for one in entry["stages"].values()):
             width = max(map(len, entry["stages"]), default=0)
@@ -48,7 +50,7 @@ def to_text(found: dict[str, Any]) -> str:
             lines += [f"  {name:<{width}}  {one['state']}" for name, one in entry["stages"].items()]
     if said := now_line(found):
         lines.append(said)
-    if result := summary.result(found["final"]["metrics"]):
+    if result := summary.result(found["final"]["metrics"], known):
         lines.append(f"final, after round {found['final']['round']}: {'; '.join(result)}")
     if found["final"]["test_read"] > 1:
         lines.append(f"note: test was read {found['final']['test_read']} times (the run was extended)")
@@ -57,18 +59,19 @@ def to_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rounds(rounds: list[dict[str, Any]]) -> list[str]:
+def _rounds(rounds: list[dict[str, Any]], known: Sequence[Measure]) -> list[str]:
     """The table of what was measured, as the console has it."""
     told = []
     for entry in spread(rounds):
         seconds = sum(one["seconds"] for one in entry["stages"].values())
-        line = summary.round_line({"round": entry["round"], "metrics": entry["metrics"]}, seconds or None)
+        row = {"round": entry["round"], "metrics": entry["metrics"]}
+        line = summary.round_line(row, known, seconds or None)
         told.append(line | ({} if entry["done"] else {"gate": "open"}))
     columns = summary.used_columns(told)
     rows = [dict(zip(columns, columns, strict=True)), *told]
     widths = {column: max(len(row[column]) for row in rows) for column in columns}
     table = ["  ".join(f"{row[column]:>{widths[column]}}" for column in columns) for row in rows]
-    caption = summary.caption(rounds)
+    caption = summary.caption(rounds, known)
     return [*([caption] if caption else []), *table]
 
 
@@ -113,6 +116,7 @@ def follow(
 ) -> None:
     """Show a run until nobody works on it any more: drawn anew on a terminal, else a line now and then (each
     `plain_every` seconds)."""
+    known = measures(open_run(name, workspace).recipe)
     if not sys.stdout.isatty() if plain is None else plain:
         last = ""
         while (found := run_status(name, workspace))["running"]:
@@ -120,27 +124,27 @@ def follow(
                 echo(said)
                 last = said
             time.sleep(plain_every)
-        echo(to_text(found))
+        echo(to_text(found, known))
         return
     from rich.live import Live
     from rich.text import Text
 
     with Live(refresh_per_second=1, transient=True) as live:
         while (found := run_status(name, workspace))["running"]:
-            live.update(Text(to_text(found)))
+            live.update(Text(to_text(found, known)))
             time.sleep(EVERY)
-    echo(to_text(found))
+    echo(to_text(found, known))
 
 
-def last_result(measured: Iterable[tuple[Mapping[str, float], str]]) -> str:
-    """`greedy 32.6 % [29.8, 35.6] (test, final)`: the newest accuracy that a run measured; empty where none.
+def last_result(measured: Iterable[tuple[Mapping[str, float], str]], known: Sequence[Measure]) -> str:
+    """`greedy 32.6 % [29.8, 35.6] (test, final)`: the newest main metric of a run; empty where none.
 
     measured: (metrics, where they were measured), the newest first.
     """
     for metrics, where in measured:
-        if head := wording.find(metrics, *summary.HEADS):
-            kind = head.partition("accuracy/")[2]
-            return f"{kind} {wording.within(metrics, head)} ({where})"
+        if head := main_measure(metrics, known):
+            said = wording.within(metrics, head.name, head.metric.share)
+            return f"{head.metric.brief} {said} ({where})"
     return ""
 
 
@@ -172,4 +176,7 @@ def command(
         follow(name, HERE, typer.echo)
     else:
         one = run_status(name, HERE)
-        typer.echo(json.dumps(one, indent=1) if as_json else to_text(one))
+        if as_json:
+            typer.echo(json.dumps(one, indent=1))
+        else:
+            typer.echo(to_text(one, measures(open_run(name, HERE).recipe)))

@@ -51,7 +51,8 @@ def attend(
         )
     num_queries = query.shape[2]
     last = (num_queries - 1) % QUERIES + 1  # queries of the last block
-    few = 0 if one_by_one else max(0, least_rows() - last)
+    shared = query.shape[1] // key.shape[1]  # heads that share keys are packed together: no copy of the keys
+    few = 0 if one_by_one else max(0, -(-least_rows() // shared) - last)
     if few:
         query, attention_mask = pad(query, (0, 0, 0, few)), pad(attention_mask, (0, 0, 0, few))
     short = columns_of(key.shape[2], query.shape[3]) - key.shape[2]
@@ -62,7 +63,6 @@ def attend(
         # another product
         key, value = key.contiguous(), value.contiguous()
     rows, heads, size = query.shape[0], query.shape[1], query.shape[3]
-    shared = heads // key.shape[1]  # heads that share keys are packed together: no copy of the keys
     keys, scale = key.transpose(2, 3), size**-0.5 if scaling is None else scaling
     parts = []
     several = 1 if one_by_one else QUERIES

@@ -20,6 +20,10 @@ from pipeline.engine.cpu_attention import attend
 from pipeline.engine.cpu_linear import least_rows
 
 TURNS = 8192  #: positions whose rotations are kept
+#: of the logits' spread, what half precision may differ by on average: norms and rotations are rounded once
+#: here and several times there (SmolLM2-135M: 0.029; float32 is 0.025 away from this forward, 0.029 from
+#: transformers')
+HALF = 0.1
 KINDS = ("LlamaModel", "MistralModel", "Qwen2Model")
 
 
@@ -47,11 +51,11 @@ def _joined(*modules: torch.nn.Linear) -> _Product:
 @dataclass(slots=True)
 class _Layer:
     before: torch.Tensor
-    asks: _Product  #: queries, keys and values
-    out: _Product
+    asks: Callable[[torch.Tensor], torch.Tensor]  #: queries, keys and values
+    out: Callable[[torch.Tensor], torch.Tensor]
     after: torch.Tensor
-    gates: _Product  #: gate and up
-    down: _Product
+    gates: Callable[[torch.Tensor], torch.Tensor]  #: gate and up
+    down: Callable[[torch.Tensor], torch.Tensor]
 
 
 class CpuForward:
@@ -157,13 +161,15 @@ def cpu_forward_of(
     if len(weights) < len(projections) or any(type(one) is not torch.Tensor for one in weights):
         return None  # quantised, say
     lean = CpuForward(body, one_by_one)
-    ids = torch.arange(min(12, body.config.vocab_size))[None]
+    ids = torch.arange(1, 13)[None] * body.config.vocab_size // 13  # special tokens stand at the ends
     places = torch.arange(ids.shape[1])
     mask = torch.where(places[:, None] >= places, 0.0, -torch.inf).to(body.embed_tokens.weight.dtype)[
         None, None
     ]
-    found = head(lean(ids, places[None], mask, None))
+    found = head(lean(ids, places[None], mask, None)).float()
     given = {"input_ids": ids, "position_ids": places[None], "attention_mask": mask, "use_cache": False}
-    return (
-        lean if torch.allclose(found.float(), model(**given).logits.float(), rtol=1e-3, atol=1e-4) else None
-    )
+    own = model(**given).logits.float()
+    if mask.dtype == torch.float32:
+        return lean if torch.allclose(found, own, rtol=1e-3, atol=1e-4) else None
+    off = (found - own).abs().mean() / own.std(unbiased=False).clamp(min=1e-3)
+    return lean if off <= HALF else None

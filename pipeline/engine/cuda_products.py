@@ -100,6 +100,48 @@ def _scale(squares, line, real, eps, room, BLOCKS: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
+def _put_turned(
+    a, b, tile, each: tl.constexpr, COLUMNS: tl.constexpr, line, real, out, positions, cos, sin, keys,
+    values, row_stride, head_stride, kind: tl.constexpr, HEADS: tl.constexpr, SHARED: tl.constexpr,
+    SIZE: tl.constexpr,
+):  # fmt: skip
+    """Two halves of a head, turned by the rows' positions: queries go to `out`, others to their columns."""
+    head = (tile // each).to(tl.int64)
+    inner = (tile % each) * COLUMNS + tl.arange(0, COLUMNS)
+    place = tl.load(positions + line, mask=real, other=0)
+    c = tl.load(cos + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
+    s = tl.load(sin + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
+    c, s = c.to(tl.float32), s.to(tl.float32)
+    x, y = a * c - b * s, b * c + a * s
+    far = line.to(tl.int64)[:, None]
+    if head < HEADS:
+        to = out + (far * HEADS + head) * SIZE + inner[None, :]
+        tl.store(to, x.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
+    elif head < HEADS + SHARED:
+        to = keys + far * row_stride + (head - HEADS) * head_stride
+        to += place[:, None] * SIZE + inner[None, :]
+        tl.store(to, x.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
+    else:
+        to = values + far * row_stride + (head - HEADS - SHARED) * head_stride
+        to += place[:, None] * SIZE + inner[None, :]
+        tl.store(to, a.to(kind), mask=real[:, None])
+        tl.store(to + SIZE // 2, b.to(kind), mask=real[:, None])
+
+
+@triton.jit
+def _summed(room, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Both sums over what all parts have left."""
+    first = tl.zeros([ROWS, COLUMNS], tl.float32)
+    second = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for p in tl.static_range(PARTS):
+        first += tl.load(room + p * 2 * ROWS * COLUMNS, cache_modifier=".cg")
+        second += tl.load(room + (p * 2 + 1) * ROWS * COLUMNS, cache_modifier=".cg")
+    return first, second
+
+
+@triton.jit
 def _pair(
     rows, weight, bias, squares, out, positions, cos, sin, keys, values, held, counters, num, eps,
     row_stride, head_stride,
@@ -115,20 +157,17 @@ def _pair(
         column = (tile // each) * SIZE + (tile % each) * COLUMNS + tl.arange(0, COLUMNS)
     else:
         column = tile * COLUMNS + tl.arange(0, COLUMNS)
-    other = column + HALF
-    line, step = tl.arange(0, ROWS), tl.arange(0, STEP)
+    other, line, step = column + HALF, tl.arange(0, ROWS), tl.arange(0, STEP)
     real = line < num
     tl.static_assert(WIDTH % (PARTS * STEP) == 0)
-    length: tl.constexpr = WIDTH // PARTS
-    begin = part * length
+    begin = part * (WIDTH // PARTS)
     if PDL:
         _ahead(weight, column, begin, WIDTH, 2 * STEP, weight.dtype.element_ty.primitive_bitwidth // 8)
         _ahead(weight, other, begin, WIDTH, 2 * STEP, weight.dtype.element_ty.primitive_bitwidth // 8)
     gdc_wait(PDL)
     gdc_launch(PDL)
-    first = tl.zeros([ROWS, COLUMNS], tl.float32)
-    second = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in tl.range(begin, begin + length, STEP, num_stages=STAGES):
+    first, second = tl.zeros([ROWS, COLUMNS], tl.float32), tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in tl.range(begin, begin + WIDTH // PARTS, STEP, num_stages=STAGES):
         at = start + step
         row = tl.load(rows + line[:, None] * WIDTH + at[None, :], mask=real[:, None], other=0.0)
         one = tl.load(weight + column[:, None] * WIDTH + at[None, :])
@@ -137,7 +176,7 @@ def _pair(
         second = tl.dot(row, tl.trans(two), second, input_precision=PRECISION)
     complete = True
     if PARTS > 1:
-        spot = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        spot = line[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         room = held + tile * PARTS * 2 * ROWS * COLUMNS + spot
         tl.store(room + part * 2 * ROWS * COLUMNS, first)
         tl.store(room + (part * 2 + 1) * ROWS * COLUMNS, second)
@@ -145,11 +184,7 @@ def _pair(
         complete = tl.atomic_add(counters + tile, 1, sem="acq_rel") == PARTS - 1
         if complete:
             tl.store(counters + tile, 0)
-            first = tl.zeros([ROWS, COLUMNS], tl.float32)
-            second = tl.zeros([ROWS, COLUMNS], tl.float32)
-            for p in tl.static_range(PARTS):
-                first += tl.load(room + p * 2 * ROWS * COLUMNS, cache_modifier=".cg")
-                second += tl.load(room + (p * 2 + 1) * ROWS * COLUMNS, cache_modifier=".cg")
+            first, second = _summed(room, PARTS, ROWS, COLUMNS)
     if complete:
         kind = rows.dtype.element_ty
         scale = _scale(squares, line, real, eps, num, BLOCKS, WIDTH)[:, None]
@@ -159,28 +194,10 @@ def _pair(
             second += tl.load(bias + other).to(tl.float32)[None, :]
         a, b = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
         if TURNED:
-            head = (tile // each).to(tl.int64)
-            inner = (tile % each) * COLUMNS + tl.arange(0, COLUMNS)
-            place = tl.load(positions + line, mask=real, other=0)
-            c = tl.load(cos + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
-            s = tl.load(sin + place[:, None] * SIZE + inner[None, :], mask=real[:, None], other=0.0)
-            c, s = c.to(tl.float32), s.to(tl.float32)
-            x, y = a * c - b * s, b * c + a * s
-            far = line.to(tl.int64)[:, None]
-            if head < HEADS:
-                to = out + (far * HEADS + head) * SIZE + inner[None, :]
-                tl.store(to, x.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
-            elif head < HEADS + SHARED:
-                to = keys + far * row_stride + (head - HEADS) * head_stride
-                to += place[:, None] * SIZE + inner[None, :]
-                tl.store(to, x.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, y.to(kind), mask=real[:, None])
-            else:
-                to = values + far * row_stride + (head - HEADS - SHARED) * head_stride
-                to += place[:, None] * SIZE + inner[None, :]
-                tl.store(to, a.to(kind), mask=real[:, None])
-                tl.store(to + SIZE // 2, b.to(kind), mask=real[:, None])
+            _put_turned(
+                a, b, tile, each, COLUMNS, line, real, out, positions, cos, sin, keys, values, row_stride,
+                head_stride, kind, HEADS, SHARED, SIZE,
+            )  # fmt: skip
         else:
             opened = (a / (1.0 + tl.exp(-a))).to(kind).to(tl.float32) * b
             to = out + line[:, None] * HALF + column[None, :]

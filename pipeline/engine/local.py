@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from pipeline.engine import cpu_attention, cpu_linear, cuda_engine
+from pipeline.engine import cpu_attention, cpu_linear, cpu_packed, cuda_engine
 from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Stash, cache_of, resumed
 from pipeline.engine.cpu_forward import cpu_forward_of
@@ -38,7 +38,7 @@ from pipeline.engine.prefix_cache import (
     remember,
     sizes,
 )
-from pipeline.engine.rungs import RUNGS, Limits, groups, rung_of, wide_rung_of
+from pipeline.engine.rungs import RUNGS, Limits, groups, large_rung_of, rung_of, wide_rung_of
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged
 from pipeline.models.heads import score_kind
@@ -75,7 +75,9 @@ class Engine(Text):
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
-        self.trim = cpu_attention.use(self.model, head is None) if small else True
+        large = small and cpu_packed.large(self.model)
+        alone = head is None and not large  # see cpu_attention
+        self.trim = cpu_attention.use(self.model, alone) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
         fixed = not cpu_attention.feels_length(self.model.config.get_text_config())
         self.remembers = self.trim and small and fixed
@@ -92,11 +94,13 @@ class Engine(Text):
         self._top = self._plain_head()
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
-        self._lean = cpu_forward_of(self.model, self._top, one_by_one=head is None) if plain else None
+        self._lean = cpu_forward_of(self.model, self._top, one_by_one=alone) if plain else None
+        if large:
+            cpu_packed.pack(self.model, self._lean)
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
         self._batches: dict[int, Batch] = {}
-        self.rung_of = rung_of if small else wide_rung_of
+        self.rung_of = (large_rung_of if large else rung_of) if small else wide_rung_of
         self.fast: Any = None  #: on a GPU, the body in few launches
         self.tables: Any = None  #: and the endings there
         self.batch_kind: type[Batch] = Batch
@@ -274,9 +278,7 @@ class Engine(Text):
         return ids.to(self.device), places, self._masks(mask, positions), held
 
     def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
-        """The mask by kind of layer, where a model has several. Without kinds a window holds for every
-        layer.
-        """
+        """The mask by kind of layer, where there are several; without kinds a window holds for all."""
         if not self._sliding or (self._kinds and "sliding_attention" not in self._kinds):
             return mask
         columns = torch.arange(mask.shape[-1], device=self.device)
@@ -319,12 +321,10 @@ class Engine(Text):
         columns, place = at.unique(return_inverse=True)
         return self._logits(ids, positions, mask, cache, logits_to_keep=columns)[rows, place].float()
 
-    def _score_part(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
-    ) -> torch.Tensor:
+    def _score_part(self, *given: Any) -> torch.Tensor:
         if self._signs:
-            return self._by_parts(ids, positions, mask, at, held, self.scores_of)
-        return self.scores_of(self._logits_at(ids, positions, mask, at, held))
+            return self._by_parts(*given, self.scores_of)  # type: ignore[arg-type]
+        return self.scores_of(self._logits_at(*given))
 
     def scores_of(self, logits: torch.Tensor) -> torch.Tensor:
         """The scores that logits [..., labels or vocabulary] stand for."""
@@ -352,6 +352,20 @@ class Engine(Text):
             return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
         return self._by_parts(ids, positions, mask, at, held, reduce, following)
+
+    @torch.inference_mode()
+    def certainties(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """For each (ids, start): KL(uniform || p) of what each of ids[start:] was drawn from. start >= 1."""
+        spans = [(ids, range(start - 1, len(ids) - 1)) for ids, start in items]
+        return self._read(spans, self._certainty_part)
+
+    def _certainty_part(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
+    ) -> torch.Tensor:
+        def reduce(logits: torch.Tensor) -> torch.Tensor:
+            return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+
+        return self._by_parts(ids, positions, mask, at, held, reduce)
 
     def _by_parts(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
@@ -390,9 +404,8 @@ class Engine(Text):
         replies: list[list[float]] = [[] for _ in readings]
         for group, width in self.groups(*sizes(readings)):
             ones = [readings[i] for i in group]
-            ids, positions, mask, held = self._begun(
-                [one.ids for one in ones], width, [one.held for one in ones]
-            )
+            known = [one.held for one in ones]
+            ids, positions, mask, held = self._begun([one.ids for one in ones], width, known)
             at = np.zeros((len(ids), max(1, *(len(one.at) for one in ones))), np.int64)
             for line, one in zip(at, ones, strict=False):
                 line[: len(one.at)] = [place - one.held.num_tokens for place in one.at]

@@ -22,6 +22,7 @@ import torch
 from pipeline.engine.growth import Request
 from pipeline.engine.local import Engine
 from pipeline.errors import RatchetError, RecipeError
+from pipeline.models.heads import head_of
 
 NUM_TOKENS = 4  #: that a row writes
 LONGEST = 1024  #: a row is longer than the smallest window, up to here
@@ -82,7 +83,8 @@ def _off(engine: Engine) -> tuple[float, int]:
     kind, how = type(engine.model).__name__, type(engine).__name__
     key = (kind, how, str(config.to_dict()), engine.dtype, engine.device.type, engine.head)
     if key not in _known:
-        look = _off_tokens if engine.head is None else _off_scores
+        writes = head_of(engine.head).reads in ("", "ratio")  # what it gives are a language model's own words
+        look = _off_tokens if writes else _off_scores
         _known[key] = look(engine, _rows(engine, config))
     return _known[key]
 

@@ -307,6 +307,8 @@ class ReadQueue:
         """
         ask, live, engine = leaf.ask, leaf.live, self._engines(leaf.ask.by)
         kind = type(ask).__name__
+        if isinstance(ask, Logprob) and ask.of == "certainty":
+            kind = "Certainty"
         if kind == "Score":
             engine.require_mark(live.search.task.step_separator)
         items = []
@@ -389,6 +391,7 @@ _READ: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
         [weight(score, engine.score_kind) for score in row] for row in engine.score(items, memories)
     ],
     "Logprob": lambda engine, items, _: engine.logprobs(items),
+    "Certainty": lambda engine, items, _: engine.certainties(items),
     "Choose": lambda engine, items, _: _choose(engine, items),
 }
 READS = (Score, Logprob, Choose)

@@ -6,12 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
+LARGE = (256, 512, 1024)  #: of a large model, whose step reads all weights for each batch; then steps of 1024
 WIDE = (512, 2048)  #: on a GPU, where a row's own columns are read alone; then steps of 4096
 
 
 def rung_of(length: int) -> int:
     """The columns of the smallest rung that holds `length` tokens."""
     return next((rung for rung in RUNGS if rung >= length), -(-length // 512) * 512)
+
+
+def large_rung_of(length: int) -> int:
+    """The same for a large model on a CPU: few batches, each of which looks at the columns in use."""
+    return next((rung for rung in LARGE if rung >= length), -(-length // 1024) * 1024)
 
 
 def wide_rung_of(length: int) -> int:

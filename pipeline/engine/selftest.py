@@ -82,6 +82,7 @@ def _looked(
     config = engine.model.config.get_text_config()
     ways = ((True, 1), (False, 1), (False, 16)) if not feels_length(config) else ()
     held = [rung for rung in rungs if rung <= engine.context] or rungs[:1]
+    held = sorted({min(engine.rung_of(rung), max(engine.context, held[0])) for rung in held})
     for number, (engine.trim, engine.min_rows) in enumerate(ways):
         progress(number, len(ways) + 1, 0.0)
         if _holds(engine, held, seconds):
@@ -172,6 +173,7 @@ def _few_layers(engine: Engine) -> Iterator[None]:
     few = max(2, *(seen.index(kind) + 1 for kind in set(seen)))
     whole, lean = engine.num_layers, engine._lean
     lean_layers = lean.layers if lean is not None else []
+    engine.clear()  # a batch that an earlier look left has a cache of all layers
     try:
         body.layers = layers[:few]
         engine.num_layers = min(few, whole)

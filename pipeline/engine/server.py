@@ -26,10 +26,11 @@ from pipeline.engine.capabilities import Capabilities, find_out
 from pipeline.engine.connection import SECONDS, Connection, Refused, shown
 from pipeline.engine.endings import EOS, LENGTH, STEP, STOP, sign_tokens
 from pipeline.engine.growth import Request
+from pipeline.engine.ratio import beta_of, finite, partial_sums
 from pipeline.engine.replies import Completion
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged, RecipeError
-from pipeline.models.heads import score_kind
+from pipeline.models.heads import head_of, score_kind
 from pipeline.models.reference import TEXT, fixed_row
 
 SEEDS = 2**31  #: llama.cpp takes 32 bits, its largest for "any"
@@ -76,26 +77,13 @@ class ServerEngine(Text):
 
         config = AutoConfig.from_pretrained(folder)
         super().__init__(Path(folder), config, None, name or Path(folder).name)
-        if head == "value":
-            raise RecipeError(
-                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
-            )
-        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-            raise RecipeError(
-                f"model {self.name}: {adapter} holds whole weights, which a server does not take while it "
-                "runs: train an adapter (lora), or serve that folder as the base of a run of its own"
-            )
+        self._require_servable(head, adapter)
         self.head, self.weights_hash = head, weights_hash
         self.score_kind = score_kind(head, adapter, Path(folder))
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
-        self._link = Connection(
-            self.name,
-            servers,
-            api_key_env=api_key_env,
-            max_rows=max_rows,
-            seconds=timeout,
-            pause=pause,
-        )
+        self._ratio = (adapter, Path(folder)) if head_of(head).reads == "ratio" else None
+        limits: dict[str, Any] = {"max_rows": max_rows, "seconds": timeout, "pause": pause}
+        self._link = Connection(self.name, servers, api_key_env=api_key_env, **limits)
         self._turn = itertools.cycle(self._link.urls)
         row = fixed_row(self.encode, self.num_tokens)
         self.can = self._find_out(model, Path(folder), row)
@@ -117,6 +105,18 @@ class ServerEngine(Text):
                 self.notes += agreement.check_adapter(self.can.model, self._model, Path(adapter))
 
     # -- what it can
+
+    def _require_servable(self, head: str | None, adapter: Path | None) -> None:
+        """What no server holds."""
+        if head == "value":
+            raise RecipeError(
+                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
+            )
+        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+            raise RecipeError(
+                f"model {self.name}: {adapter} holds whole weights, which a server does not take while it "
+                "runs: train an adapter (lora), or serve that folder as the base of a run of its own"
+            )
 
     def _find_out(self, model: str, folder: Path, row: list[int]) -> Capabilities:
         """What all servers can, which must be the same."""
@@ -141,9 +141,9 @@ class ServerEngine(Text):
 
     def _require(self, head: str | None) -> None:
         """Scoring needs what only some can."""
-        if head == "token" and not self.can.reads:
+        if head is not None and not self.can.reads:
             raise RecipeError(
-                f"model {self.name}: {self._who} gives no prompt_logprobs of token ids, which head: token "
+                f"model {self.name}: {self._who} gives no prompt_logprobs of token ids, which head: {head} "
                 "reads its scores from; use vLLM (docs/servers.md), or the local engine"
             )
 
@@ -302,6 +302,17 @@ class ServerEngine(Text):
             )
         return self.read(self._model, items)
 
+    def certainties(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """Not to be had: a server tells the likeliest tokens, not the whole distribution.
+
+        Raises:
+            RecipeError: always.
+        """
+        raise RecipeError(
+            f"model {self.name}: {self._who} does not tell whole distributions, which certainty is of; leave "
+            "engine.server out, so that the local engine reads them"
+        )
+
     def read(self, model: str, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """The same under a model's name on the servers."""
         body = {"model": model, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
@@ -332,11 +343,17 @@ class ServerEngine(Text):
     def score(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], memories: Any = ()
     ) -> list[list[float]]:
-        """For each (ids, positions): the share of '+' against '-' right after each position.
+        """For each (ids, positions): the share of '+' against '-' right after each position, or the sum of
+        log-ratios to the base up to it.
 
         Raises:
             Diverged: a score is not finite.
         """
+        if self._ratio is not None:
+            beta = beta_of(self.name, *self._ratio)
+            begins = [num_prompt for _, num_prompt in memories] or [1] * len(items)
+            start = partial(self.read, self.can.model)
+            return finite(partial_sums(items, begins, beta, self.logprobs, start), self.name)
         if self._signs is None:
             raise RecipeError(f"model {self.name}: has no head: it writes and cannot score")
         asked = [(list(ids[: at + 1]), at) for ids, places in items for at in places]

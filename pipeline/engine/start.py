@@ -37,41 +37,47 @@ def start_engine(
     Raises:
         RecipeError: a family that this engine does not read as transformers does.
     """
-    if servers:
-        from pipeline.engine.server import ServerEngine
+    given: dict[str, Any] = {"head": head, "max_rows": max_rows, "weights_hash": weights_hash, "name": name}
+    if not servers:
+        return _local(folder, adapter, dtype, device, given, check, progress)
+    from pipeline.engine.server import ServerEngine
 
-        return ServerEngine(
-            folder,
-            adapter,
-            servers=servers,
-            head=head,
-            max_rows=max_rows,
-            weights_hash=weights_hash,
-            name=name,
-            model=served_as,
-            api_key_env=api_key_env,
-            timeout=timeout,
-            lora=lora,
-            scratch=scratch,
-            verify=verify,
-        )
+    return ServerEngine(
+        folder,
+        adapter,
+        servers=servers,
+        model=served_as,
+        api_key_env=api_key_env,
+        timeout=timeout,
+        lora=lora,
+        scratch=scratch,
+        verify=verify,
+        **given,
+    )
+
+
+def _local(
+    folder: Path,
+    adapter: Path | None,
+    dtype: str,
+    device: str,
+    given: dict[str, Any],
+    check: bool,
+    progress: Callable[[int, int, float], None] | None,
+) -> Any:
+    """The engine in this process. given: head, max_rows, weights_hash, name."""
     from pipeline.engine.local import Engine
     from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
     from pipeline.engine.whole import WholeEngine
+    from pipeline.models.heads import head_of
 
     def made(kind: type[Engine]) -> Engine:
-        return kind(
-            folder,
-            adapter,
-            head=head,
-            dtype=dtype,
-            device=device,
-            max_rows=max_rows,
-            weights_hash=weights_hash,
-            name=name,
-        )
+        if head_of(given["head"]).reads == "ratio":
+            kind = ratio_kind(kind)
+        return kind(folder, adapter, dtype=dtype, device=device, **given)
 
     if not check:
         return made(Engine)
@@ -80,15 +86,5 @@ def start_engine(
         return fits(folder, lambda: made(WholeEngine), refuse=True)
     exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
     if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
-        return start_engine(
-            folder,
-            adapter,
-            head=head,
-            dtype="float32",
-            device=device,
-            max_rows=max_rows,
-            weights_hash=weights_hash,
-            name=name,
-            check=True,
-        )
+        return _local(folder, adapter, "float32", device, given, True, None)
     return engine

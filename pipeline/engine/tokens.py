@@ -63,4 +63,5 @@ def encoder(folder: Path) -> Callable[[str], list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return lambda text: encode_prompt(tokenizer, text)
+    known = lru_cache(maxsize=1024)(lambda text: tuple(encode_prompt(tokenizer, text)))
+    return lambda text: list(known(text))  # traces of a problem ask for one prompt

@@ -4,7 +4,8 @@ A method is one file with the hooks of `EvaluateMethod`. In the order of their c
 model does on one problem, a generator of asks; `grade` holds the rows against gold; both are committed. Then,
 from the rows on disk (an incumbent's may be an earlier round's), `outcomes` sums up a problem, `measure`
 makes metrics with 95 % intervals of all problems, and `health` says whether such a model may go on.
-`metrics` and `panels` declare beforehand what is measured, for the gate, the console and the report.
+`metrics` and `panels` declare beforehand what is measured, for the gate, the console and the report, which
+know no metric by its name; `remarks` are what it says of its numbers in words.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from pipeline.asks import Asks
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, NotBuilt, StageSettings, module_of, optional
 from pipeline.tasks import BaseTask
+from pipeline.vote import Kind
 
 Search = Callable[[Question], Asks[list[Any]]]  #: a generate method, ready to be asked by one model
+GOLD = "gold"  #: the labeller of what the task itself says: right or wrong, and the step oracle's verdicts
+
+#: the report's own questions: a panel of one of these sections stands there, any other under "what else"
+LEARNING, TROUBLE, TRUST = "Is it getting better?", "Why did it stall?", "Can I trust the PRM?"
 
 
 class EvaluateSettings(StageSettings):
@@ -45,6 +51,11 @@ class EvaluateSettings(StageSettings):
     @property
     def on_split(self) -> str:
         return self.split
+
+    @property
+    def takes_scores_as(self) -> Kind | None:
+        """What it takes the scores of the traces in `from` to be; None: it adds none up."""
+        return None
 
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
@@ -87,7 +98,17 @@ class Metric:
     says: str  #: what a reader calls it: greedy accuracy
     less: bool = False  #: less is better
     share: bool = True  #: from 0 to 1, shown in per cent
-    headline: bool = False  #: said when the stage ends, and a column of the round table
+    headline: bool = False  #: said when the stage ends
+    #: judges the models that answer: their curve, best round, verdict, and the change in the round table are
+    #: of the first main metric; the labeller "gold" says of such a stage's traces which problems are solved
+    main: bool = False
+    short: str = ""  #: in tables and lists of its kind: greedy; empty: as it is said
+    column: str = ""  #: its heading in the tables of rounds; empty: it is no column
+    gain: str = ""  #: the metric that is its paired gain over another version: gain/greedy; empty: none
+
+    @property
+    def brief(self) -> str:
+        return self.short or self.says
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +117,27 @@ class Panel:
 
     metrics: metric -> what a reader calls it. A name that ends in "/" stands for all metrics that begin so
     (`calibration/`), whose rest is theirs: a bin, a percentage. kind:
-    - curve: each metric by round, with its `/low` and `/high` where they are there;
+    - curve: each metric by round, with its `/low` and `/high` where they are there; stages that declare the
+      same section and title share a figure;
     - bars: the newest round's metrics side by side;
     - table: a row a round, a column a metric;
+    - over: the metrics of a round over the number that each is called by (`pass@8`: 8), a line a round;
+    - changes: a metric's paired change in each round, with its interval;
+    - bins: what stands behind a prefix (`accuracy/greedy/`: difficulties) by round, as a heat map;
     - calibration: `PREFIX/BIN/score`, `/true`, `/share`;
     - roc: `PREFIX/PERCENT`, the share of true points found where that many per cent of the false ones pass.
     """
 
     section: str  #: the question that its section of the report answers: Can I trust the PRM?
     title: str
-    kind: Literal["curve", "bars", "table", "calibration", "roc"]
+    kind: Literal["curve", "bars", "table", "over", "changes", "bins", "calibration", "roc"]
     metrics: Mapping[str, str]
     note: str = ""
     share: bool = True  #: in per cent
+    zero: bool = True  #: its axis begins at zero
+    axis: str = ""  #: what stands beside it
+    small: bool = False  #: one of the small figures at the section's end
+    picture: str = ""  #: what a monitor calls its picture; empty: it is not sent
 
 
 class EvaluateMethod(Protocol):
@@ -156,6 +185,12 @@ class EvaluateMethod(Protocol):
     def panels(self, settings: Any) -> list[Panel]:
         """The figures that the report draws of it; none."""
         return []
+
+    @optional
+    def remarks(self, metrics: Mapping[str, float], settings: Any) -> dict[str, str]:
+        """A sentence or two by section, what its numbers of one round answer to the section's question;
+        none. `metrics` as `measure` gives them."""
+        return {}
 
     @optional
     def health(self, metrics: Mapping[str, float], settings: Any) -> Health:

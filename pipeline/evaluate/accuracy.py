@@ -20,17 +20,16 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
-from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
+from pipeline.evaluate import GOLD, LEARNING, TROUBLE, EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
 from pipeline.evaluate.paired import Measured, aligned, tabulate
 from pipeline.rows import Group, Label, Problem, Question, Trace
-from pipeline.settings import Cost, Length, ModelName, RewardModelName
+from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind, Rule, rule
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
-GOLD = "gold"  #: the labeller of what the task itself says: right or wrong, and the step oracle's verdicts
 KL = "kl"  #: the labeller whose `value` is the log-ratio to the base in nats, summed over a trace's tokens
 
 
@@ -54,6 +53,11 @@ class Settings(EvaluateSettings):
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "boolean"}, {"type": "null"}]},
     )
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+    chains: bool = added(
+        False,
+        description="where the task has a step oracle: `valid`, right answers by right steps, which a gate "
+        "may name; a headline, as trace_error then is",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +112,11 @@ class Settings(EvaluateSettings):
         """What the traces' own scores are: as the search says that wrote them, or as they are aggregated."""
         acting = self.acting()
         return kind_of(self.aggregate) if acting is None else acting.score_kind
+
+    @property
+    def takes_scores_as(self) -> Kind | None:
+        scored = any(each.settings.scored for each in self.rules)
+        return self.score_kind if self.from_ and scored else None
 
     @property
     def chosen(self) -> bool:
@@ -266,53 +275,86 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
     weights = resample(len(ids), settings.resamples)
     measured: dict[str, Measured] = {}
     for name, rows in by_id.items():
-        measured[name] = columns([rows[i] for i in ids], settings.ks, [each.label for each in settings.rules])
+        votes = [each.label for each in settings.rules]
+        measured[name] = columns([rows[i] for i in ids], settings.ks, votes, settings.chains)
     return {"problems": float(len(ids)), **tabulate(measured, weights)}
+
+
+def _right(name: str, says: str, short: str, **more: Any) -> Metric:
+    """A share of right answers: its gain over another version is written beside it."""
+    return Metric(f"accuracy/{name}", says, headline=True, short=short, gain=f"gain/{name}", **more)
 
 
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run (bins and sources are known only after)."""
     head = "search" if settings.chosen else "greedy"
-    found = [Metric(f"accuracy/{head}", f"{head} accuracy", headline=True)]
-    found += [
-        Metric(f"accuracy/{each.label}", f"vote: {each.label}", headline=True) for each in settings.rules
-    ]
+    found = [_right(head, f"{head} accuracy", head, main=True, column="accuracy")]
+    found += [_right(each.label, f"vote: {each.label}", each.label) for each in settings.rules]
+    if settings.chains:
+        found.append(Metric("valid", f"right by right steps, {head}", headline=True, short="valid"))
+        if settings.samples or settings.chosen:
+            says = "right by right steps, of a sample"
+            found.append(Metric("valid/sampled", says, headline=True, short="valid sample"))
     if settings.samples or settings.chosen:
         found += [
-            Metric("accuracy/sampled", "accuracy of a sample", headline=True),
+            _right("sampled", "accuracy of a sample", "sampled"),
             Metric("distinct/samples", "different samples"),
         ]
         kinds = {"pass": "any of {} is right", "maj": "majority of {}"}
-        found += [Metric(f"{kind}@{k}", says.format(k)) for k in settings.ks for kind, says in kinds.items()]
+        found += [
+            Metric(f"{kind}@{k}", says.format(k), short=f"{kind}@{k}", gain=f"gain/{kind}@{k}")
+            for k in settings.ks
+            for kind, says in kinds.items()
+        ]
     found += [
-        Metric("length/mean", "tokens an answer", less=True, share=False),
-        Metric("truncated", "cut by the limit", less=True),
-        Metric("missing_eos", "answered, never ended", less=True),
+        Metric("length/mean", "tokens an answer", less=True, share=False, short="length"),
+        Metric("truncated", "cut by the limit", less=True, short="truncated"),
+        Metric("missing_eos", "answered, never ended", less=True, short="missing eos"),
         Metric("no_answer", "no answer", less=True),
-        Metric("trace_error", "right by a wrong step", less=True),
-        Metric("distinct", "right or different traces"),
+        Metric(
+            "trace_error", "right by a wrong step", less=True, headline=settings.chains, short="trace error"
+        ),
+        Metric("distinct", "right or different traces", short="distinct"),
     ]
-    return (
-        [*found, Metric("kl", "nats a token from the base", less=True, share=False)] if settings.kl else found
-    )
+    kl = Metric("kl", "nats a token from the base", less=True, share=False, short="kl")
+    return [*found, kl] if settings.kl else found
+
+
+#: what tells of a policy that goes astray: metric -> what a reader calls it, and its picture's name
+SIGNS = {
+    "no_answer": ("answers missing", ""),
+    "truncated": ("cut by the length limit", ""),
+    "missing_eos": ("answer given, but no end", ""),
+    "trace_error": ("right by a wrong step", ""),
+    "length/mean": ("tokens a trace", "length"),
+    "distinct": ("right or distinct traces", ""),
+    "kl": ("distance from the base, nats a token", "kl"),
+}
 
 
 def panels(settings: Settings) -> list[Panel]:
-    """Accuracy by round, pass@k and maj@k, and the signs of a policy that goes astray."""
-    learning, known = "Did it learn?", metrics(settings)
-    signs = {each.name: each.says for each in known if each.less}
-    found = [
-        Panel(
-            learning,
-            "Accuracy by round",
-            "curve",
-            {each.name: each.says for each in known if each.name.startswith("accuracy/")},
-            "with 95 % intervals",
-        ),
-        *(Panel("What else changed?", says, "curve", {name: says}) for name, says in signs.items()),
+    """Accuracy by round, pass@k and maj@k, what each round changed and where, and the signs of a policy that
+    goes astray."""
+    known = {each.name: each for each in metrics(settings)}
+    right = {name: each.brief for name, each in known.items() if name.startswith(("accuracy/", "valid"))}
+    head = next(iter(known))
+    found = [Panel(LEARNING, "Accuracy by round", "curve", right, axis="accuracy", picture="accuracy")]
+    kinds = {"pass": "One of k samples is right (pass@k)", "maj": "The majority of k is right (maj@k)"}
+    for kind, title in kinds.items():
+        if over := {f"{kind}@{k}": str(k) for k in settings.ks if f"{kind}@{k}" in known}:
+            picture = "pass_at_k" if kind == "pass" else ""
+            found.append(Panel(LEARNING, title, "over", over, axis="share of problems", picture=picture))
+    note = "paired, with 95 % interval"
+    found.append(
+        Panel(TROUBLE, "Change of each round", "changes", {head: right[head]}, note, picture="change")
+    )
+    bins = {f"{head}/": "difficulty"}
+    found.append(Panel(TROUBLE, "Accuracy by difficulty", "bins", bins, picture="difficulty"))
+    found += [
+        Panel(TROUBLE, says, "curve", {name: says}, share=known[name].share, small=True, picture=picture)
+        for name, (says, picture) in SIGNS.items()
+        if name in known
     ]
-    if drawn := {each.name: each.says for each in known if each.name.startswith(("pass@", "maj@"))}:
-        found.append(Panel(learning, "Several samples", "bars", drawn, "any right, and the majority"))
     return found
 
 

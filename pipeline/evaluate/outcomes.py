@@ -42,6 +42,8 @@ class Outcome:
     oracle: bool = False  #: the task has a step oracle
     verified: int = 0  #: right traces with the step oracle's verdict
     trace_error: int = 0  #: of these, with a wrong step
+    valid: bool | None = None  #: is `main` right by right steps? None where no oracle says
+    valid_samples: tuple[bool, ...] = ()  #: the same of the samples
     #: a mark for each trace: equal for equal texts, "" for an empty one, unique for a right one
     marks: tuple[str, ...] = ()
     sample_texts: int = 0  #: different texts among the samples
@@ -84,6 +86,8 @@ def one_outcome(
     head = _main(traces, searched)
     limit = [t for t in traces if t.finish in ("length", "budget")]
     oracle = [gold[t.id].step_scores for t in traces if right.get(t.id) and gold[t.id].step_scores]
+    sound = {t.id for t in traces if right.get(t.id) and all(gold[t.id].step_scores or [0.0])}
+    judged = known and task.step_oracle(problem, []) is not None
     shares = _log_ratios(samples or traces, ratios)
     marks = tuple(t.id if right.get(t.id) else _mark(t.text) for t in traces)
     return Outcome(
@@ -105,6 +109,8 @@ def one_outcome(
         oracle=any(gold[t.id].step_scores for t in traces if t.id in gold),
         verified=len(oracle),
         trace_error=sum(any(score == 0 for score in steps or []) for steps in oracle),
+        valid=(head is not None and head.id in sound) if judged else None,
+        valid_samples=tuple(t.id in sound for t in samples) if judged else (),
         marks=marks,
         sample_texts=len({_mark(t.text) for t in samples}),
         log_ratio=sum(shares) / len(shares) if shares else None,
@@ -144,12 +150,19 @@ def _voted(
     return winner is not None and verdicts.get(winner, False)
 
 
-def columns(found: Sequence[Outcome], ks: Sequence[int], votes: Sequence[str]) -> Measured:
-    """The statistics of one model over problems; all models' problems stand in the same order."""
+def columns(
+    found: Sequence[Outcome], ks: Sequence[int], votes: Sequence[str], chains: bool = False
+) -> Measured:
+    """The statistics of one model over problems; all models' problems stand in the same order. chains: those
+    of right answers by right steps too."""
     head = "accuracy/search" if any(o.searched for o in found) else "accuracy/greedy"
     measured = Measured(shown=_bins(found, head))
     stats, plain = measured.compared, measured.plain
     stats[head] = ratio((_main_right(o) for o in found), share=True)
+    if chains and any(o.valid is not None for o in found):
+        stats["valid"] = ratio(((o.valid or False, o.valid is not None) for o in found), share=True)
+        if any(o.valid_samples for o in found):
+            stats["valid/sampled"] = ratio(_mean(o.valid_samples) for o in found)
     if any(o.right for o in found):
         stats["accuracy/sampled"] = ratio(_mean(o.right) for o in found)
         for k in ks:

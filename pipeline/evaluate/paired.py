@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pipeline.evaluate.intervals import Floats, Ratio, Statistic, change, percentile95, tidy
 
 INCUMBENT = "@incumbent"
-GAINS = ("accuracy/", "pass@", "maj@", "auc")  #: metrics that also get a gain over another version
+GAINS = ("accuracy/", "valid", "pass@", "maj@", "auc")  #: metrics that also get a gain over another version
 
 
 @dataclass

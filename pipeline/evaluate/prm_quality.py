@@ -3,8 +3,10 @@
     quality: {evaluate: prm_quality, of: prm, by: policy, samples: 4}
 
 The policy (`by`) writes traces, the PRM (`of`) scores every step. With a step oracle a point is a step, and
-true means: all right so far and a right end is still reachable. Without one a point is a trace, its score
-the aggregated one, and true means: the answer is right.
+true means: all right so far and a right end is still reachable. Solutions that people judged stand for both
+(`from: {file: gsm8k.json, form: processbench}`): first_error_f1 is then ProcessBench's F1; what stands after
+the first error is false, and what nobody looked at before one is left out. With neither a point is a trace,
+its score the aggregated one, and true means: the answer is right.
 
 Metrics: auc, auc/same_step (pairs of like steps only: a PRM that only knows how far a trace has come gets
 0.5), roc/<percent> (the share of true points found where that many percent of the false ones pass), brier,
@@ -13,7 +15,7 @@ auc/trace (aggregated score against the outcome), score_sd and length_correlatio
 score/mean. Accuracy of best-of-n alone hides a PRM that has turned into an outcome model
 (arXiv:2501.07301).
 
-Not here: training it (`train/prm.py`), files of human labels (`step_files.py`).
+Not here: training it (`train/prm.py`), reading files of human labels (`step_files.py`, `stages/files.py`).
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.asks import Asks, Continue, Score, prefix_of, start, to_trace
-from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.accuracy import GOLD, grade, judged
+from pipeline.evaluate import GOLD, TRUST, EvaluateSettings, Health, Metric, Panel, Search, accuracy
+from pipeline.evaluate.accuracy import judged
 from pipeline.evaluate.intervals import Ratio, Statistic, resample
 from pipeline.evaluate.outcomes import ratio
 from pipeline.evaluate.paired import Measured, aligned, tabulate
@@ -41,12 +43,14 @@ from pipeline.evaluate.ranking import (
     first_wrong,
     length_correlation,
 )
+from pipeline.evaluate.step_files import HUMAN
+from pipeline.evaluate.trust import in_words
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
-from pipeline.vote.aggregate import Aggregate
+from pipeline.vote.aggregate import Aggregate, kind_of, weight
 
-__all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels"]
+__all__ = ["Settings", "answer", "grade", "health", "measure", "metrics", "outcomes", "panels", "remarks"]
 
 NUM_BINS = 10  #: of the calibration
 ROC_AT = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)  #: percent of false points let through
@@ -111,8 +115,10 @@ def answer(
     """The policy's traces, or those of `from` (their ids hold the reward model's name), and Labels with the
     PRM's step scores.
     """
+    truths: list[Label] = []
     if given is not None:
         traces, written = given.traces, [prefix_of(trace) for trace in given.traces]
+        truths = [label for trace in traces if (label := given.label(trace)) and label.labeller == HUMAN]
     else:
         written = yield Continue(
             start(question),
@@ -125,10 +131,18 @@ def answer(
             replace(to_trace(question, prefix, number, temperature=settings.temperature), model=settings.by)
             for number, prefix in enumerate(written)
         ]
-    traces = [replace(t, id=f"{question.id}/{model}/{number}") for number, t in enumerate(traces)]
+    named = {t.id: f"{question.id}/{model}/{number}" for number, t in enumerate(traces)}
+    traces = [replace(t, id=named[t.id]) for t in traces]
     scores = yield Score(written, by=model)
     marked, labels = judged(traces, scores, model, settings.aggregate)
-    return [*marked, *labels]
+    told = [replace(label, trace_id=named[label.trace_id], labeller=GOLD) for label in truths]
+    return [*marked, *labels, *told]
+
+
+def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
+    """What the task says of each trace that no person judged."""
+    told = {row.trace_id for row in rows if isinstance(row, Label) and row.labeller == GOLD}
+    return accuracy.grade(problem, [row for row in rows if getattr(row, "id", None) not in told], task)
 
 
 def outcomes(
@@ -148,13 +162,13 @@ def outcomes(
             continue
         given = [score for score in mine[trace.id].step_scores or [] if score is not None]
         truth = gold.get(trace.id)
-        verdicts = truth.step_scores if truth else None
+        verdicts = None if truth is None or truth.step_scores is None else known_verdicts(truth.step_scores)
         num = len(given) if verdicts is None else min(len(given), len(verdicts))
         scored.append(
             Scored(
                 scores=tuple(given[:num]),
                 score=trace.score,
-                verdicts=None if verdicts is None else tuple(ok == 1 for ok in verdicts[:num]),
+                verdicts=None if verdicts is None else tuple(verdicts[:num]),
                 right=truth.correct if truth else None,
                 ends=tuple(trace.step_ends[:num]),
                 tokens=len(trace.token_ids),
@@ -162,6 +176,18 @@ def outcomes(
             )
         )
     return PrmOutcome(problem.id, tuple(scored))
+
+
+def known_verdicts(said: Sequence[float | None]) -> list[bool]:
+    """A verdict a step. Of what people judged: false after the first error, where they stopped looking; none
+    from a step on that they passed over before it.
+    """
+    found: list[bool] = []
+    for each in said:
+        if each is None and all(found):
+            break
+        found.append(each == 1)
+    return found
 
 
 def measure(found: Mapping[str, Sequence[PrmOutcome]], settings: Settings) -> dict[str, float]:
@@ -177,11 +203,12 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
     """The statistics of one reward model over problems."""
     steps, wholes = _points(found, whole=False), _points(found, whole=True)
     points = steps if any(t.verdicts is not None for o in found for t in o.traces) else wholes
+    shown = points if points is steps else _weighed(points, settings.aggregate)
     stats: dict[str, Statistic] = {
         "auc": Ranking(points, np.zeros(len(points), dtype=np.int64)),
         "auc/same_step": Ranking(points, points.step),
         "auc/trace": Ranking(wholes, wholes.step),
-        "brier": _brier(points, len(found)),
+        "brier": _brier(shown, len(found)),
     }
     if points is steps:
         stats["first_error_f1"] = _first_error(found, settings.threshold)
@@ -193,7 +220,7 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
         "unusable_scores": sum(not math.isfinite(score) for score in scores) / max(len(scores), 1),
         "points": float(len(points)),
         "true_share": float(points.truth.mean()) if len(points) else math.nan,
-        **_calibration(points),
+        **_calibration(shown),
         **_roc(points),
     }
     return Measured(compared=stats, plain=plain)
@@ -218,6 +245,12 @@ def _points(found: Sequence[PrmOutcome], whole: bool) -> Points:
         np.array(length, dtype=np.float64),
         np.array(where, dtype=np.int64),
     )
+
+
+def _weighed(points: Points, how: Aggregate) -> Points:
+    """Points with their scores as numbers from 0 to 1, by what the aggregation makes of step scores."""
+    kind = kind_of(how)
+    return replace(points, score=np.array([weight(score, kind) for score in points.score.tolist()]))
 
 
 def _brier(points: Points, num_problems: int) -> Ratio:
@@ -292,24 +325,46 @@ NAMES = {
 
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run."""
+    shown = ("auc", "auc/same_step", "auc/trace", "brier")
     return [
-        Metric(name, says, less, share, headline=name in ("auc", "auc/same_step", "auc/trace", "brier"))
+        Metric(
+            name,
+            says,
+            less,
+            share,
+            headline=name in shown,
+            short="AUC" if name == "auc" else "",
+            column="PRM AUC" if name == "auc" else "",
+            gain=f"gain/{name}" if name.startswith("auc") else "",
+        )
         for name, (says, less, share) in NAMES.items()
     ]
 
 
 def panels(settings: Settings) -> list[Panel]:
     """Ranking by round, calibration, the ROC curve, and a table of the rest."""
-    trust = "Can I trust the PRM?"
     curves = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
+    front = ("auc", "auc/same_step", "auc/trace", "ece")
+    numbers = {name: NAMES[name][0] for name in (*front, *NAMES)}
+    numbers = {name: says for name, says in numbers.items() if name not in ("score/mean", "unusable_scores")}
+    bins, curve = {"calibration/": "tenth"}, {"roc/": "sound steps found"}
     return [
-        Panel(trust, "AUC by round", "curve", curves, "0.5 is chance", share=False),
         Panel(
-            trust, "Calibration", "calibration", {"calibration/": "tenth"}, "bigger points hold more steps"
+            TRUST, "AUC by round", "curve", curves, "0.5 is chance", share=False, zero=False, axis="AUC",
+            picture="prm_auc",
         ),
-        Panel(trust, "ROC", "roc", {"roc/": "sound steps found"}, "by threshold on a step's score"),
-        Panel(trust, "In numbers", "table", {n: says for n, (says, *_) in NAMES.items()}, share=False),
-    ]
+        Panel(
+            TRUST, "Calibration", "calibration", bins, "bigger points hold more steps",
+            picture="prm_calibration",
+        ),
+        Panel(TRUST, "ROC", "roc", curve, "by threshold on a step's score", picture="prm_roc"),
+        Panel(TRUST, "", "table", numbers, share=False, small=True),
+    ]  # fmt: skip
+
+
+def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
+    """May its scores be trusted? Ranking, calibration where it is used, the pull of length."""
+    return {TRUST: in_words(metrics)} if "points" in metrics else {}
 
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:

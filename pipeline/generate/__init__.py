@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.asks import Asks
 from pipeline.rows import Group, Problem, Question
-from pipeline.settings import Cost, Length, PolicyName, StageSettings
+from pipeline.settings import Cost, Length, PolicyName, StageSettings, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind
 
@@ -30,6 +30,9 @@ class GenerateSettings(StageSettings):
     split: Literal["train", "dev", "test"] = Field(
         "train", description="which problems; test only in `finally`"
     )
+    problems: int | None = added(
+        None, ge=1, description="training problems; none: as problems_per_round says, or all"
+    )
     max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -44,8 +47,20 @@ class GenerateSettings(StageSettings):
         return self.split
 
     @property
+    def problems_wanted(self) -> int | None:
+        return self.problems
+
+    @property
     def draws_alike(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def drawn_otherwise(self) -> str:
+        found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
+        found += [f"top_k {self.top_k}"] if self.top_k else []
+        found += ["a hint in the prompt"] if self.sees_gold else []
+        return ", ".join(found)
 
     @property
     def completion_limit(self) -> int:

@@ -24,6 +24,7 @@ from pipeline.asks import Asks
 from pipeline.generate.tree import SearchSettings, Tree, TreeNode, answered, number, places
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 from pipeline.settings import Cost, Length, added
+from pipeline.vote import weight
 
 
 class Settings(SearchSettings):
@@ -99,7 +100,7 @@ def simulate(tree: Tree, state: TreeNode, settings: Settings) -> Asks[None]:
         if children:
             node = best_child(node, settings)
     if node.score is not None:
-        back_up(node, node.score)
+        back_up(node, weight(node.score, settings.score_kind))
 
 
 def set_priors(children: list[TreeNode]) -> None:
@@ -109,9 +110,9 @@ def set_priors(children: list[TreeNode]) -> None:
         assert child.parent is not None
         step = child.prefix.logprobs[child.parent.prefix.num_tokens :]
         means.append(math.fsum(step) / len(step) if step else 0.0)
-    weights = [math.exp(mean - max(means)) for mean in means]
-    for child, weight in zip(children, weights, strict=True):
-        child.prior = weight / math.fsum(weights)
+    shares = [math.exp(mean - max(means)) for mean in means]
+    for child, share in zip(children, shares, strict=True):
+        child.prior = share / math.fsum(shares)
 
 
 def puct(value: float, prior: float, visits_above: int, visits: int, settings: Settings) -> float:

@@ -95,7 +95,7 @@ def search(
         ended += [child for child in children if child.done]
         left = settings.n if settings.refill else settings.n - len(ended)
         places = max(0, math.ceil(left / settings.width))
-        beams = sorted((c for c in children if not c.done), key=lambda c: -c.value)[:places]
+        beams = sorted((c for c in children if not c.done), key=lambda c: c.rank, reverse=True)[:places]
         if not beams or tree.over:
             break
         if beams[0].depth >= settings.max_depth:

@@ -37,4 +37,4 @@ def generate(
 
 def best(nodes: list[TreeNode]) -> TreeNode | None:
     """The node of highest value, the first of equals."""
-    return max(nodes, key=lambda node: node.value, default=None)
+    return max(nodes, key=lambda node: node.rank, default=None)

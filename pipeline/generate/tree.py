@@ -24,7 +24,7 @@ from pipeline.asks import All, Asks, Continue, Prefix, Score, abandoned, closed,
 from pipeline.generate import GenerateSettings
 from pipeline.rows import Dropped, Node, Question, Trace
 from pipeline.settings import Cost, Length, RewardModelName
-from pipeline.vote import Kind
+from pipeline.vote import Kind, weight
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
 
@@ -68,7 +68,9 @@ def places(task: Length, branch: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class TreeNode:
-    """A partial solution. `score` is the PRM's word on it, `value` what the search makes of that."""
+    """A partial solution. `score` is the PRM's word on it, aggregated; `value` what the search makes of that,
+    a number from 0 to 1 whatever the aggregation gives (`weight`), so that gates, means and UCB hold.
+    """
 
     prefix: Prefix
     parent: TreeNode | None = None
@@ -81,6 +83,11 @@ class TreeNode:
     children: list[TreeNode] = field(default_factory=list)
     expanded: bool = False  #: asked for its next steps
     copies: int = 1  #: replies that said the same
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By value; among those that are equal to rounding (log-odds far out), by score."""
+        return self.value, number(self.score)
 
     @property
     def done(self) -> bool:
@@ -276,7 +283,7 @@ class Tree:
             raise ValueError(f"{self.settings.value}: {len(scores)} scores for {len(view.step_ends)} steps")
         score = aggregate(scores, self.settings.aggregate) if scores else math.nan
         if math.isfinite(score + more):
-            node.score, node.value = score, score + more
+            node.score, node.value = score, weight(score, self.settings.score_kind) + more
             return
         self.lost.append("bad_score")
         if node.parent is not None and node in node.parent.children:
@@ -306,7 +313,7 @@ class Tree:
         """From the root down to the leaf by highest value: what to finish where nothing ended."""
         node = self.root
         while node.children:
-            node = max(node.children, key=lambda child: child.value)
+            node = max(node.children, key=lambda child: child.rank)
         return node
 
     def rows(self, chosen: TreeNode | None) -> list[Trace | Node | Dropped]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.vote.aggregate import Kind
 
@@ -20,6 +21,10 @@ class Head:
     name: str
     does: tuple[str, ...]  #: what it can be asked (`settings.Act`): writes, scores, chooses
     kind: Kind = "probability"  #: what its scores are, where its weights do not say
+    #: what a score is read of: a number of its own at a step's end (scalar), marks among its next tokens
+    #: (marks), or its text's log-probability against that of the base (ratio). Empty: it gives none
+    reads: Literal["", "scalar", "marks", "ratio"] = ""
+    mergeable: bool = True  #: is it one ordinary folder once its adapter is merged?
     built: bool = True  #: do the engines serve it?
 
 
@@ -28,9 +33,10 @@ HEADS = {
     head.name: head
     for head in (
         Head("policy", ("writes", "chooses")),
-        Head("value", ("scores",), "value"),  # a number at the end of each step
-        Head("token", ("scores", "writes", "chooses")),  # '+' against '-' among its own next tokens
-        Head("implicit", ("scores", "writes", "chooses"), "log_odds", built=False),  # log-ratio to its start
+        Head("value", ("scores",), "value", "scalar"),  # a number at the end of each step
+        Head("token", ("scores", "writes", "chooses"), reads="marks"),  # '+' against '-' as its next token
+        # beta * log-ratio to its base, up to each step
+        Head("implicit", ("scores", "writes", "chooses"), "log_odds", "ratio", mergeable=False),
         Head("probe", ("scores",), built=False),  # logistic regression on hidden states
         Head("pair", ("chooses",), built=False),  # which of two
     )

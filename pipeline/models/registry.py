@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.folder import require_whole
+from pipeline.models.heads import head_of
 from pipeline.store.workspace import Workspace
 
 RUN_SPEC = re.compile(r"run://(?P<run>[\w.-]+)@(?P<round>\d+)/(?P<model>\w+)")
@@ -160,7 +161,11 @@ def _from_run(spec: str, task: Any, workspace: Workspace) -> Path:
 
 def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta: dict[str, Any]) -> str:
     """An adapter merged into an ordinary Hugging Face folder, committed at `target`. Returns its weights
-    hash."""
+    hash.
+
+    Raises:
+        RecipeError: a model of this head is no single folder. DamagedData: weights that are not finite.
+    """
     import shutil
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -169,6 +174,11 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     from pipeline.models.scorer import open_scorer
     from pipeline.store.weights import commit_weights
 
+    if not head_of(head).mergeable:
+        raise RecipeError(
+            f"head: {head} is read against its base, so its adapter is not merged into it: {adapter or base} "
+            "loads with peft over that base, and a recipe names the run's own model"
+        )
     temp = target.parent / f".tmp-{target.name}"
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)

@@ -2,7 +2,8 @@
 
 `seed://countdown` learns from random legal play, `seed://addition` from scratchpads of short sums and, of
 long ones, only with their answer shown; neither sees a dev or test question (the examples come from the
-tasks' `rule_example`, which draws only questions whose hash says train). The result is an ordinary Hugging
+tasks' `rule_example`, which draws only questions whose hash says train). `seed://deduction` learns from walks
+by any rule that fits, several a question. The result is an ordinary Hugging
 Face folder `checkpoints/seed/<name>-<hash>/`, named by the hash of its recipe: the task's settings that
 change its rules, the shape, the schedule and `VERSION`. One thread, fixed draws: two builds are equal bit by
 bit on one kind of processor. `seed://countdown?steps=20` overrides a number of the recipe (tests).
@@ -73,6 +74,8 @@ PERIODS = (
 RATES = (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 20)  #: turns of the logarithm up to 1000, for products
 POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
+LATER = ("walks", "theta")  #: of a SeedRecipe, which came after seeds had been built
+
 Progress = Callable[[int, int, float], None]
 Example = tuple[list[int], list[int]]  #: ids of prompt and completion; labels, -1 where nothing is learned
 
@@ -93,16 +96,28 @@ class SeedRecipe:
     inner: int = 512
     context: int = 1024
     version: int = VERSION
+    walks: int = 1  #: completions of each question, learned side by side (`seed_walks.py`)
+    theta: float = 10_000.0  #: of the rotary embedding; a small one tells near places better apart
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All of it, without what came later where that is at its default: older seeds keep their names."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.name in LATER}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 #: Per seed: the settings that change its rules, and what differs from SeedRecipe's defaults.
 SEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "countdown": (("numbers", "range", "target", "largest"), {}),
     "addition": ((), {"steps": 1000, "batch": 32, "layers": 3, "inner": 384}),
+    "deduction": (
+        ("hops", "form", "choices", "branches", "branch", "kinds"),
+        {"steps": 600, "batch": 32, "layers": 3, "inner": 384, "walks": 6, "theta": 500.0},
+    ),
 }
 
 
@@ -139,7 +154,7 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
             model = train(recipe, task, tokenizer, progress)
         _save(model, temporary)
         tokenizer.save_pretrained(temporary)
-        commit_weights(temporary, folder, {"seed": dataclasses.asdict(recipe)})
+        commit_weights(temporary, folder, {"seed": recipe.described})
     return folder
 
 
@@ -176,7 +191,8 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
         default = getattr(recipe, key, None)
         if key == "version" or not isinstance(default, (int, float)):
             numbers = [f.name for f in dataclasses.fields(recipe) if f.type in ("int", "float")]
-            raise RecipeError(f"base: {spec}: unknown key {key} (known: {', '.join(numbers[:-1])})")
+            numbers.remove("version")
+            raise RecipeError(f"base: {spec}: unknown key {key} (known: {', '.join(numbers)})")
         try:
             changed: dict[str, Any] = {key: type(default)(text)}
             recipe = dataclasses.replace(recipe, **changed)
@@ -234,7 +250,7 @@ def _pieces(words: list[str]) -> str:
     A flat list of some hundred numbers would be tried one by one; one short pattern finds nearly all.
     """
     numbers = [word for word in words if word.isdecimal()]
-    most = max(map(len, numbers))
+    most = max(map(len, numbers), default=0)
     signs = [word for word in words if len(word) > 1 and not word.isdecimal()]
     patterns = [re.escape(word) for word in sorted(signs, key=lambda word: (-len(word), word))]
     if most > 1:  # every number of fewer digits is in the vocabulary
@@ -274,6 +290,7 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         num_key_value_heads=recipe.heads,
         intermediate_size=recipe.inner,
         max_position_embeddings=recipe.context,
+        rope_theta=recipe.theta,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -307,12 +324,11 @@ def train(
     momenta = [torch.zeros_like(p) for p in matrices]
     adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
     began = time.monotonic()
-    for step, rows in zip(range(recipe.steps), examples(recipe, task, tokenizer), strict=False):
+    for step, (ids, labels, more) in zip(
+        range(recipe.steps), _batches(recipe, task, tokenizer), strict=False
+    ):
         schedule = min(1.0, (step + 1) / 20) * (0.525 + 0.475 * math.cos(math.pi * step / recipe.steps))
-        ids, labels = _tensors(rows, tokenizer.pad_token_id)
-        hidden = model.model(ids, use_cache=False).last_hidden_state[
-            :, :-1
-        ]  # right padding: causal, so no mask
+        hidden = model.model(ids, use_cache=False, **more).last_hidden_state[:, :-1]
         learned = labels[:, 1:] >= 0
         loss = cross_entropy(model.lm_head(hidden[learned]), labels[:, 1:][learned])
         loss.backward()
@@ -326,6 +342,20 @@ def train(
             done = step + 1
             progress(done, recipe.steps, (time.monotonic() - began) / done * (recipe.steps - done))
     return model.eval()
+
+
+def _batches(
+    recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
+    """Ids, labels and what else the model is given: nothing, as padding stands on the right and all is
+    causal; with several walks a question, their places and mask."""
+    if recipe.walks > 1:
+        from pipeline.models.seed_walks import batches
+
+        yield from batches(recipe, task, tokenizer)
+        return
+    for rows in examples(recipe, task, tokenizer):
+        yield (*_tensors(rows, tokenizer.pad_token_id), {})
 
 
 def _tensors(rows: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import nearest
-from pipeline.evaluate import Metric
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting
 from pipeline.models.registry import brings_head
-from pipeline.recipe.methods import NotBuilt, hook, method
+from pipeline.recipe.measures import declared
+from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, split_name
 from pipeline.recipe.validate import validate
 from pipeline.settings import Actor, FileSource
@@ -25,7 +25,7 @@ def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
     found: set[str] = set()
     for source in stage.sources:
         if isinstance(source, FileSource):
-            found.add(source.row)
+            found |= set(source.kinds)
         elif source == "train":
             found.add("Problem")
         elif earlier := next((s for s in recipe.stages if s.name == source), None):
@@ -61,6 +61,7 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _reuses(recipe, stage, here, earlier)
         yield from _acts(recipe, stage, here)
         yield from _searches(stage, here)
+        yield from _scores(recipe, stage, here)
         yield from _untrained(recipe, stage, here)
         earlier[stage.name] = stage
     yield from _gates(recipe)
@@ -167,13 +168,41 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         return
     if model.lora != "none" and (fault := stage.settings.fault_of_lora(model.lora)):
         yield f"models.{stage.settings.model}.lora.{fault}"
+    given = [(one.name, one.settings) for one in upstream(recipe, stage) if one.built]
+    for fault in stage.settings.faults(model.restart_from, given):
+        yield f"{here}.{fault}"
+    spans, trainings = stage.settings.schedule_rounds, map(stage.runs_in, range(1, recipe.rounds + 1))
+    constant = stage.settings.schedule.startswith("constant")
+    if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
+        yield (
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, and "
+            f"the recipe has {number}: nothing would be learned then. Give both before the run starts"
+        )
+    if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
+        yield (
+            f"{here}: worked examples stand before every prompt (few_shot), and {stage.method} needs traces "
+            "that were drawn under the prompt that training shows; give them to the base alone: "
+            "few_shot: {examples: 4, rounds: [0, 1]}, or to nobody"
+        )
     if (model.head or "policy") in stage.settings.heads:
+        if fault := stage.settings.fault_of_head(model.head, model.lora == "none"):
+            yield f"{here}: {fault}"
         return
     has = f"head: {model.head}" if model.head else "no head"
     trained = " or ".join(
         "a policy (no head)" if h == "policy" else f"head: {h}" for h in stage.settings.heads
     )
     yield f"{here}: models.{stage.settings.model} has {has}; train: {stage.method} trains {trained}"
+
+
+def upstream(recipe: Recipe, stage: Stage) -> list[Stage]:
+    """Every stage whose rows reach a stage, through whatever stands between."""
+    found: dict[str, Stage] = {}
+    for source in stage.sources:
+        earlier = next((s for s in recipe.stages if s.name == source), None)
+        if earlier is not None and earlier.name != stage.name:
+            found |= {one.name: one for one in (*upstream(recipe, earlier), earlier)}
+    return list(found.values())
 
 
 def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
@@ -243,6 +272,20 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
     yield from (problem.removeprefix(": ") for problem in problems)
 
 
+def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?"""
+    taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None
+    for source in stage.sources if taken else ():
+        earlier = next((s for s in recipe.stages if s.name == source), None)
+        if earlier is None or not earlier.built or earlier.room != "generate":
+            continue
+        if (given := earlier.settings.score_kind) != taken:
+            yield (
+                f"{here}: takes the scores of {source} as {taken.replace('_', '-')} and they are "
+                f"{given.replace('_', '-')}: set its aggregate to that of {source}"
+            )
+
+
 def _served(recipe: Recipe) -> Iterator[str]:
     """Models that servers hold: what no server can do."""
     for name, model in recipe.models.items():
@@ -265,22 +308,6 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     names = [one.name for one in declared(stage)]
     known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
     return [] if known else names
-
-
-def declared(stage: Stage) -> list[Metric]:
-    """The metrics that an evaluate stage declares; none of another room."""
-    if stage.room != "evaluate" or not stage.built:
-        return []
-    return hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings)
-
-
-def metric_of(recipe: Recipe, name: str) -> Metric | None:
-    """What is declared of a metric, its stage in front and its model behind: measure/accuracy/greedy@0."""
-    read, _, metric = name.partition("/")
-    stage = next((one for one in recipe.stages if one.name == read), None)
-    plain = metric.removesuffix("@incumbent")
-    known = {one.name: one for one in (declared(stage) if stage else ())}
-    return known.get(plain) or known.get(plain.rpartition("@")[0])
 
 
 def _gates(recipe: Recipe) -> Iterator[str]:

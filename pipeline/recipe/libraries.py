@@ -65,7 +65,8 @@ PLAIN = {"int", "float", "bool", "str", "None", "list", "dict", "set", "tuple", 
 @lru_cache
 def _class(name: str) -> ast.ClassDef | None:
     """A class's source, None where it is not at its place."""
-    package, file = CLASSES[name]
+    # a trainer may name any of TRL's: DPOConfig stands in trainer/dpo_config.py
+    package, file = CLASSES.get(name, ("trl", f"trainer/{name.removesuffix('Config').lower()}_config.py"))
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None

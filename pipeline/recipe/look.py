@@ -44,7 +44,7 @@ LIMITS = {"r": (1, math.inf), "lora_dropout": (0, 0.999)}  #: of `lora`, where t
 
 
 @dataclass
-class Seen:
+class Findings:
     """What a look found. wrong: with the error that each would end in."""
 
     wrong: list[tuple[type[RatchetError], str]] = field(default_factory=list)
@@ -68,17 +68,17 @@ class Seen:
             raise RecipeError(lines)
 
 
-def look(recipe: Recipe, workspace: Workspace) -> Seen:
+def look(recipe: Recipe, workspace: Workspace) -> Findings:
     """Everything that a look finds."""
-    seen = Seen()
+    seen = Findings()
     folders = _models(recipe, workspace, seen)
     tasks = _tasks(recipe, seen)
     counts = _counts(recipe, tasks, seen)
     for stage in recipe.stages:
         here = f"{stage.section}.{stage.name}"
         for source in stage.sources:
-            if isinstance(source, FileSource) and not Path(source.file).expanduser().is_file():
-                seen.add(f"{here}.from: {source.file}: no such file", kind=DamagedData)
+            if isinstance(source, FileSource):
+                _file(source, here, seen)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
@@ -91,7 +91,7 @@ def look(recipe: Recipe, workspace: Workspace) -> Seen:
 # --- models
 
 
-def _models(recipe: Recipe, workspace: Workspace, seen: Seen) -> dict[str, Path]:
+def _models(recipe: Recipe, workspace: Workspace, seen: Findings) -> dict[str, Path]:
     """The local folders of the models, those that can be used."""
     folders: dict[str, Path] = {}
     for name, model in recipe.models.items():
@@ -141,7 +141,21 @@ def _below(high: float) -> str:
 # --- data
 
 
-def _tasks(recipe: Recipe, seen: Seen) -> list[BaseTask]:
+def _file(source: FileSource, here: str, seen: Findings) -> None:
+    """A file that is not there, or, where it is small and of a published form, not as it says."""
+    path = Path(source.file).expanduser()
+    if not path.is_file():
+        seen.add(f"{here}.from: {source.file}: no such file", kind=DamagedData)
+    elif source.form and path.stat().st_size <= SMALL:
+        from pipeline.evaluate.step_files import read_whole
+
+        try:
+            read_whole(path, source.form)
+        except DamagedData as error:
+            seen.add(f"{here}.from: {error}", kind=DamagedData)
+
+
+def _tasks(recipe: Recipe, seen: Findings) -> list[BaseTask]:
     """The tasks that could be made, each looked at."""
     made: list[BaseTask] = []
     for number, settings in enumerate(recipe.tasks):
@@ -158,7 +172,7 @@ def _tasks(recipe: Recipe, seen: Seen) -> list[BaseTask]:
     return made
 
 
-def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Seen) -> dict[str, int | None]:
+def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Findings) -> dict[str, int | None]:
     """Problems a split, None where nobody knows yet. Small files are read whole, as `run` will."""
     sizes = [task.source_bytes() for task in tasks]
     if (
@@ -177,7 +191,7 @@ def _counts(recipe: Recipe, tasks: list[BaseTask], seen: Seen) -> dict[str, int 
     return found
 
 
-def _splits(stage: Stage, here: str, counts: dict[str, int | None], seen: Seen) -> None:
+def _splits(stage: Stage, here: str, counts: dict[str, int | None], seen: Findings) -> None:
     """A stage that reads a split without problems."""
     split = stage.settings.on_split if stage.room in ("generate", "evaluate") else None
     if split and counts.get(split) == 0 and not stage.sources:
@@ -190,7 +204,7 @@ def _splits(stage: Stage, here: str, counts: dict[str, int | None], seen: Seen) 
 # --- what a stage asks for
 
 
-def _training(stage: Stage, here: str, seen: Seen) -> None:
+def _training(stage: Stage, here: str, seen: Findings) -> None:
     """Keys for the trainer, and the learning-rate schedule."""
     if stage.room != "train":
         return
@@ -203,7 +217,7 @@ def _training(stage: Stage, here: str, seen: Seen) -> None:
         seen.add(f"{here}.schedule: {settings.schedule!r}: transformers has no such schedule{near}")
 
 
-def _draws(stage: Stage, here: str, seen: Seen) -> None:
+def _draws(stage: Stage, here: str, seen: Findings) -> None:
     """Several draws of one prompt at temperature 0."""
     parts: list[tuple[str, Any]] = [(here, stage.settings)]
     if stage.room == "evaluate":
@@ -222,7 +236,7 @@ def _draws(stage: Stage, here: str, seen: Seen) -> None:
                 )
 
 
-def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], seen: Seen) -> None:
+def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], seen: Findings) -> None:
     """Limits that a model's context does not hold."""
     longest = max((task.max_tokens for task in recipe.tasks), default=0)
     told: set[tuple[str, int]] = set()
@@ -291,7 +305,7 @@ def _as_text(turns: list[dict[str, str]]) -> str:
 # --- gates
 
 
-def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Seen) -> None:
+def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Findings) -> None:
     """Margins that let everything pass, and dev splits in which a gate sees little."""
     stages = {stage.name: stage for stage in recipe.section("stages")}
     for name, model in recipe.models.items():

@@ -7,20 +7,19 @@ takes the figures of docs/benchmarks.md, and of another model nothing is claimed
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RatchetError
 from pipeline.recipe.check import kinds_from, makes
+from pipeline.recipe.cost import PROMPT, Lengths, expected
+from pipeline.recipe.memory import folder_of, told
 from pipeline.recipe.methods import method
 from pipeline.recipe.pace import SEED_READS, Pace, pace_of, paces
 from pipeline.recipe.shape import Recipe, Stage, first_part
-from pipeline.settings import Cost
 
-PROMPT = 20  #: tokens of a prompt, where nothing was measured
 BYTES_A_TOKEN = 14.0  #: of a stored trace: ids, log-probabilities and text, compressed
 
 
@@ -37,23 +36,9 @@ class Estimate:
     disk: float = 0.0
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """A typical completion over the tasks of a recipe: the longest of them."""
-
-    tasks: tuple[Any, ...] = field(default=())
-
-    @property
-    def typical_tokens(self) -> float:
-        return max(task.typical_tokens for task in self.tasks)
-
-    @property
-    def typical_steps(self) -> float:
-        return max(task.typical_steps for task in self.tasks)
-
-
-def describe(recipe: Recipe, data: Path | None = None) -> str:
-    """A recipe as its sections, stages, inputs, models, row kinds and costs. data: where earlier runs lie."""
+def describe(recipe: Recipe, data: Path | None = None, checkpoints: Path = Path("checkpoints")) -> str:
+    """A recipe as its sections, stages, inputs, models, row kinds and costs. data: where earlier runs lie;
+    checkpoints: where seeds are."""
     lines = [f"{recipe.name}: {recipe.rounds} rounds, seed {recipe.seed}"]
     lines += [f"  task {task.use}: {_counts(task)}" for task in recipe.tasks]
     for name, model in recipe.models.items():
@@ -80,7 +65,8 @@ def describe(recipe: Recipe, data: Path | None = None) -> str:
     if open_end:
         about = "as many tokens as the data has problems" + (f", beside {about}" if total.tokens else "")
     took = _time(total.seconds) if total.seconds or not unknown else "time unknown"
-    lines.append(f"in all: {about}, {took}, {_memory(recipe)} memory, {total.disk / 1e6:.0f} MB disk")
+    memory = told(recipe, lambda base: folder_of(base, checkpoints))
+    lines.append(f"in all: {about}, {took}, {memory} memory, {total.disk / 1e6:.0f} MB disk")
     if unknown:
         lines.append(
             f"  without the time of {', '.join(unknown)}: the number of rows or the speed of the model is "
@@ -133,39 +119,26 @@ def stage_cost(
     return Estimate(problems, tokens, int(problems * read), 0, 0, took, tokens * BYTES_A_TOKEN)
 
 
-def expected(recipe: Recipe, stage: Stage, lengths: Lengths) -> Cost:
-    """What one problem is expected to cost a stage, and the traces that it leaves there."""
-    return stage.settings.cost(lengths, sum(_arriving(recipe, stage, lengths).values()))
-
-
-def _arriving(recipe: Recipe, stage: Stage, lengths: Lengths) -> dict[str, float]:
-    """Traces of a problem that arrive, by the stage that wrote them; a labeller brings those it labels."""
-    found: Counter[str] = Counter()
-    for source in stage.sources:
-        if not isinstance(source, str) or source == "train":
-            continue
-        earlier = recipe.stage(source)
-        before = _arriving(recipe, earlier, lengths) if earlier.room == "label" else {}
-        if earlier.built and earlier.room in ("generate", "label"):
-            own = expected(recipe, earlier, lengths).traces - sum(before.values())
-            found[earlier.name] = max(found[earlier.name], own)  # type: ignore[assignment]
-        for name, traces in before.items():
-            found[name] = max(found[name], traces)  # type: ignore[assignment]
-    return dict(found)
-
-
 def problems_of(recipe: Recipe, stage: Stage) -> int | None:
     """How many problems a stage works on; None where only the data says."""
     split = stage.settings.on_split
     counts = [_count(task, split) for task in recipe.tasks]
+    wanted = _wanted(recipe, stage) if split == "train" else None
     if None in counts:
-        return recipe.header.problems_per_round if split == "train" else None
+        return wanted
     total = sum(count or 0 for count in counts)
-    if split == "train" and recipe.header.problems_per_round:
-        total = min(total or recipe.header.problems_per_round, recipe.header.problems_per_round)
+    total = min(total or wanted, wanted) if wanted else total
     if stage.room == "evaluate":
         total = min(total, stage.settings.problems or total)
     return total
+
+
+def _wanted(recipe: Recipe, stage: Stage) -> int | None:
+    """Training problems as the first stage of a chain takes them."""
+    earlier = next((s for s in stage.sources if isinstance(s, str) and s != "train"), None)
+    if earlier is not None:
+        return _wanted(recipe, recipe.stage(earlier))
+    return stage.settings.problems_wanted or recipe.header.problems_per_round
 
 
 def _count(settings: Any, split: str) -> int | None:
@@ -204,9 +177,10 @@ def _seconds(
 
 
 def _training(recipe: Recipe, stage: Stage, known: dict[str, Pace], number: int, length: float) -> Estimate:
-    """Steps as set; a training by epochs depends on what is kept, and nothing is claimed of it."""
+    """Steps as set; a training by epochs, or whose steps take all rows that there are, depends on what is
+    kept, and nothing is claimed of it."""
     steps = stage.settings.steps_in(number)
-    if not steps:
+    if not steps or not stage.settings.batch_size:
         return Estimate(seconds=None)
     rows = steps * stage.settings.batch_size
     speed = pace_of(recipe.models[stage.settings.model].base, known, length).rows
@@ -244,19 +218,3 @@ def _time(seconds: float | None) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _memory(recipe: Recipe) -> str:
-    """Weights twice over (one copy writes, one is trained) where the size is known, and half a GB."""
-    total, unknown = 0.5, []
-    for model in recipe.models.values():
-        folder, named = Path(model.base), re.search(r"(\d+(?:\.\d+)?)[bB]\b", model.base)
-        if model.base.startswith("seed://"):
-            continue
-        if folder.is_dir():
-            total += 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
-        elif named:
-            total += 2 * 2 * float(named[1])  # bf16
-        else:
-            unknown.append(model.base)
-    return f"{total:.1f} GB" + (f" and what {', '.join(unknown)} takes" if unknown else "")

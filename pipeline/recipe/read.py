@@ -136,13 +136,14 @@ for _each in (_Loader, _Fast):
         _each.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
-def _document(loader: Any, where: str) -> Any:
-    """The plain data of a loader's document (both are SafeLoaders: no tags that build objects)."""
+def _document(loader: Any, where: str, aliases: bool) -> Any:
+    """The plain data of a loader's document (both are SafeLoaders: no tags that build objects). aliases: it
+    may hold some, or more values than it may have."""
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _num_nodes(node, {}) > MAX_NODES:
+        if aliases and _num_nodes(node, {}) > MAX_NODES:
             raise RecipeError(f"{where}: its aliases unfold to more than {MAX_NODES:,} values")
         return loader.construct_document(node)
     finally:
@@ -157,11 +158,12 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{where}: more than {MAX_BYTES:,} characters: no recipe is that large")
+    aliases = "&" in text or len(text) >= MAX_NODES
     if sum(map(text.count, ("[", "{", "- "))) < FLAT:
         with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
-            return _document(_Fast(text), where)
+            return _document(_Fast(text), where, aliases)
     try:
-        return _document(_Loader(text), where)
+        return _document(_Loader(text), where, aliases)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -169,6 +171,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where}{line}: not valid YAML: {printable(said)}") from None
     except (ValueError, OverflowError, RecursionError) as problem:
         raise RecipeError(f"{where}: not valid YAML: {printable(str(problem))}") from None
+
+
+BODY = ["task", "models", *SECTIONS]  #: what stands in a recipe beside its header
 
 
 def load(path: Path | str, overrides: Iterable[str] = (), name: str | None = None) -> Recipe:
@@ -256,8 +261,7 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
     rest = dict(data)
     raw_tasks, raw_models = rest.pop("task", None), rest.pop("models", None)
     raw_sections = {section: rest.pop(section, None) or {} for section in SECTIONS}
-    known = ["task", "models", *SECTIONS]
-    header = validate(Header, rest, where, "", problems, known)
+    header = validate(Header, rest, where, "", problems, BODY)
     problems += _bad_names(header, where)
     tasks = _tasks(raw_tasks, where, problems)
     models: dict[str, ModelSettings] = {}
@@ -275,7 +279,7 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
     for section in SECTIONS:
         for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
             wanted += 1
-            if stage := _stage(str(name), section, raw, where, problems, not_built):
+            if stage := stage_of(str(name), section, raw, where, problems, not_built):
                 stages.append(stage)
     recipe = Recipe(
         where, header or Header.model_validate({}), tuple(tasks), models, tuple(stages), tuple(not_built)
@@ -326,7 +330,7 @@ def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
     return found
 
 
-def _stage(
+def stage_of(
     name: str, section: str, raw: Any, where: str, problems: list[str], not_built: list[str]
 ) -> Stage | None:
     path = f"{section}.{name}"
@@ -338,7 +342,8 @@ def _stage(
     rooms = [key for key in raw if key in ROOMS]
     if len(rooms) != 1:
         said = " and ".join(rooms) or "none"
-        hint = nearest(str(next(iter(raw), "")), ROOMS) if not rooms else ""
+        near = [nearest(str(key), ROOMS) for key in raw] if not rooms else []
+        hint = next((one for one in near if "mean" in one), near[0] if near else "")
         problems.append(f"{where}: {path}: needs exactly one of {', '.join(ROOMS)}; it has {said}{hint}")
         return None
     room, rest = rooms[0], {key: value for key, value in raw.items() if key != rooms[0]}
@@ -360,6 +365,8 @@ def _stage(
         and isinstance(search, dict)
         and not is_method("generate", str(search.get("generate")))
     ):
-        not_built.append(f"{path}.search: generate: {search.get('generate')} is not built yet")
+        acted = str(search.get("generate"))
+        near = nearest(acted, methods("generate"))
+        not_built.append(f"{path}.search: generate: {acted} is not built yet{near}")
     values = validate(settings, rest, where, path, problems)
     return Stage(name, section, room, str(chosen), values, built) if values is not None else None

@@ -94,6 +94,13 @@ class ModelSettings(Settings):
     )
     engine: EngineSettings = operational(EngineSettings())
 
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _none_or_settings(cls, value: Any) -> Any:
+        if value != "none" and not isinstance(value, dict):
+            raise ValueError("write none, or settings such as {r: 16}")
+        return value
+
     @field_validator("gate", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.recipe.measures import Measure, measures
 from pipeline.report import summary
 from pipeline.store.parts import FOLDERS
 
@@ -39,7 +40,13 @@ def run_card(run: Run, rows: Rows) -> str:
         ],
     }
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)
-    parts = [_what(run, rows), _sources(run), _rounds(rows), _contents(kinds, default), _terms(run)]
+    parts = [
+        _what(run, rows),
+        _sources(run),
+        _rounds(rows, measures(run.recipe)),
+        _contents(kinds, default),
+        _terms(run),
+    ]
     return f"---\n{front}---\n# {run.name}\n\n" + "\n".join(parts)
 
 
@@ -95,7 +102,7 @@ def _what(run: Run, rows: Rows) -> str:
     for row in ended or rows:
         if row["round"] == newest or not ended:
             metrics.update(row["metrics"])
-    said = summary.result(metrics)
+    said = summary.result(metrics, measures(run.recipe))
     where = f"Measured at the end, after round {newest}" if ended else "Measured so far"
     told = [f"{where}: {'; '.join(said)}."] if said else ["Nothing has been measured yet."]
     lines = [
@@ -127,17 +134,17 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _rounds(rows: Rows) -> str:
+def _rounds(rows: Rows, known: Sequence[Measure]) -> str:
     merged: dict[int, dict[str, float]] = {}
     for row in rows:
         if not row.get("final"):
             merged.setdefault(row["round"], {}).update(row["metrics"])
-    told = [summary.round_line({"round": n, "metrics": values}) for n, values in merged.items()]
+    told = [summary.round_line({"round": n, "metrics": values}, known) for n, values in merged.items()]
     if not told:
         return "## Rounds\n\nNone is finished.\n"
     columns = summary.used_columns(told)
     table = [columns, ["---"] * len(columns), *([line[column] for column in columns] for line in told)]
-    caption = summary.caption([{"metrics": values} for values in merged.values()])
+    caption = summary.caption([{"metrics": values} for values in merged.values()], known)
     lines = ["## Rounds", "", *([f"Accuracy: {caption}.", ""] if caption else [])]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.recipe.measures import Measure
 from pipeline.report import summary as summaries
 from pipeline.report import wording
 from pipeline.run import activity
@@ -151,17 +152,23 @@ class Console:
             self._print(_row(cells))
 
     def round_done(
-        self, round_number: int, rows: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | None = None
+        self,
+        round_number: int,
+        rows: Sequence[Mapping[str, Any]],
+        decision: Mapping[str, Any] | None = None,
+        known: Sequence[Measure] = (),
     ) -> None:
-        """The table of all rounds so far; rows: as metrics.jsonl has them, decision: what gate.json says."""
+        """The table of all rounds so far; rows: as metrics.jsonl has them, decision: what gate.json says,
+        known: what the recipe's evaluations declare."""
         self._event("round_done", round=round_number, gate=dict(decision or {}))
         rows = [row for row in rows if not row.get("final") and row["round"] <= round_number]
-        lines = [summaries.round_line(row, self.seconds.get(row["round"])) for row in rows[-MOST_ROUNDS:]]
+        newest = rows[-MOST_ROUNDS:]
+        lines = [summaries.round_line(row, known, self.seconds.get(row["round"])) for row in newest]
         if not lines or self._silent():
             return
         columns = summaries.used_columns(lines)
         self._line("")
-        if caption := summaries.caption(rows):
+        if caption := summaries.caption(rows, known):
             self._line(f"  {caption}", style="dim")
         if self.plain:
             widths = {c: max(len(c), *(len(line[c]) for line in lines)) for c in columns}
@@ -184,13 +191,13 @@ class Console:
     def finished(self, summary: Mapping[str, Any]) -> None:
         """The result, where everything lies, and what to do next.
 
-        summary: {"run", "metrics": of `finally` or the last round, "seconds", "where": {what: path},
-        "next": [commands]}; all but "run" may be absent.
+        summary: {"run", "metrics": of `finally` or the last round, "result": in words, "seconds",
+        "where": {what: path}, "next": [commands]}; all but "run" may be absent.
         """
         self._event("finished", **summary)
         if self.log_json or not self.main:
             return
-        lines = summaries.result(summary.get("metrics", {})) or ["finished"]
+        lines = list(summary.get("result", [])) or ["finished"]
         if "seconds" in summary:
             lines.append(f"{wording.duration(summary['seconds'])} of work")
         places = {str(what): str(path) for what, path in summary.get("where", {}).items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline import __version__
+from pipeline.recipe.measures import measures
 from pipeline.report import summary
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def _measured(run: Run, number: int, rows: Sequence[Mapping[str, Any]]) -> str:
     """The round's own numbers, and the end's where this is the end."""
     lines = ["## Measured", ""]
     for row in (row for row in rows if row["round"] == number):
-        said = summary.result({name: value for name, value in row["metrics"].items() if value is not None})
+        metrics = {name: value for name, value in row["metrics"].items() if value is not None}
+        said = summary.result(metrics, measures(run.recipe))
         if said:
             where = "at the end" if row.get("final") else "in the round"
             lines.append(f"- {where}, by `{row['stage']}`: {'; '.join(said)}")

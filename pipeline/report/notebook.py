@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DamagedData, RecipeError, nearest
+from pipeline.recipe.measures import measures
 from pipeline.report import summary
 from pipeline.rows import KINDS
 from pipeline.run.record import by_round, metrics_rows
@@ -156,7 +157,7 @@ class RunReader:
         metrics: dict[str, float] = {}
         for row in (row for row in ended if row["round"] == newest):
             metrics.update(row["metrics"])
-        return "; ".join(summary.result(metrics)) or "nothing is measured yet"
+        return "; ".join(summary.result(metrics, measures(self._run.recipe))) or "nothing is measured yet"
 
     def report(self, to: str | Path | None = None) -> Path:
         """Write the HTML report (by default into the run's folder) and return its path."""

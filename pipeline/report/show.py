@@ -214,7 +214,9 @@ class _Page:
 
 def _facts(row: Example | Pair) -> str:
     if isinstance(row, Pair):
-        return f"pair, margin {row.margin:.3g}"
+        names = f" of {row.trace_id} and {row.rejected_id}" if row.trace_id else ""
+        unsure = f", confidence {row.confidence:.3g}" if row.confidence != 1 else ""
+        return f"pair{names}, margin {row.margin:.3g}{unsure}"
     weight = f", weight {row.weight:.3g}" if row.weight != 1 else ""
     return f"example from {row.trace_id}{weight}" if row.trace_id else f"example{weight}"
 

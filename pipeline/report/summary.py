@@ -15,28 +15,49 @@ if TYPE_CHECKING:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.recipe.measures import Measure, main_measure, measures
 from pipeline.report import wording
 
-HEADS = ("accuracy/greedy", "accuracy/search", "accuracy/sampled")
-COLUMNS = ("round", "accuracy", "change", "PRM AUC", "kept", "tokens", "time", "gate")
+KEPT = "kept_share"  #: the share of rows that a filter kept, as the record names it
 
 
-def round_line(row: Mapping[str, Any], seconds: float | None = None) -> dict[str, str]:
-    """A round's row of the table, by column; empty where a recipe has no such thing."""
+def round_line(
+    row: Mapping[str, Any], known: Sequence[Measure], seconds: float | None = None
+) -> dict[str, str]:
+    """A round's row of the table, by column; empty where a recipe has no such thing. known: what the recipe's
+    evaluations declare, which name their own columns."""
     metrics: Mapping[str, float] = row["metrics"]
-    head = wording.find(metrics, *HEADS)
-    auc, kept = wording.find(metrics, "auc"), wording.find(metrics, "kept_share")
     tokens = sum(value for name, value in metrics.items() if "/charged/" in name)
+    kept = next((name for name in metrics if name.endswith(f"/{KEPT}")), None)
     return {
         "round": str(row["round"]),
-        "accuracy": wording.within(metrics, head) if head else "",
-        "change": wording.points(metrics[f"{head}/change"]) if f"{head}/change" in metrics else "",
-        "PRM AUC": f"{metrics[auc]:.3f}" if auc else "",
+        **measured_columns(metrics, known),
         "kept": wording.percent(metrics[kept]) if kept else "",
         "tokens": wording.count(tokens) if tokens else "",
         "time": wording.clock(seconds) if seconds is not None else "",
         "gate": _gate(metrics, row["round"]),
     }
+
+
+def measured_columns(metrics: Mapping[str, float], known: Sequence[Measure]) -> dict[str, str]:
+    """The declared columns: the main metric with its interval and change, then the others."""
+    cells: dict[str, str] = {}
+    head = main_measure(metrics, known)
+    for one in sorted(known, key=lambda each: not each.metric.main):
+        column = one.metric.column
+        if not column or cells.get(column):
+            continue
+        there = one.name in metrics
+        if one.metric.main:
+            cells[column] = wording.within(metrics, one.name, one.metric.share) if there else ""
+            change = f"{one.name}/change"
+            if one is head or "change" not in cells:
+                share = one.metric.share
+                cells["change"] = wording.points(metrics[change], share) if change in metrics else ""
+        else:
+            form = wording.percent if one.metric.share else "{:.3f}".format
+            cells[column] = form(metrics[one.name]) if there else ""
+    return cells
 
 
 def _gate(metrics: Mapping[str, float], number: int) -> str:
@@ -52,54 +73,50 @@ def _gate(metrics: Mapping[str, float], number: int) -> str:
 
 def used_columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
     """The columns in which some round has something to say."""
-    return [column for column in COLUMNS if any(line[column] for line in lines)]
+    return [column for column in (lines[0] if lines else ()) if any(line[column] for line in lines)]
 
 
-def caption(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the table's accuracy is: `greedy accuracy by measure, % [95 % interval]`."""
+def caption(rows: Sequence[Mapping[str, Any]], known: Sequence[Measure]) -> str:
+    """What the table's main column is: `greedy accuracy by measure, with its 95 % interval`."""
     for row in reversed(rows):
-        if head := wording.find(row["metrics"], *HEADS):
-            stage, _, name = head.partition("/")
-            return f"{name.removeprefix('accuracy/')} accuracy by {stage}, with its 95 % interval"
+        if head := main_measure(row["metrics"], known):
+            return f"{head.metric.says} by {head.stage}, with its 95 % interval"
     return ""
 
 
-def result(metrics: Mapping[str, float]) -> list[str]:
+def result(metrics: Mapping[str, float], known: Sequence[Measure]) -> list[str]:
     """The result in a sentence or two: the end against the beginning, with the interval of the gain."""
-    head = wording.find(metrics, *HEADS)
+    head = main_measure(metrics, known)
     if head is None:
         return []
-    stage, _, name = head.partition("/")
-    kind = name.removeprefix("accuracy/")
+    stage, says, share, name = head.stage, head.metric.says, head.metric.share, head.name
     where = f"{int(metrics[f'{stage}/problems']):,} problems" if f"{stage}/problems" in metrics else stage
-    before, gain = f"{head}@0", f"{stage}/gain/{kind}"
-    lines = [f"{kind} accuracy {wording.within(metrics, head)} on {where}"]
+    before, gain = f"{name}@0", f"{stage}/{head.metric.gain}"
+    lines = [f"{says} {wording.within(metrics, name, share)} on {where}"]
     if before in metrics and gain in metrics:
         low, high = metrics.get(f"{gain}/low"), metrics.get(f"{gain}/high")
-        sure = "" if low is None or high is None else f" (95 %: {_span(low, high)})"
+        sure = "" if low is None or high is None else f" (95 %: {_span(low, high, share)})"
+        unit = " points" if share else ""
         lines = [
-            f"{kind} accuracy {wording.percent(metrics[before])} -> {wording.percent(metrics[head])}"
+            f"{says} {wording.amount(metrics[before], share)} -> {wording.amount(metrics[name], share)}"
             f" on {where}",
-            f"gain {wording.points(metrics[gain])} points{sure}",
+            f"gain {wording.points(metrics[gain], share)}{unit}{sure}",
         ]
-    others = {n: metrics[f"{stage}/{n}"] for n in _others(metrics, stage) if n != name}
-    if others:
-        said = (f"{n.removeprefix('accuracy/')} {wording.percent(v)}" for n, v in others.items())
+    if others := _others(metrics, head, known):
+        said = (f"{m.metric.brief} {wording.amount(metrics[m.name], m.metric.share)}" for m in others)
         lines.append(", ".join(said))
     return lines
 
 
-def _span(low: float, high: float) -> str:
-    return f"{wording.points(low)} to {wording.points(high)}"
+def _span(low: float, high: float, share: bool) -> str:
+    return f"{wording.points(low, share)} to {wording.points(high, share)}"
 
 
-def _others(metrics: Mapping[str, float], stage: str) -> list[str]:
-    """Votes and pass@k of the same stage, without models, intervals and bins."""
-    names = [name.removeprefix(f"{stage}/") for name in metrics if name.startswith(f"{stage}/")]
-    plain = [n for n in names if n.startswith("accuracy/") and n.count("/") == 1 and "@" not in n]
-    return plain + [
-        n for n in names if n.startswith(("pass@", "maj@")) and "/" not in n and n.count("@") == 1
-    ]
+def _others(metrics: Mapping[str, float], head: Measure, known: Sequence[Measure]) -> list[Measure]:
+    """What else the same stage counts of the same kind, as the record orders it: headlines first."""
+    kin = {one.name: one for one in known if one.stage == head.stage and one.metric.gain and one != head}
+    found = [kin[name] for name in metrics if name in kin]
+    return sorted(found, key=lambda one: not one.metric.headline)
 
 
 def closing_words(run: Run) -> dict[str, Any]:
@@ -116,6 +133,7 @@ def closing_words(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         "metrics": metrics,
+        "result": result(metrics, measures(run.recipe)),
         "seconds": seconds,
         "where": {
             "rows": str(run.folder),

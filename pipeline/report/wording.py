@@ -8,14 +8,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-#: the last or first part of a metric's name that says: this is a share
-SHARES = ("accuracy", "sampled", "greedy", "search", "share", "truncated", "no_answer", "missing_eos")
-SHARE_STARTS = ("accuracy/", "gain/", "pass@", "maj@", "kept", "distinct", "trace_error", "right", "done")
+from pipeline.run.reporter import Share
 
-
-def is_share(name: str) -> bool:
-    """Does a metric of this name (without its stage) read as a percentage?"""
-    return name.startswith(SHARE_STARTS) or name.partition("@")[0].rpartition("/")[2] in SHARES
+SHARES = ("kept", "right", "done")  #: what the loop itself tells of a stage under way, from 0 to 1
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -23,9 +18,14 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def points(change: float) -> str:
-    """0.132 -> +13.2, in percentage points."""
-    return f"{100 * change:+.1f}"
+def amount(value: float, share: bool = True) -> str:
+    """31.2 % of a share, 0.312 of anything else."""
+    return percent(value) if share else f"{value:.3g}"
+
+
+def points(change: float, share: bool = True) -> str:
+    """0.132 -> +13.2, in percentage points; +0.132 where it is no share."""
+    return f"{100 * change:+.1f}" if share else f"{change:+.3g}"
 
 
 def count(number: float) -> str:
@@ -73,7 +73,7 @@ def number(name: str, value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return count(value)
-    if is_share(name):
+    if isinstance(value, Share) or name in SHARES:
         return percent(value)
     return count(value) if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -92,30 +92,23 @@ def facts(values: Mapping[str, Any]) -> str:
     return ", ".join(fact(name, value) for name, value in values.items())
 
 
-def within(metrics: Mapping[str, float], name: str) -> str:
-    """A share and its interval: 31.2 % [28.4, 34.1]."""
+def within(metrics: Mapping[str, float], name: str, share: bool = True) -> str:
+    """A share and its interval: 31.2 % [28.4, 34.1]; 0.312 [0.284, 0.341] where it is none."""
     if name not in metrics:
         return ""
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
     if low is None or high is None:
-        return percent(metrics[name])
+        return amount(metrics[name], share)
+    if not share:
+        return f"{amount(metrics[name], share)} [{low:.3g}, {high:.3g}]"
     return f"{percent(metrics[name])} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def moved(metrics: Mapping[str, float], name: str) -> str:
+def moved(metrics: Mapping[str, float], name: str, share: bool = True) -> str:
     """A change in points and its interval: +13.2 [+10.1, +16.0]."""
     if name not in metrics:
         return ""
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
     if low is None or high is None:
-        return points(metrics[name])
-    return f"{points(metrics[name])} [{points(low)}, {points(high)}]"
-
-
-def find(metrics: Mapping[str, float], *ends: str) -> str | None:
-    """The first metric, stage in front, that ends in one of these names (without a model behind it)."""
-    for end in ends:
-        for name in metrics:
-            if name == end or name.endswith(f"/{end}"):
-                return name
-    return None
+        return points(metrics[name], share)
+    return f"{points(metrics[name], share)} [{points(low, share)}, {points(high, share)}]"

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import Diverged
 from pipeline.evaluate import Health
 from pipeline.evaluate import gate as gates
-from pipeline.recipe.check import metric_of
+from pipeline.recipe.measures import metric_of
 from pipeline.recipe.shape import measured
 from pipeline.run.record import round_metrics
 from pipeline.run.run import Run

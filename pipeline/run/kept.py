@@ -21,6 +21,7 @@ class Kept:
     metrics: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  #: rows of rounds that are closed
     card: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  #: a folder's part of the run's card
     afforded: dict[int, set[str]] = field(default_factory=dict)  #: problems that a round's budget pays for
+    order: tuple[int, list[str]] = (-1, [])  #: a pass over the training problems, and its order
     most_bytes: int = MOST_BYTES
     num_bytes: int = 0
     _rows: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import DamagedData, RatchetError
+from pipeline.recipe.glance import glance
+from pipeline.recipe.measures import Measure, measures_of
 from pipeline.run import activity
 from pipeline.run.record import MetricsRow, metrics_rows, read
-from pipeline.run.run import Run
+from pipeline.run.run import timings_of
 from pipeline.run.session import open_run, run_names
-from pipeline.run.status import seconds_by_stage
 from pipeline.store.lock import is_held
 from pipeline.store.outcome import read_outcome
 from pipeline.store.run_folder import size_of
 from pipeline.store.workspace import Workspace
 
 WATCHED = ("recipe.yaml", "metrics.jsonl", "timing.jsonl", "outcome.json", "")  #: "": the folder itself
-Result = Callable[[Iterable[tuple[dict[str, float], str]]], str]  #: [(metrics, where)] -> the newest in words
+#: ([(metrics, where)], what the recipe declares) -> the newest in words
+Result = Callable[[Iterable[tuple[dict[str, float], str]], Sequence[Measure]], str]
 
 
 def overview(workspace: Workspace, result: Result) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ def _line(name: str, workspace: Workspace, result: Result) -> dict[str, Any]:
         if kept["stamps"] == stamps:
             return dict(kept["line"])
     try:
-        line = _made(open_run(name, workspace), workspace, result)
+        line = _made(name, workspace, result)
     except RatchetError as problem:
         return {"run": name, "state": "unreadable", "result": str(problem).split("\n")[0]}
     activity.tell(place, {"stamps": stamps, "line": line})  # nothing where the disk does not take it
@@ -71,33 +73,39 @@ def _stamps(name: str, workspace: Workspace) -> list[Any]:
     return found
 
 
-def _made(run: Run, workspace: Workspace, result: Result) -> dict[str, Any]:
-    rows = _rows(run)
+def _made(name: str, workspace: Workspace, result: Result) -> dict[str, Any]:
+    folder = workspace.rows_of(name)
+    seen = glance(folder / "recipe.yaml")
+    if seen is None:  # what is wrong with it is said in full
+        recipe = open_run(name, workspace).recipe
+        seen = recipe.header, recipe.stages, tuple(stage.name for stage in recipe.section("finally"))
+    header, stages, ends = seen
+    rows = _rows(name, workspace)
     done = {row["round"] for row in rows if row.get("stage") == "gate"}
-    last = run.recipe.rounds
+    last = header.rounds
     ended = {row["stage"] for row in rows if row.get("final") and row["round"] == last}
-    complete = done >= set(range(last + 1)) and ended >= {s.name for s in run.recipe.section("finally")}
-    outcome = read_outcome(run.folder)
+    complete = done >= set(range(last + 1)) and ended >= set(ends)
+    outcome = read_outcome(folder)
     failed = f"stopped ({outcome['exit_code']})" if outcome and not outcome["ok"] else "stopped"
     return {
-        "run": run.name,
+        "run": name,
         "state": "complete" if complete else failed,
         "complete": complete,
         "running": False,
         "rounds_done": f"{max(len(done) - 1, 0)} of {last}",
-        "result": result(_newest(rows)),
-        "seconds": round(sum(seconds_by_stage(run).values()), 3),
-        "disk_bytes": size_of(run.folder) + size_of(workspace.weights_of(run.name)),
+        "result": result(_newest(rows), measures_of(stages)),
+        "seconds": round(sum(entry["seconds"] for entry in timings_of(folder)), 3),
+        "disk_bytes": size_of(folder) + size_of(workspace.weights_of(name)),
     }
 
 
-def _rows(run: Run) -> list[MetricsRow]:
+def _rows(name: str, workspace: Workspace) -> list[MetricsRow]:
     """metrics.jsonl; derived anew where it is not there or damaged."""
-    path = run.folder / "metrics.jsonl"
+    path = workspace.rows_of(name) / "metrics.jsonl"
     if path.is_file():
         with contextlib.suppress(DamagedData):
             return read(path)
-    return metrics_rows(run)
+    return metrics_rows(open_run(name, workspace))
 
 
 def _newest(rows: list[MetricsRow]) -> Iterable[tuple[dict[str, float], str]]:

@@ -99,12 +99,8 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def timings(self) -> Iterator[dict[str, Any]]:
-        """The lines of timing.jsonl. It is outside the promise: a finished run's fork has none, and a launch
-        that was killed may have left half a line, which is passed over."""
-        path = self.folder / "timing.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+        """The lines of timing.jsonl."""
+        return timings_of(self.folder)
 
     def _can_measure(self, stage: Stage) -> bool:
         """Round 0 leaves out what asks a reward model that nobody has trained yet."""
@@ -143,22 +139,25 @@ class Run:
         """The ids of a split, in the order of `prepare`."""
         return [problem.id for problem in self.problems.values() if problem.split == split]
 
-    def round_ids(self, round_number: int) -> list[str]:
-        """The training problems of a round: all, or `problems_per_round` drawn without replacement until all
-        were seen."""
-        ids, wanted = self.ids("train"), self.recipe.header.problems_per_round
+    def round_ids(self, round_number: int, wanted: int | None = None) -> list[str]:
+        """The training problems of a round: all, or `wanted` (none: `problems_per_round`) drawn without
+        replacement until all were seen."""
+        ids, wanted = self.ids("train"), wanted or self.recipe.header.problems_per_round
         if wanted is None or wanted >= len(ids):
             return ids
         drawn: list[str] = []
-        start, cycle = max(round_number - 1, 0) * wanted, -1
-        order: list[str] = []
+        start = max(round_number - 1, 0) * wanted
         while len(drawn) < wanted:
-            place = start + len(drawn)
-            if place // len(ids) != cycle:
-                cycle = place // len(ids)
-                order = sorted(ids, key=lambda i: fingerprint([self.recipe.seed, "problems", cycle, i]))
-            drawn += order[place % len(ids) : place % len(ids) + wanted - len(drawn)]
+            cycle, place = divmod(start + len(drawn), len(ids))
+            drawn += self._order(cycle)[place : place + wanted - len(drawn)]
         return list(dict.fromkeys(drawn))
+
+    def _order(self, cycle: int) -> list[str]:
+        """All training problems, in the order of their cycle-th pass; the newest is kept."""
+        if self.kept.order[0] != cycle:
+            seed, ids = self.recipe.seed, self.ids("train")
+            self.kept.order = (cycle, sorted(ids, key=lambda i: fingerprint([seed, "problems", cycle, i])))
+        return self.kept.order[1]
 
     # --- models ---
 
@@ -179,3 +178,12 @@ class Run:
             ) from None
 
     # --- inputs ---
+
+
+def timings_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's timing.jsonl. It is outside the promise: a finished run's fork has none, and a
+    launch that was killed may have left half a line, which is passed over."""
+    path = folder / "timing.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

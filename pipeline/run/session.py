@@ -136,7 +136,7 @@ def begun_otherwise(folder: Path, changed: list[str]) -> list[Path]:
     named = {tuple(line.partition(":")[0].split(".")[:2]) for line in changed}
     stages_alone = all(where[0] in recipes.SECTIONS for where in named)
     read_anew = any(where[0] in ("task", "seed") for where in named)
-    gone = [folder / "prepare", folder / "rejected.jsonl"] if read_anew else []
+    gone = [folder / "prepare", folder / "rejected.jsonl", folder / "files"] if read_anew else []
     for place in sorted(folder.glob("*-[0-9]*/*/")):
         if not stages_alone or place.name in {where[1] for where in named if len(where) > 1}:
             gone.append(place)
@@ -209,13 +209,8 @@ def session(
     require_methods(recipe)
     folder = workspace.rows_of(recipe.name)
     old = signal.signal(signal.SIGTERM, _terminate)
-    lock: RunLock | RankLock
-    lock = (
-        RunLock(folder, [workspace.weights_of(recipe.name)])
-        if world.main and not is_child()
-        else RankLock(folder)
-    )
-
+    alone = world.main and not is_child()
+    lock = RunLock(folder, [workspace.weights_of(recipe.name)]) if alone else RankLock(folder)
     taken: list[str] = []
     fresh = world.size == 1 and not is_child() and not (folder / "recipe.yaml").exists()
 

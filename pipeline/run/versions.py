@@ -12,6 +12,7 @@ from pipeline.models.packaged import about
 from pipeline.models.registry import Weights, resolve_base, trained_at
 from pipeline.processes.pulse import long
 from pipeline.recipe.shape import Stage, split_name, standing_in
+from pipeline.store.weights import optimizer_beside
 
 if TYPE_CHECKING:
     from pipeline.run.run import Run
@@ -100,6 +101,34 @@ class Versions:
                 if manifest is not None and "weights" in manifest.extra:
                     return self.weights_from(manifest.extra["weights"])
         return None
+
+    def optimizer_of(self, weights: Weights) -> tuple[Path, str] | None:
+        """(folder, hash) of the optimizer's state that the training of these weights left; None where it left
+        none."""
+        if weights.round < 0:
+            return None
+        for stage in self.run.stages_in(weights.round):
+            if stage.room != "train" or stage.settings.model != weights.model:
+                continue
+            manifest = self.run.stage_folder(stage, weights.round).manifest()
+            made = manifest.extra if manifest is not None else {}
+            if "optimizer" in made and made["weights"]["hash"] == weights.hash:
+                return optimizer_beside(weights.adapter or weights.base), made["optimizer"]
+        return None
+
+    def needed_optimizers(self) -> set[Path]:
+        """The folders of the optimizers that a training yet to come may go on from: of what stands after the
+        last round, or may be gone back to, and of what was trained since."""
+        closed = -1
+        while self.run.gate(closed + 1) is not None:
+            closed += 1
+        found: set[Path] = set()
+        for record in (self.run.gate(closed) or {"standing": {}})["standing"].values():
+            for one in (record, record.get("measured") or record):
+                weights = self.weights_from(one)
+                found.add(optimizer_beside(weights.adapter or weights.base))
+        later = self.run.weights.glob("round-*/*.optimizer")
+        return found | {path for path in later if int(path.parent.name.removeprefix("round-")) > closed}
 
     def acting(self, stage: Stage, round_number: int, name: str) -> Weights:
         """The version of a model that acts in a stage.

@@ -6,8 +6,7 @@ after one prefix (arXiv:2412.08905, section 4.3.2), from `label/pivotal`; withou
 step-wise preference methods on search trees take them (arXiv:2405.00451).
 
 A Pair's prompt goes on into the completion, up to the prefix; its ids are those that were drawn, so a trainer
-need not split text that a tokenizer joins. It loads in TRL as it is, which ends each side with an end token:
-a trainer of single tokens must not.
+need not split text that a tokenizer joins, and ends neither side with an end token.
 """
 
 from __future__ import annotations
@@ -108,4 +107,5 @@ def _pair(
         prompt_ids=encode(trace.prompt) + ids,
         chosen_ids=list(best.token_ids),
         rejected_ids=list(other.token_ids),
+        whole=False,
     )

@@ -17,7 +17,7 @@ from pipeline.select import SelectSettings
 from pipeline.select.correct import example, normalised
 from pipeline.settings import added
 from pipeline.tasks import BaseTask
-from pipeline.vote.aggregate import Aggregate, aggregate
+from pipeline.vote.aggregate import Aggregate, aggregate, kind_of, weight
 
 
 class Settings(SelectSettings):
@@ -28,26 +28,28 @@ class Settings(SelectSettings):
     top: int = Field(2, ge=1, description="traces a problem (rStar-Math: 2)")
     threshold: float | None = Field(0.2, description="least value; none: any (ReST-MCTS*: 0.2)")
     min_characters: int = Field(50, ge=0, description="shortest completion (ReST-MCTS*: 50)")
-    score: Literal["search", "label"] = Field(
+    score: Literal["search", "label", "steps"] = Field(
         "search",
-        description="search: the generator's own score; label: a labeller's value, or its step scores in one",
+        description="search: the generator's own score; label: a labeller's value, or its step scores in one; "
+        "steps: those even where it has a value (rStar-Math: their mean)",
     )
-    aggregate: Aggregate = added("mean", description="with `score: label`: step scores -> one score")
+    aggregate: Aggregate = added("mean", description="with a label's step scores: these -> one score")
     right: bool = Field(False, description="right traces only (rStar-Math); else no gold is used")
     hint_markers: tuple[Annotated[str, Field(min_length=1)], ...] = ("(CORRECT)",)
 
 
 def value_of(trace: Trace, group: Group, settings: Settings) -> float | None:
-    """What a trace is ranked by; None where nobody scored it."""
+    """What a trace is ranked by, step scores as a number from 0 to 1; None where nobody scored it."""
     label = group.label(trace)
     if settings.score == "search":
         return trace.score
     if label is None:
         return None
     scores = [score for score in label.step_scores or [] if score is not None]
-    if label.value is not None:
+    if label.value is not None and settings.score == "label":
         return label.value
-    return aggregate(scores, settings.aggregate) if scores else None
+    how = settings.aggregate
+    return weight(aggregate(scores, how), kind_of(how)) if scores else None
 
 
 def refused(trace: Trace, group: Group, settings: Settings) -> str:

@@ -18,11 +18,11 @@ from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, Problem, S
 from pipeline.run.kept import Kept
 from pipeline.run.run import Run
 from pipeline.settings import FileSource
+from pipeline.stages.files import path_of
+from pipeline.stages.pieces import DEFAULT_CHUNK
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan, Plan
-
-DEFAULT_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,11 @@ def inputs_of(run: Run, stage: Stage, round_number: int) -> list[Source]:
     reader = reader_of(run, stage)
     found: list[Source] = []
     for source in stage.sources:
-        if isinstance(source, FileSource) or source == "train":
+        if isinstance(source, FileSource):
+            if source.form:
+                found.append(reader.source(path_of(run, source)))
+            continue
+        if source == "train":
             continue
         earlier = run.recipe.stage(source)
         if earlier.section == "before" and stage.section != "before":

@@ -18,21 +18,23 @@ from pipeline.engine.tokens import encoder
 from pipeline.errors import DamagedData, NothingKept, RecipeError, WorkerLost
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
-from pipeline.recipe.check import declared
+from pipeline.recipe.measures import declared
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Stage, data_settings, first_part
 from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
+from pipeline.run.reporter import Share
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
 from pipeline.stages.inputs import (
-    DEFAULT_CHUNK,
     ChunkReader,
+    Source,
     chunks_from,
     inputs_of,
     reader_of,
     slices,
     within,
 )
+from pipeline.stages.pieces import chunk_size
 from pipeline.stages.rollouts import brought, require_equal_weights
 from pipeline.stages.search import Drive, account
 from pipeline.stages.train import starting_point, train_stage
@@ -45,22 +47,29 @@ Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is throug
 MAIN_KIND = {"generate": "Trace", "label": "Label", "evaluate": "Trace", "train": ""}
 
 
-def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Weights]]:
-    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing."""
+def plan_stage(
+    run: Run, stage: Stage, number: int, planned: Plan | None = None
+) -> tuple[Plan, dict[str, Weights]]:
+    """What a stage will do: its chunks, inputs and acting models, with their fingerprint. Writes nothing.
+    planned: an earlier plan, whose chunks are kept where the recipe says nothing of them."""
     reader = ChunkReader(run.workspace.data)
     sources = inputs_of(run, stage, number)
     chunks: list[ChunkPlan] = []
-    size = stage.settings.chunk or DEFAULT_CHUNK
     if stage.room == "train":
         models = {stage.settings.model: starting_point(run, stage, number)}
     else:
         models = {
             name: run.versions.acting(stage, number, name) for name in dict.fromkeys(stage.models.values())
         }
+    size = 0
+    if not sources and stage.room != "train":
+        before = planned or run.stage_folder(stage, number).plan()
+        size = chunk_size(run.recipe, stage, models.values(), before)
     if stage.room == "evaluate":
         ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
-        chunks = within(chunks_from(sources), set(ids)) if sources else slices(ids, size)
-        if not ids:
+        brought = brought_by(sources, stage.settings.problems)
+        chunks = within(chunks_from(sources), {*ids, *brought}) if sources else slices(ids, size)
+        if not ids and not brought:
             split = stage.settings.on_split
             raise RecipeError(
                 f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
@@ -75,9 +84,8 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
-        split = stage.settings.on_split
-        ids = run.round_ids(number) if split == "train" else run.ids(split)
-        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(ids, size)
+        first = [] if sources else first_problems(run, stage, number)
+        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
     plan = Plan.make(
         run=run.name,
         round=number,
@@ -85,7 +93,7 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         room=stage.room,
         method=stage.method,
         main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
-        settings=data_settings(stage.settings) | model_settings(run, stage),
+        settings=data_settings(stage.settings) | model_settings(run, stage) | carried(run, stage, models),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
         models={name: weights.hash for name, weights in models.items()},
@@ -95,6 +103,26 @@ def plan_stage(run: Run, stage: Stage, number: int) -> tuple[Plan, dict[str, Wei
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def first_problems(run: Run, stage: Stage, number: int) -> list[str]:
+    """The problems of a stage that reads no other."""
+    split = stage.settings.on_split
+    return run.round_ids(number, stage.settings.problems_wanted) if split == "train" else run.ids(split)
+
+
+def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str]:
+    """The optimizer's state that a training goes on from: it changes weights, so it belongs to the
+    fingerprint."""
+    if stage.room != "train" or not stage.settings.carry_optimizer:
+        return {}
+    known = run.versions.optimizer_of(models[stage.settings.model])
+    return {"carried": known[1]} if known else {}
+
+
+def brought_by(sources: list[Source], most: int | None) -> list[str]:
+    """The problems of files of step labels: of no split, so an evaluation takes them as they come."""
+    return [i for s in sources if s.plan.room == "file" for chunk in s.plan.chunks for i in chunk.ids][:most]
 
 
 def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
@@ -171,7 +199,7 @@ def together(run: Run, act: Callable[[], Any]) -> Any:
 def _is_done(run: Run, folder: StageFolder) -> bool:
     """A stage is done when its manifest stands and no chunk waits to be made again; a train stage when its
     weights verify too. Weights without a manifest were never finished, or `repair` took them away."""
-    from pipeline.store.weights import read_weights
+    from pipeline.store.weights import optimizer_beside, read_weights
 
     if not folder.is_complete():
         return False
@@ -186,6 +214,9 @@ def _is_done(run: Run, folder: StageFolder) -> bool:
                 f"{place}: other weights stand there than {folder.path} trained: {found[:12]}, not "
                 f"{record['hash'][:12]}. Remove that folder and start the run again"
             )
+        if "optimizer" in folder.require().extra:
+            beside = optimizer_beside(place)
+            return (beside / "manifest.json").exists() or beside not in run.versions.needed_optimizers()
     return True
 
 
@@ -195,9 +226,10 @@ def facts(stage: Stage, manifest: Manifest) -> dict[str, Any]:
     if stage.room == "train":
         return {key: metrics[key] for key in ("examples", "steps", "loss") if key in metrics}
     if stage.room == "evaluate":
-        shown = [one.name for one in declared(stage) if one.headline]
-        gains = [f"gain/{name.removeprefix('accuracy/')}" for name in shown]
-        return {key: metrics[key] for key in [key for key in (*shown, *gains) if key in metrics][:5]}
+        shown = [one for one in declared(stage) if one.headline]
+        shares = {one.name: one.share for one in shown} | {one.gain: one.share for one in shown if one.gain}
+        names = [name for name in shares if name in metrics][:5]
+        return {name: Share(metrics[name]) if shares[name] else metrics[name] for name in names}
     said: dict[str, Any] = {
         f"{kind.lower()}s": rows for kind, rows in manifest.counts.rows.items() if kind != "Dropped"
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
 from pipeline.processes.pulse import beat
-from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
+from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace, sources_of
 from pipeline.stages.inputs import unaccounted
 from pipeline.stages.rollouts import rows_of
 from pipeline.store.plan import ChunkPlan
@@ -162,7 +162,8 @@ def own_ids(rows: list[Any], problem_id: str, where: str) -> list[Any]:
     new = {row.id for row in rows if isinstance(row, (Trace, Node))}
 
     def renamed(row: Any) -> Any:
-        held = [f.name for f in dataclasses.fields(row) if f.name in ("id", "parent", "trace_id", "what")]
+        named = ("id", "parent", "trace_id", "rejected_id", "what")
+        held = [f.name for f in dataclasses.fields(row) if f.name in named]
         changes = {
             name: f"{problem_id}/{where}/{value.removeprefix(problem_id + '/')}"
             for name in held
@@ -211,8 +212,7 @@ def account(work: Work, read: Iterable[str], whole: list[Any]) -> None:
         if isinstance(row, Dropped):
             continue
         named.add(row.id if isinstance(row, Problem) else row.problem_id)
-        if trace := getattr(row, "trace_id", None):
-            named.add(trace)
+        named.update(sources_of(row))
     lost = unaccounted(read, named, [row for row in whole if isinstance(row, Dropped)])
     if lost:
         raise RecipeError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.draws import seed_of
-from pipeline.errors import NothingKept, RecipeError
+from pipeline.errors import DamagedData, NothingKept, RecipeError
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
 from pipeline.recipe.methods import hook, method
@@ -26,7 +26,7 @@ from pipeline.run.run import Run
 from pipeline.settings import FileSource
 from pipeline.stages.inputs import Source, inputs_of, training_rows
 from pipeline.store.disk import storage_told
-from pipeline.store.weights import commit_weights
+from pipeline.store.weights import commit_weights, optimizer_beside, read_weights
 from pipeline.train import TrainJob
 
 TOKENIZER_FILES = (
@@ -49,6 +49,28 @@ def starting_point(run: Run, stage: Stage, number: int) -> Weights:
     return run.versions.standing(name, number - 1)
 
 
+def carried_from(run: Run, stage: Stage, start: Weights) -> Path | None:
+    """The optimizer's state beside the weights that a training starts from; None where it begins afresh.
+
+    Raises:
+        DamagedData: it is gone or damaged.
+    """
+    known = run.versions.optimizer_of(start) if stage.settings.carry_optimizer else None
+    if known is None:
+        return None
+    folder, wanted = known
+    if not (folder / "manifest.json").exists():
+        raise DamagedData(
+            f"{folder} is gone (`ratchet gc` drops the optimizers that no next round needs), and "
+            f"{stage.name} goes on from it: fork the run before that round, or start it anew"
+        )
+    if (found := read_weights(folder).hash) != wanted:
+        raise DamagedData(
+            f"{folder}: another optimizer's state stands there: {found[:12]}, not {wanted[:12]}"
+        )
+    return folder
+
+
 def sign_of_life(what: str = "") -> None:
     """A sign of life from a training, or a word on what may take long."""
     long(what) if what else beat()
@@ -63,7 +85,7 @@ def input_rows(stage: Stage, sources: list[Source], kind: type, afforded: Afford
     """The rows of earlier stages that the budget affords, then those of files."""
     yield from (row for row in training_rows(sources, kind) if afforded(row))
     for source in stage.sources:
-        if isinstance(source, FileSource):
+        if isinstance(source, FileSource) and source.row:
             yield from rows_from_file(Path(source.file), kind)
 
 
@@ -106,6 +128,9 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
                 head=spec.head,
                 dtype=spec.dtype,
                 save_every=run.recipe.header.save_every,
+                carry_optimizer=settings.carry_optimizer,
+                optimizer=carried_from(run, stage, start),
+                schedule=settings.place_in_schedule(work.round),
                 report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
                 say=run.console.note,
                 beat=sign_of_life,
@@ -114,11 +139,12 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         )
     run.processes.barrier()
 
-    weights: Weights = run.processes.together(partial(commit_training, work, start, out, target))
+    weights, optimizer = run.processes.together(partial(commit_training, work, start, out, target))
 
     def extra() -> dict[str, Any]:
         return {
             "weights": run.versions.record(weights),
+            **({"optimizer": optimizer} if optimizer else {}),
             "metrics": report.metrics,
             "dropped": report.dropped | ({"budget": len(afforded.dropped)} if afforded.dropped else {}),
             "history": report.history,
@@ -128,9 +154,9 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     return extra
 
 
-def commit_training(work: Any, start: Weights, out: Path, target: Path) -> Weights:
+def commit_training(work: Any, start: Weights, out: Path, target: Path) -> tuple[Weights, str]:
     """Move what a training left to its place for good; an adapter stays beside its base, whole weights take
-    the base's tokenizer with them.
+    the base's tokenizer with them. Returns them and the hash of the optimizer's state, "" without one.
     """
     run, stage, name = work.run, work.stage, work.stage.settings.model
     adapter = (out / "adapter_config.json").exists()
@@ -141,10 +167,14 @@ def commit_training(work: Any, start: Weights, out: Path, target: Path) -> Weigh
                     shutil.copy(file, out / file.name)
     meta = {"round": work.round, "stage": stage.name, "model": name, "base": start.hash}
     # what no manifest names may be of a start at another number of processes
-    digest = commit_weights(out, target, meta, replace=work.folder.manifest() is None)
+    replace = work.folder.manifest() is None
+    optimizer = ""
+    if (out / "optimizer").is_dir():
+        optimizer = commit_weights(out / "optimizer", optimizer_beside(target), meta, replace=replace)
+    digest = commit_weights(out, target, meta, replace=replace)
     shutil.rmtree(scratch_of(work), ignore_errors=True)
     base, own = (start.base, target) if adapter else (target, None)
-    return Weights(name, base, own, digest, work.round, run.recipe.models[name].head)
+    return Weights(name, base, own, digest, work.round, run.recipe.models[name].head), optimizer
 
 
 def require_variety(work: Any, rows: Iterator[Any], kind: type, sources: list[Source]) -> None:
@@ -269,8 +299,6 @@ def rows_from_file(path: Path, kind: type) -> Iterator[Any]:
     import json
 
     import pyarrow.parquet as pq
-
-    from pipeline.errors import DamagedData
 
     if not path.is_file():
         raise RecipeError(f"from: {path}: no such file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipeline.recipe.check import learns
 from pipeline.recipe.shape import Stage
 from pipeline.rows import Problem, Question, Row
 from pipeline.run.run import Run
+from pipeline.stages.files import problems_of
 from pipeline.stages.inputs import ChunkReader, inputs_of, problems_in
 from pipeline.store.folder import StageFolder
 from pipeline.store.plan import Plan
@@ -37,10 +39,17 @@ class Work:
 
     def problem(self, problem_id: str) -> Problem:
         """A prepared problem, or one that a stage imagined."""
+        if problem_id in self.brought:
+            return self.brought[problem_id]
         if problem_id not in self.run.problems:
             for problem in problems_in(inputs_of(self.run, self.stage, self.round)):
                 self.run.problems.setdefault(problem.id, problem)
         return self.run.problems[problem_id]
+
+    @functools.cached_property
+    def brought(self) -> dict[str, Problem]:
+        """The problems that files of step labels brought (`stages/files.py`)."""
+        return problems_of(self.run)
 
     def stamp(self, row: Any) -> Any:
         """A row with this stage's name and round."""

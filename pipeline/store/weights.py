@@ -26,6 +26,7 @@ __all__ = [
     "check_model_folder",
     "commit_weights",
     "hash_folder",
+    "optimizer_beside",
     "read_weights",
     "weights_hash",
 ]
@@ -90,6 +91,13 @@ def _write_file(source: Path, path: Path, base: str | None, disk: Disk) -> dict[
 
 def _identity(files: list[dict[str, Any]]) -> str:
     return sha256(canonical({entry["file"]: entry["sha256"] for entry in files}))
+
+
+def optimizer_beside(weights: Path) -> Path:
+    """Where the optimizer's state of a training lies: a folder of its own beside the weights, committed as
+    they are.
+    """
+    return weights.parent / f"{weights.name}.optimizer"
 
 
 def commit_weights(

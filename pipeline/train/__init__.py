@@ -5,7 +5,7 @@ The trainer never hears which method made its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +13,11 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import Field, PositiveInt
 
-from pipeline.settings import ModelName, Settings, StageSettings, optional
+from pipeline.settings import ModelName, Settings, StageSettings, added, optional
 from pipeline.train._owned import OWNED
+
+#: schedules that look at how training goes
+UNPLANNED = ("reduce_lr_on_plateau", "greedy")
 
 
 class StepSchedule(Settings):
@@ -48,6 +51,12 @@ class TrainSettings(StageSettings):
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: str = Field("constant_with_warmup", description="a transformers scheduler type")
+    schedule_rounds: int | None = added(
+        None, ge=1, description="rounds that one schedule goes over; none: each training has its own"
+    )
+    carry_optimizer: bool = added(
+        False, description="the optimizer goes on from the round before; its state lies beside the weights"
+    )
     max_length: int = Field(
         1024, ge=8, description="tokens of prompt + completion; longer rows are dropped, never cut"
     )
@@ -65,6 +74,35 @@ class TrainSettings(StageSettings):
         """
         return ""
 
+    def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
+        """What cannot go together, a sentence each, said before anything is sampled.
+
+        restart_from: what the model's trainings start from. given: the name and settings of each stage whose
+        rows arrive, through whatever stands between.
+        """
+        if self.carry_optimizer and restart_from == "base":
+            yield "carry_optimizer: the model restarts from its base each round; set restart_from: previous"
+        if self.carry_optimizer and self.args.get("deepspeed"):
+            yield "carry_optimizer: under ZeRO its state lies in pieces on the ranks; no args.deepspeed here"
+        if self.carry_optimizer and self.args.get("fsdp"):
+            yield "carry_optimizer: under FSDP its state lies in pieces on the ranks; no args.fsdp here"
+        if self.schedule_rounds and self.schedule in UNPLANNED:
+            yield f"schedule_rounds: {self.schedule} follows the losses, not a plan; choose linear or cosine"
+
+    def place_in_schedule(self, round_number: int) -> tuple[int, int] | None:
+        """(trainings before this one, trainings in all) of a schedule over several rounds, each with as many
+        steps as this one; None where each training has its own.
+        """
+        if self.schedule_rounds is None:
+            return None
+        return max(round_number - (self.rounds or (1, None))[0], 0) // self.every, self.schedule_rounds
+
+    def fault_of_head(self, head: str | None, whole: bool) -> str:
+        """Why these settings cannot train a model with such a head (`whole`: all its weights, no adapter),
+        said before anything is sampled; empty if they can.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -73,9 +111,9 @@ class TrainJob:
     rows: a fresh iterator over the training rows at each call, in the manifest's order. base: an ordinary
     Hugging Face folder. adapter: the adapter (or full weights) to go on from, None for a fresh one. out: an
     empty temporary folder; the trainer leaves its weights there (adapter or full model, tokenizer not
-    needed), and the caller canonises and commits them. scratch: a folder of this stage's own for trainer
-    checkpoints; a run that resumes finds what an earlier process left there. report: call with {"step",
-    "loss", ...} at each log.
+    needed; an optimizer that is carried in `optimizer/`), and the caller canonises and commits them.
+    scratch: a folder of this stage's own for trainer checkpoints; a run that resumes finds what an earlier
+    process left there. report: call with {"step", "loss", ...} at each log.
     """
 
     rows: Callable[[], Iterator[Any]]
@@ -89,6 +127,9 @@ class TrainJob:
     head: str | None = None
     dtype: str = "auto"
     save_every: int = 0  #: optimizer steps between checkpoints; 0: none
+    carry_optimizer: bool = False  #: leave the optimizer's state too, in `out/optimizer/` (`_carried`)
+    optimizer: Path | None = None  #: the state to go on from, None for a fresh one
+    schedule: tuple[int, int] | None = None  #: (trainings before, in all) of one schedule over several
     report: Callable[[dict[str, float]], None] = field(default=lambda values: None)
     say: Callable[[str], None] = field(default=lambda text: None)  #: hears a sentence now and then
     #: told after each batch (""), and what begins that takes long ("saving"): a supervisor listens
@@ -107,8 +148,9 @@ class TrainReport:
 
 
 class TrainMethod(Protocol):
-    """What a file in train/ has. Its Settings may say more than fields: which `heads` it trains, and by
-    `fault_of_lora` what of a model's LoRA settings it cannot train.
+    """What a file in train/ has. Its Settings may say more than fields: which `heads` it trains, by
+    `fault_of_head` which of them not under these settings, and by `fault_of_lora` what of a model's LoRA
+    settings it cannot train.
     """
 
     Settings: type[TrainSettings]

@@ -22,8 +22,8 @@ LINE = 128  #: tokens; a line of rows is a multiple of it
 class Corpus:
     """N rows in flat arrays: row i is tokens[offsets[i]:offsets[i + 1]].
 
-    `targets[i]` are (column, value) pairs of a PRM row; for a policy row `first_trained[i]` is the column
-    where the completion begins.
+    `targets[i]` are (column, value) pairs of a PRM row, with a weight each where not all weigh alike; for a
+    policy row `first_trained[i]` is the column where the completion begins.
     """
 
     tokens: np.ndarray
@@ -33,6 +33,7 @@ class Corpus:
     target_columns: np.ndarray
     target_values: np.ndarray
     target_offsets: np.ndarray
+    target_weights: np.ndarray  #: empty: all weigh 1
 
     @classmethod
     def of(
@@ -41,6 +42,7 @@ class Corpus:
         names: list[str],
         first_trained: Sequence[int] = (),
         targets: Sequence[tuple[Sequence[int], Sequence[float]]] = (),
+        weights: Sequence[Sequence[float]] = (),
     ) -> Corpus:
         """Rows of token ids as flat arrays."""
 
@@ -54,9 +56,9 @@ class Corpus:
         tokens, offsets = flat(list(rows), np.int64)
         columns, target_offsets = flat([t[0] for t in targets], np.int64)
         values, _ = flat([t[1] for t in targets], np.float32)
-        return cls(
-            tokens, offsets, names, np.asarray(first_trained, np.int64), columns, values, target_offsets
-        )
+        heavy, _ = flat(list(weights), np.float32)
+        first = np.asarray(first_trained, np.int64)
+        return cls(tokens, offsets, names, first, columns, values, target_offsets, heavy)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -200,21 +202,26 @@ def step_batches(corpus: Corpus, pad: int, keep_columns: bool) -> Callable[[list
     """Rows of a PRM to `input_ids` [rows, longest] and float `labels`, NaN wherever nothing is trained.
 
     Labels are [rows, longest]; with `keep_columns` they are [rows, columns at which some row of the batch is
-    trained], and `logits_to_keep` names those columns, so that the LM head is not computed anywhere else.
+    trained], and `logits_to_keep` names those columns, so that the LM head is not computed anywhere else. A
+    last dimension of two holds value and weight, where not all weigh alike.
     """
+    heavy = len(corpus.target_weights) > 0
 
     def collate(picked: list[int]) -> Batch:
         rows = np.asarray(picked)
         row, column, token = _columns(corpus, rows)
         ids = np.full((len(rows), int(corpus.lengths[rows].max())), pad)
         ids[row, column] = token
-        labels = np.full(ids.shape, np.nan, np.float32)
+        labels = np.full((*ids.shape, 2) if heavy else ids.shape, np.nan, np.float32)
         for i, r in enumerate(rows):
             piece = slice(corpus.target_offsets[r], corpus.target_offsets[r + 1])
-            labels[i, corpus.target_columns[piece]] = corpus.target_values[piece]
+            values = corpus.target_values[piece]
+            if heavy:
+                values = np.stack([values, corpus.target_weights[piece]], axis=-1)
+            labels[i, corpus.target_columns[piece]] = values
         if not keep_columns:
             return _tensors(input_ids=ids, labels=labels, position_ids=_positions(ids.shape), rows=rows)
-        kept = np.flatnonzero(~np.isnan(labels).all(axis=0))
+        kept = np.flatnonzero(~np.isnan(labels).all(axis=(0, 2) if heavy else 0))
         return _tensors(
             input_ids=ids,
             labels=labels[:, kept],

@@ -85,13 +85,14 @@ def newest_complete(
     return usable[0] if usable else None
 
 
-def keep_losses(folder: Path, losses: list[float]) -> None:
-    """Lay the loss of each optimizer step so far into a checkpoint, so that a resumed run reports what a
-    never-killed one does.
+def keep_progress(folder: Path, losses: list[float], sums: list[list[float]]) -> None:
+    """Lay the loss and the watched sums of each optimizer step so far into a checkpoint, so that a resumed
+    run reports what a never-killed one does.
     """
-    DISK.write(folder / PROGRESS, json.dumps({"losses": losses}).encode())
+    DISK.write(folder / PROGRESS, json.dumps({"losses": losses, "sums": sums}).encode())
 
 
-def losses_until(folder: Path) -> list[float]:
-    """The loss of each optimizer step up to a checkpoint."""
-    return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["losses"]
+def progress_until(folder: Path) -> tuple[list[float], list[list[float]]]:
+    """The losses and sums of each optimizer step up to a checkpoint."""
+    found = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return found["losses"], found.get("sums", [])

@@ -115,9 +115,9 @@ def same_loss(model: Any) -> bool:
     return off <= TOLERANCE.get(next(model.parameters()).dtype, 0.1)
 
 
-def use_own_loss(model: Any) -> None:
+def use_own_loss(model: Any, train_entropy: bool = False) -> None:
     """Let TRL's trainer take its loss from the model's own logits. model: as TRL patched it, without peft's
-    wrapper.
+    wrapper. train_entropy: the entropy has a gradient, too.
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -133,13 +133,16 @@ def use_own_loss(model: Any) -> None:
         known = wanted != -100
         spread = logits.log_softmax(-1)
         chosen = spread.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].masked_fill(~known, 0)
-        entropy = -(spread.exp() * spread).sum(-1).detach().masked_fill(~known, 0)
+        mixed = spread if train_entropy else spread.detach()
+        entropy = -(mixed.exp() * mixed).sum(-1).masked_fill(~known, 0)
         top = (logits.argmax(-1) == wanted) & known
+        mean = logits.detach().mean(-1).masked_fill(~known, 0)
         loss = -chosen.sum() / known.sum().clamp(min=1)
         aux = getattr(found, "aux_loss", None)
         aux = logits.new_zeros(()) if aux is None else aux
         return FusedCausalLMOutput(
-            loss=loss, log_probs=chosen, entropy=entropy, is_top1=top, label_mask=known, aux_loss=aux
-        )
+            loss=loss, log_probs=chosen, entropy=entropy, mean_logits=mean, is_top1=top, label_mask=known,
+            aux_loss=aux,
+        )  # fmt: skip
 
     model.forward = forward

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -26,16 +27,18 @@ from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.load import device_of, dtype_of
 from pipeline.models.merged import with_adapter
+from pipeline.settings import in_fingerprint
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._adapters import fitted, frozen_share, require_read
 from pipeline.train._batches import Corpus
 from pipeline.train._folded import fold
-from pipeline.train._owned import OWNED
 
 #: Micro-batches hold at most this many tokens, padding included, unless the recipe says otherwise.
 TOKENS_AT_ONCE = 32_768
 #: Not DeepSpeed or FSDP, which gather a layer's weights in its own forward.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU)
+COLLECT_EVERY = 60.0  #: seconds
+WHOLE = (*PLAIN, DistributedType.MULTI_GPU)  #: every rank holds all of the optimizer's state
 
 
 class NothingTrainable(RatchetError):
@@ -85,11 +88,17 @@ def trainer_arguments(
     """Arguments of a trainer: ours, then the recipe's `args`."""
     known = [f.name for f in dataclasses.fields(kind) if f.init]
     problems = [f"args.{key}: unknown key{_near(key, known)}" for key in settings.args if key not in known]
-    problems += [f"args.{key}: not here; it is set by {OWNED[key]}" for key in settings.args if key in OWNED]
+    owned = settings.owned
+    problems += [f"args.{key}: not here; it is set by {owned[key]}" for key in settings.args if key in owned]
     if problems:
         raise RecipeError(problems)
     gpu = torch.cuda.is_available()
     world = PartialState(cpu=not gpu).num_processes
+    if job.carry_optimizer and (kind_of := PartialState().distributed_type) not in WHOLE:
+        raise RecipeError(
+            f"carry_optimizer: under {kind_of.value} its state lies in pieces on the ranks; use one process "
+            "or recipes/launch/ddp.yaml"
+        )
     per_device, accumulation = split_batch(
         settings.batch_size, world, getattr(settings, "micro_batch", None), longest
     )
@@ -105,7 +114,8 @@ def trainer_arguments(
         "bf16": gpu and job.dtype != "float32",
         "use_cpu": not gpu,
         "gradient_checkpointing": False,
-        "save_strategy": "steps" if job.save_every else "no",
+        # a last step is saved by what the training leaves; before that a kill costs no more than save_every
+        "save_strategy": "steps" if 0 < job.save_every < steps else "no",
         "save_steps": job.save_every or 500,
         "logging_strategy": "no",
         # the default replaces a NaN loss by the average of earlier ones and trains on
@@ -129,6 +139,18 @@ def trainer_arguments(
     return arguments
 
 
+_collected = [-math.inf]  #: when garbage was last collected here
+
+
+def _collect() -> None:
+    """Let go of earlier engines' memory; of many small rounds not in each, where it takes a third of a
+    second.
+    """
+    if torch.cuda.is_available() or time.monotonic() - _collected[0] > COLLECT_EVERY:
+        gc.collect()
+        _collected[0] = time.monotonic()
+
+
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """On CPU, only deterministic kernels; no library chatter; afterwards no trainer is left."""
@@ -139,7 +161,7 @@ def exact() -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
         memory.fill_uninitialized_memory = False
     # a trainer collects garbage when it starts: seconds, were a stage's rows not set aside
-    gc.collect()
+    _collect()
     gc.freeze()
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
@@ -268,9 +290,9 @@ def _brief_hash(folder: Path | None) -> dict[str, str]:
     return found
 
 
-def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int) -> str:
+def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: int, more: str = "") -> str:
     """What a trainer checkpoint must agree with: rows, settings, models, versions; on CPU the thread count
-    too, as it changes bits.
+    too, as it changes bits. more: a hash of what else of the rows trains.
     """
     rows = hashlib.sha256()
     for array in (
@@ -279,13 +301,18 @@ def fingerprint(job: TrainJob, settings: TrainSettings, corpus: Corpus, steps: i
         corpus.first_trained,
         corpus.target_columns,
         corpus.target_values,
+        corpus.target_weights,
     ):
         rows.update(array.tobytes())
+    free = {key for key in type(settings).model_fields if not in_fingerprint(settings, key)}
     content = {
-        "settings": settings.model_dump(mode="json", exclude={"micro_batch", "log_every", "steps", "epochs"}),
+        "settings": settings.model_dump(mode="json", exclude={"steps", "epochs", *free}),
         "job": [job.seed, job.round, job.lora, job.head, job.dtype, steps],
-        "rows": rows.hexdigest(),
-        "models": [_brief_hash(job.base), _brief_hash(job.adapter)],
+        "rows": rows.hexdigest() + more,
+        "models": [
+            *map(_brief_hash, (job.base, job.adapter)),
+            *([_brief_hash(job.optimizer), job.schedule] if job.carry_optimizer or job.schedule else []),
+        ],
         "versions": [version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")],
         "threads": 0 if torch.cuda.is_available() else torch.get_num_threads(),
     }

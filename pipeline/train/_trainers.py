@@ -30,14 +30,19 @@ from trl import SFTTrainer
 
 from pipeline.errors import Diverged
 from pipeline.store.disk import DISK
-from pipeline.train import TrainJob
+from pipeline.train import TrainJob, _carried
 from pipeline.train import _checkpoints as checkpoints
 from pipeline.train._batches import Batch, Order
 from pipeline.train._fits import name_experts, routes, same_loss, takes_positions, use_own_loss
 
 
 class Exact(Trainer):
-    """What both trainers add to transformers' loop."""
+    """What all trainers add to transformers' loop.
+
+    watched: names of sums that `watch` adds up over an optimizer step, kept by step as the losses are.
+    """
+
+    watched: tuple[str, ...] = ()
 
     def prepare(
         self,
@@ -53,12 +58,17 @@ class Exact(Trainer):
         self.job, self.names, self.fingerprint, self.log_every = job, names, fingerprint, log_every
         self.train_dataset, self.data_collator, self.order = order, collate, order
         self.losses: list[float] = []
+        self.sums: list[list[float]] = []  # of each step so far, one number for each of `watched`
+        self.watching: list[torch.Tensor] = []
+        self.pending_sums: list[torch.Tensor] = []
         self.pending: list[torch.Tensor] = []
         self.this_step: list[torch.Tensor] = []
         self.step_rows: list[torch.Tensor] = []
         self.grad_norm = math.nan
         if self.args.deepspeed is None and not packed and not takes_positions(self.model):
             self.without_positions()
+        if isinstance(self.model, PeftModel):  # a card that is not kept: an eighth of a second at each save
+            self.model.create_or_update_model_card = lambda *_, **__: None
         self.remove_callback(PrinterCallback)
         self.add_callback(StepCallback(self))
 
@@ -72,7 +82,7 @@ class Exact(Trainer):
         if self.args.world_size > 1:
             broadcast_object_list(found)
         if found[0] is not None:
-            self.losses = checkpoints.losses_until(found[0])
+            self.losses, self.sums = checkpoints.progress_until(found[0])
             self.job.report({"step": float(len(self.losses)), "resumed": 1.0})
         self.train(resume_from_checkpoint=str(found[0]) if found[0] else None)
         self.flush()
@@ -98,6 +108,38 @@ class Exact(Trainer):
                 together = self.accelerator.reduce(together, "mean")
             self.losses += together.tolist()
             self.pending.clear()
+        if self.pending_sums:
+            sums = torch.stack(self.pending_sums).double()
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums, "sum")
+            self.sums += sums.tolist()
+            self.pending_sums.clear()
+
+    def watch(self, *values: torch.Tensor) -> None:
+        """Add to the sums of this step, one value for each of `watched`."""
+        self.watching.append(torch.stack([value.detach().float() for value in values]))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As ever, then the state that an earlier round left."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and self.job.optimizer is not None:
+            _carried.load(self.model, optimizer, self.job.optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """A schedule over several trainings begins where the one before ended."""
+        if self.job.schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        before, trainings = self.job.schedule
+        begun = before * num_training_steps
+        scheduler: Any = super().create_scheduler(trainings * num_training_steps, optimizer)
+        scheduler.last_epoch = begun
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, share in rates:
+            group["lr"] = base * share(begun)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        return scheduler
 
     def compute_loss(
         self,
@@ -172,6 +214,8 @@ class Exact(Trainer):
         """
         self.save_model(str(out))
         if self.is_world_process_zero():
+            if self.job.carry_optimizer:
+                _carried.save(self.model, self.optimizer, out)
             for name in ("training_args.bin", "README.md"):
                 (out / name).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
@@ -200,6 +244,9 @@ class StepCallback(TrainerCallback):
         trainer = self.trainer
         trainer.job.beat("")
         trainer.pending.append(torch.stack(trainer.this_step).sum())
+        if trainer.watching:
+            trainer.pending_sums.append(torch.stack(trainer.watching).sum(0))
+            trainer.watching.clear()
         if hasattr(trainer, "_metrics"):
             trainer._metrics[
                 "train"
@@ -225,7 +272,7 @@ class StepCallback(TrainerCallback):
         trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             folder = trainer.job.scratch / f"checkpoint-{state.global_step}"
-            checkpoints.keep_losses(folder, trainer.losses)
+            checkpoints.keep_progress(folder, trainer.losses, trainer.sums)
             checkpoints.mark_complete(folder, state.global_step, args.world_size, trainer.fingerprint)
         trainer.accelerator.wait_for_everyone()
 
@@ -257,12 +304,17 @@ class PolicyTrainer(Exact, SFTTrainer):
 
 
 class StepTrainer(Exact):
-    """transformers' Trainer on float labels: a number of labelled positions, not of tokens, normalises the
-    loss.
+    """transformers' Trainer on float labels: the number of labelled positions, or the sum of their weights,
+    not a number of tokens, normalises the loss.
     """
 
     def _get_num_items_in_batch(
         self, batch_samples: list[Batch], device: torch.device
     ) -> torch.Tensor | None:
-        num = torch.stack([(~torch.isnan(batch["labels"])).sum() for batch in batch_samples]).sum().to(device)
+        num = torch.stack([labelled(batch["labels"]) for batch in batch_samples]).sum().to(device)
         return self.accelerator.reduce(num, "sum") if self.args.world_size > 1 else num
+
+
+def labelled(labels: torch.Tensor) -> torch.Tensor:
+    """How many positions of a batch carry a label; with weights (a third dimension), what they sum to."""
+    return labels[..., 1].nansum() if labels.dim() == 3 else (~torch.isnan(labels)).sum()

@@ -10,23 +10,28 @@ Targets: `value` and `advantage` are squared error on the raw output (an advanta
 cross-entropy with a probability, `hard` with 1 where the label is above `hard_above` (Math-Shepherd's HE: any
 completion was right).
 
+DiVeRSe's step-aware loss (arXiv:2206.02336, section 3.2) is `step_weight: 0.1` with a cross-entropy: the
+solution, read at the last token, weighs 1, and each step 0.1 more where it ends. `label_smoothing` takes a
+share of the labels to be wrong (Secrets of RLHF, part II, arXiv:2401.06080).
+
 No maintained package trains a PRM on soft labels (TRL removed its trainer); this one is transformers' Trainer
-with float labels, NaN where nothing is trained. Not done: pairwise and ranking losses.
+with float labels, NaN where nothing is trained. Not done: pairwise and ranking losses; a target after every
+token is `train/orm.py`, outcomes without step labels `train/implicit.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import NothingKept, RecipeError
 from pipeline.rows import StepExample
-from pipeline.settings import ModelName, operational
+from pipeline.settings import ModelName, added, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
 
 if TYPE_CHECKING:
@@ -48,10 +53,35 @@ class Settings(TrainSettings):
         "value", description="squared error on a value, or cross-entropy with a probability (soft, hard)"
     )
     hard_above: float = Field(0.0, description="target hard: labels above this are 1")
+    step_weight: float | None = added(
+        None,
+        ge=0,
+        description="DiVeRSe: weight of each step's loss beside 1 for the solution's, which is read at the "
+        "last step; none: every step counts alike (the paper: 0.1)",
+    )
+    label_smoothing: float = added(
+        0.0, ge=0, lt=0.5, description="target soft or hard: the share of labels that are taken to be wrong"
+    )
     micro_batch: int | None = operational(
         None, ge=1, description="rows at once on a device; none: as many as 32k tokens hold"
     )
     log_every: int = operational(10, ge=1, description="optimizer steps between reports")
+
+    @model_validator(mode="after")
+    def _smooth_what_is_likely(self) -> Self:
+        if self.label_smoothing and self.target in MEAN_SQUARE:
+            raise ValueError(
+                f"label_smoothing: {self.label_smoothing:g} is for a cross-entropy: set target soft or hard, "
+                f"not {self.target}"
+            )
+        return self
+
+    def fault_of_head(self, head: str | None, whole: bool) -> str:
+        if head == "token" and self.target in MEAN_SQUARE:
+            return (
+                f"target {self.target}: head token is a probability; use target soft or hard, or head: value"
+            )
+        return ""
 
 
 def train(job: TrainJob, settings: Settings) -> TrainReport:
@@ -68,71 +98,53 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
     PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
     from pipeline.train import _setup
 
-    if job.head == "token" and settings.target in MEAN_SQUARE:
-        raise RecipeError(
-            f"target {settings.target}: head token is a probability; use target soft or hard, or head: value"
-        )
+    if fault := settings.fault_of_head(job.head, job.lora is None):
+        raise RecipeError(fault)
     with _setup.exact():
         return _train(job, settings)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:
-    from transformers import AutoTokenizer, TrainingArguments
+    from pipeline.train._verifier import fit
 
-    from pipeline.engine.endings import sign_tokens
-    from pipeline.train import _batches, _setup, _trainers
-
-    token = job.head == "token"
     dropped: Counter[str] = Counter()
     corpus = read(job, settings, dropped)
-    steps = _setup.num_steps(settings, job.round, len(corpus))
-    arguments = _setup.trainer_arguments(TrainingArguments, job, settings, int(corpus.lengths.max()), steps)
-    tokenizer = AutoTokenizer.from_pretrained(str(job.base))
-    signs = sign_tokens(tokenizer, job.base.name) if token else None
-    model = load(job, settings, token)
-    use_cache = getattr(model.config, "use_cache", True)
-    pad = _setup.padding(model, tokenizer, corpus, job.base.name)
-    trainer = _trainers.StepTrainer(model, arguments, compute_loss_func=loss_of(settings.target, signs))
-    trainer.model_accepts_loss_kwargs = False  # the count of labels goes to the loss, not to the model
-    order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    collate = _batches.step_batches(corpus, pad, keep_columns=token)
-    fingerprint = _setup.fingerprint(job, settings, corpus, steps)
-    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
-    report = _setup.announce(job, trainer, corpus, order)
-    trainer.run()
-    model.config.use_cache = use_cache
-    trainer.save_weights(job.out)
-    if trainer.is_world_process_zero():
-        write_reading(job, settings)
-    trainer.accelerator.wait_for_everyone()
-    return _setup.finish(trainer, report, dropped)
+    numbers = settings.target in MEAN_SQUARE
+    reading = {"target": settings.target, "activation": "none" if numbers else "sigmoid"}
+    return fit(job, settings, corpus, partial(loss_of, settings.target), reading, dropped)
 
 
 def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Corpus:
     """The rows as token ids, columns and targets: the column of a step is that of its last token."""
     from pipeline.train._batches import Corpus
+    from pipeline.train._verifier import smoothed
 
     rows: list[list[int]] = []
     names: list[str] = []
     targets: list[tuple[list[int], list[float]]] = []
+    weights: list[list[float]] = []
     for row in job.rows():
         if fault := fault_of(row, settings.max_length):
             dropped[fault] += 1
             continue
-        known = [
-            (end - 1, label)
-            for end, label in zip(row.step_ends, row.labels, strict=True)
-            if label is not None
-        ]
+        steps = list(zip(row.step_ends, row.labels, strict=True))
+        known = [(end - 1, label) for end, label in steps if label is not None]
+        if settings.step_weight == 0 and row.labels[-1] is None:
+            dropped["no_outcome"] += 1
+            continue
+        if settings.step_weight is not None:
+            whole = [k == len(steps) - 1 for k, (_, label) in enumerate(steps) if label is not None]
+            weights.append([settings.step_weight + last for last in whole])
         names.append(row.trace_id or row.problem_id)
         rows.append(row.token_ids)
-        targets.append(([column for column, _ in known], [target_of(label, settings) for _, label in known]))
         values = [label for _, label in known]
         if settings.target == "soft" and not 0 <= min(values) <= max(values) <= 1:
             raise RecipeError(
                 f"row {names[-1]}: labels from {min(values):g} to {max(values):g} are no probabilities: use "
                 "target value or advantage"
             )
+        wanted = [smoothed(target_of(value, settings), settings.label_smoothing) for value in values]
+        targets.append(([column for column, _ in known], wanted))
     if not rows:
         reasons = (
             ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no row arrived"
@@ -140,7 +152,7 @@ def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Corpus:
         raise NothingKept(
             f"no step to train on: {reasons}. For too_long raise max_length ({settings.max_length})"
         )
-    return Corpus.of(rows, names, targets=targets)
+    return Corpus.of(rows, names, targets=targets, weights=weights)
 
 
 def fault_of(row: StepExample, max_length: int) -> str:
@@ -160,84 +172,25 @@ def target_of(label: float, settings: Settings) -> float:
     return float(label > settings.hard_above) if settings.target == "hard" else float(label)
 
 
-def load(job: TrainJob, settings: Settings, token: bool) -> Any:
-    """The model with its head: a fresh one on a language model, or the head that the base brings."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from pipeline.models.scorer import NAMES, is_ready, scorer_class
-    from pipeline.train import _setup
-
-    if token:
-        return _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM")
-    config = AutoConfig.from_pretrained(str(job.base))
-    ready = is_ready(config)
-    num_labels = config.num_labels if ready else 1
-    if num_labels > 2 or (num_labels == 2 and settings.target in MEAN_SQUARE):
-        raise RecipeError(
-            f"{job.base.name} scores with {num_labels} labels: one label serves every target, two (wrong, "
-            f"right) serve soft and hard, not {settings.target}"
-        )
-    config.num_labels, config.classifier_dropout = num_labels, 0.0  # the library's default is 0.1
-    try:
-        kind = scorer_class(config)
-    except ValueError as problem:
-        raise RecipeError(f"{job.base.name}: head: value: {problem}; use another base") from None
-    head = "classifier" if ready and not hasattr(_empty(kind, config), "score") else "score"
-    return _setup.load_model(
-        job,
-        kind,
-        "TOKEN_CLS",
-        # the head trains whole and is saved with the adapter; peft would wrap it in LoRA as well
-        {"exclude_modules": [head], "modules_to_save": [head]},
-        fresh=() if ready else tuple(f"{name}." for name in NAMES),
-        config=config,
-    )
-
-
-def _empty(kind: Any, config: Any) -> Any:
-    """A model without memory for its weights, to look at its parts."""
-    import torch
-
-    with torch.device("meta"):
-        return kind(config)
-
-
-def raw_scores(logits: torch.Tensor, signs: tuple[int, int] | None) -> torch.Tensor:
-    """[..., labels or vocabulary] to [...]: the scalar, the log-odds of the second of two labels, or of '+'
-    against '-'.
-    """
-    logits = logits.float()
-    if signs:
-        return logits[..., signs[0]] - logits[..., signs[1]]
-    return logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits.squeeze(-1)
-
-
 def loss_of(target: str, signs: tuple[int, int] | None) -> Callable[..., torch.Tensor]:
     """The loss over labelled positions, divided by their number in the whole optimizer step, over all
-    processes.
+    processes. Labels [rows, columns] are targets, [rows, columns, 2] targets and weights.
     """
     import torch
-    from torch.nn import functional
+
+    from pipeline.train._verifier import raw_scores, summed
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        weights = None
+        if labels.dim() == 3:
+            labels, weights = labels.unbind(-1)
         known = ~torch.isnan(labels)  # the sign of a label is never a mask: advantages may be negative
         scores = raw_scores(outputs.logits, signs)[known]
-        if target in MEAN_SQUARE:
-            total = functional.mse_loss(scores, labels[known], reduction="sum")
-        else:
-            total = functional.binary_cross_entropy_with_logits(scores, labels[known], reduction="sum")
-        return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)
+        how = "mse" if target in MEAN_SQUARE else "bce"
+        if weights is not None:
+            weights = weights[known]
+        total = summed(scores, labels[known], how, weights)
+        number = known.sum() if weights is None else weights.sum()
+        return total / (number if num_items_in_batch is None else num_items_in_batch)
 
     return loss
-
-
-def write_reading(job: TrainJob, settings: Settings) -> None:
-    """How a score is read from these weights."""
-    from pipeline.store.disk import DISK
-
-    reading = {
-        "head": job.head or "value",
-        "target": settings.target,
-        "activation": "none" if settings.target in MEAN_SQUARE else "sigmoid",
-    }
-    DISK.write(job.out / "prm.json", (json.dumps(reading, sort_keys=True) + "\n").encode())

@@ -51,14 +51,19 @@ class Settings(TrainSettings):
 
     def fault_of_lora(self, lora: dict[str, Any]) -> str:
         """The loss is computed from the head's own weights, past any adapter on it."""
-        named = lora.get("target_modules")
-        for one in named if isinstance(named, (list, tuple)) else [named]:
-            if (name := str(one).rpartition(".")[2]) in HEADS:
-                return (
-                    f"target_modules: {name}: train: sft cannot train an adapter on the head: leave it out, "
-                    "or name it in lora.modules_to_save, which trains it whole"
-                )
-        return ""
+        return fault_on_head(lora, "sft")
+
+
+def fault_on_head(lora: dict[str, Any], method: str) -> str:
+    """Why a trainer with TRL's fused head cannot train such an adapter; empty if it can."""
+    named = lora.get("target_modules")
+    for one in named if isinstance(named, (list, tuple)) else [named]:
+        if (name := str(one).rpartition(".")[2]) in HEADS:
+            return (
+                f"target_modules: {name}: train: {method} cannot train an adapter on the head: leave it out, "
+                "or name it in lora.modules_to_save, which trains it whole"
+            )
+    return ""
 
 
 def train(job: TrainJob, settings: Settings) -> TrainReport:

@@ -1,8 +1,8 @@
 """Borda count: each candidate gets one point for every candidate that it beats by score, half a point for a
 tie; points add up by answer.
 
-The pairwise judge of LLaMA-Berry (arXiv:2410.02884, Enhanced Borda Count) is not here; this is the count
-over one score a candidate.
+This is the count over one score a candidate. Where a judge was asked of every two, LLaMA-Berry's Enhanced
+Borda Count (arXiv:2410.02884) stands in `preferences`, and `label/duel` asks.
 """
 
 from __future__ import annotations

@@ -62,13 +62,13 @@ def run(problem, settings, model, reply):
         return end.value
 
 
-def outcomes_of(settings, model, reply):
+def outcomes_of(settings, model, reply, task=TASK):
     found = []
     for problem in PROBLEMS:
         rows = run(problem, settings, model, lambda ask, problem=problem: reply(problem, ask))
-        labels = [row for row in rows if not isinstance(row, Trace)] + accuracy.grade(problem, rows, TASK)
+        labels = [row for row in rows if not isinstance(row, Trace)] + accuracy.grade(problem, rows, task)
         traces = [row for row in rows if isinstance(row, Trace)]
-        found.append(accuracy.outcomes(problem, traces, labels, settings, model, TASK))
+        found.append(accuracy.outcomes(problem, traces, labels, settings, model, task))
     return found
 
 
@@ -129,6 +129,36 @@ def test_metrics_by_hand():
     assert metrics["distinct"] > 0.6
     assert {each.name for each in accuracy.metrics(SETTINGS)} <= set(metrics)
     assert metrics["accuracy/greedy/low"] < 5 / 6 < metrics["accuracy/greedy/high"]
+
+
+def test_valid_is_right_by_right_steps_and_stands_only_where_it_is_asked_for():
+    asked = SETTINGS.model_copy(update={"chains": True})
+    found = {
+        name: outcomes_of(SETTINGS, name, reply) for name, reply in (("policy", good), ("policy@0", bad))
+    }
+    plain, metrics = accuracy.measure(found, SETTINGS), accuracy.measure(found, asked)
+    assert not any(name.startswith("valid") for name in plain)
+    assert metrics["valid"] == pytest.approx(5 / 6, abs=1e-6)  # every right greedy one
+    assert metrics["valid/sampled"] == 0.25  # one of the two right samples by a wrong step
+    assert metrics["valid/low"] <= metrics["valid"] <= metrics["valid/high"]
+    assert metrics["gain/valid"] == pytest.approx(5 / 6, abs=1e-6)  # the other one is never right
+    assert {name: plain[name] for name in plain} == {name: metrics[name] for name in plain}
+    named = {each.name: each for each in accuracy.metrics(asked)}
+    assert set(named) <= set(metrics)
+    assert [name for name in ("valid", "valid/sampled", "trace_error") if named[name].headline] == [
+        "valid", "valid/sampled", "trace_error",
+    ]  # fmt: skip
+    assert not next(each for each in accuracy.metrics(SETTINGS) if each.name == "trace_error").headline
+
+
+def test_valid_of_a_task_without_an_oracle_is_left_out():
+    class Plain(type(TASK)):
+        def step_oracle(self, problem, steps):
+            return None
+
+    asked = SETTINGS.model_copy(update={"chains": True})
+    metrics = accuracy.measure({"policy": outcomes_of(asked, "policy", good, Plain(TASK.settings))}, asked)
+    assert not any(name.startswith("valid") for name in metrics)
 
 
 def test_seed_gives_gains_and_incumbent_gives_changes():

@@ -16,6 +16,7 @@ from pipeline.evaluate.ranking import Points, Ranking, f1_at, length_correlation
 from pipeline.evaluate.step_files import processbench, read_prm800k, read_processbench
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
+from pipeline.vote.aggregate import aggregate
 
 SETTINGS = Settings(resamples=100)
 
@@ -206,6 +207,30 @@ def test_from_asks_to_outcomes():
     assert found.traces[0] == Scored((0.5, 0.7), 0.7, (True, True), True, (1, 3), 3, True)
     assert found.traces[1] == Scored((0.1,), 0.1, (False,), False, (1,), 2, False)
     assert prm_quality.outcomes(problem, traces, labels, Settings(), "prm", task).traces == ()
+
+
+def test_without_an_oracle_log_odds_are_read_as_such():
+    """Whole traces by sum_logit: Brier and calibration are of the logistic, as for the same scores by `last`."""
+    from dataclasses import replace
+
+    plain = world(lambda true, step, tokens, g: 0.7 if true else 0.4, 5, oracle=False, num_problems=20)
+
+    def shown(how):
+        summed = [
+            replace(o, traces=tuple(replace(t, score=aggregate(t.scores[-1:], how)) for t in o.traces))
+            for o in plain
+        ]
+        return prm_quality.measure({"prm": summed}, Settings(resamples=100, aggregate=how))
+
+    for how in ("sum_logit", "mean_logit", "mean_odds"):
+        for name in ("brier", "ece", "auc", "auc/trace"):
+            assert shown(how)[name] == pytest.approx(shown("last")[name]), (how, name)
+    wrong, right = (
+        [1 for o in plain for t in o.traces if not t.right],
+        [1 for o in plain for t in o.traces if t.right],
+    )
+    by_hand = (len(wrong) * 0.4**2 + len(right) * 0.3**2) / (len(wrong) + len(right))
+    assert shown("sum_logit")["brier"] == pytest.approx(by_hand)
 
 
 def test_processbench_rows(tmp_path):

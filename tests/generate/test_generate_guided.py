@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pipeline.asks import All, Continue, Prefix, Score
 from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star
 from pipeline.rows import Dropped, Node, Question, Trace
+from pipeline.vote.aggregate import RULES, aggregate, kind_of
 
 
 def tree(rows):
@@ -120,6 +121,52 @@ def test_beams_that_say_the_same_are_one_or_stand_apart(table, question):
 def test_the_aggregation_is_honoured(table, question):
     rows = beams(table).drive(beam.generate(question, beam.Settings(n=4, width=2, aggregate="min"), None))
     assert [(text, score) for text, score, chosen in texts(rows) if chosen] == [("c.", 0.9)]
+
+
+def two_ways(table):
+    """A good start with a doubtful end, and the other way round."""
+    return table(
+        steps={"": ["x\n", "y\n"], "x\n": ["a."], "y\n": ["b."]},
+        values={"x\n": 0.9, "x\na.": 0.35, "y\n": 0.5, "y\nb.": 0.6},
+    )
+
+
+@pytest.mark.parametrize("how", RULES)
+@pytest.mark.parametrize("method", [best_of_n, beam, dvts, lookahead, mcts_star, alphazero])
+def test_every_search_honours_every_aggregation(table, question, method, how):
+    """A trace's score is the rule's word; what a search reckons with is a number from 0 to 1, whatever that word is."""
+    small = (
+        {"iterations": 6, "branch": 2}
+        if method is mcts_star
+        else {"branch": 2}
+        if method is alphazero
+        else {}
+    )
+    small |= {"n": 4, "width": 2} if method in (beam, dvts, lookahead) else {}
+    settings = method.Settings(aggregate=how, **small)
+    assert settings.score_kind == kind_of(how)
+    world = two_ways(table)
+    rows = world.drive(method.generate(question, settings, None))
+    ended = [row for row in rows if isinstance(row, Trace)]
+    assert ended
+    for trace in ended:
+        said = [world.values["".join(trace.steps[: k + 1])] for k in range(len(trace.steps))]
+        if trace.score is not None and method is not lookahead:
+            assert trace.score == pytest.approx(aggregate(said, how))
+    assert all(0 <= node.value <= 1 for node in tree(rows).values() if node.value is not None)
+    if method is best_of_n:
+        assert max(ended, key=lambda trace: trace.score).chosen
+
+
+def test_the_rule_decides_whom_a_search_keeps(table, question):
+    """By hand: steps .9 then .35 against .5 then .6. The last and the least like the second, the most and the sums of
+    odds the first (mean odds: 4.77 against 1.25; sum of logits 1.578 against .405)."""
+    for how, chosen in {"last": "b.", "min": "b.", "max": "a.", "sum_logit": "a.", "mean_odds": "a."}.items():
+        one = two_ways(table)
+        for method, more in ((beam, {"n": 2, "width": 1}), (mcts_star, {"branch": 2, "end_gate": 2.0})):
+            one.used.clear()
+            rows = one.drive(method.generate(question, method.Settings(aggregate=how, **more), None))
+            assert [text[-2:] for text, _, is_chosen in texts(rows) if is_chosen] == [chosen], (how, method)
 
 
 def test_pav_ranks_by_effective_reward_and_picks_by_q(table, question):

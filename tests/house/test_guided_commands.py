@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands.compare import compare
+from pipeline.commands.budget import compare
 from pipeline.commands.solve import solve
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop

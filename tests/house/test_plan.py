@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.recipe.cost import Lengths, expected
 from pipeline.recipe.methods import method
-from pipeline.recipe.plan import Lengths, describe, expected, stage_cost
+from pipeline.recipe.plan import describe, stage_cost
 from pipeline.recipe.read import build, data_settings, load
 from pipeline.recipe.shape import fingerprint
 

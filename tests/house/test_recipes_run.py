@@ -48,6 +48,7 @@ SMALL_LABELS = {
 }  # fmt: skip
 #: who covers which recipe: a test below
 PLAIN = ("quickstart", "rest_em_countdown")
+GRADIENT = ("grpo_countdown",)
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
@@ -84,7 +85,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS]
+    covered = [*PLAIN, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -107,6 +108,26 @@ def test_rest_em_on_countdown(name: str, place: Path, tiny: Path) -> None:
     if recipe.stage("measure").settings.kl:
         metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][2]["metrics"]
         assert metrics["measure/kl"] == pytest.approx(metrics["measure/kl"])
+
+
+def test_policy_gradients_on_countdown(place: Path, tiny: Path) -> None:
+    small = [
+        "before.probe.problems=24",
+        "before.probe.n=2",
+        "before.warm.steps=2",
+        "before.warm.batch_size=8",
+    ]
+    small += ["rounds=2", "problems_per_round=6", "stages.sample.n=3", "stages.measure.every=2"]
+    run("grpo_countdown", f"models.policy.base={tiny}", *COUNTDOWN, *small)
+    whole("grpo_countdown")
+    assert len(rows("grpo_countdown", 0, "probe", Trace)) == 48
+    kept = rows("grpo_countdown", 2, "episodes", Example)
+    assert len(kept) == 18
+    assert all(len(row.old_logprobs) == len(row.completion_ids) for row in kept)
+    assert sorted(p.parent.name for p in CHECKPOINTS.glob("*/round-*/policy.optimizer")) == [
+        "round-001",
+        "round-002",
+    ]
 
 
 ADDITION_SETTINGS = {"digits": [1, 1], "train": 16, "dev": 4, "test": 4, "max_tokens": 60}

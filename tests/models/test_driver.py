@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.asks import All, Choose, Continue, Cut, Logprob, MonteCarlo, Prefi
 from pipeline.engine.draws import monte_carlo_seed
 from pipeline.engine.driver import Driver, Search, drive_with_replies
 from pipeline.engine.local import Engine
+from pipeline.engine.queues import rollout_key
 from pipeline.errors import Diverged, RecipeError
 from pipeline.rows import Question
 
@@ -177,6 +179,22 @@ def test_log_probabilities_are_those_that_were_recorded(policy):
     for end in drive(policy, None, {f"p{i}": search(i) for i in range(8)}).values():
         for prefix, read in zip(*end.result, strict=True):
             assert torch.allclose(torch.tensor(prefix.logprobs), torch.tensor(read), atol=3e-5)
+
+
+def test_certainty_is_how_far_the_model_was_from_undecided(policy):
+    def search():
+        grown = yield Continue(Prefix("numbers 3 ="), n=2, by="policy")
+        read, certain = yield All(Logprob(grown, by="policy"), Logprob(grown, by="policy", of="certainty"))
+        return grown, read, certain
+
+    grown, read, certain = drive(policy, None, {"p": search()})["p"].result
+    for prefix, likely, said in zip(grown, read, certain, strict=True):
+        ids = [*policy.encode(prefix.prompt), *prefix.token_ids]
+        logits = policy.model(torch.tensor([ids])).logits[0, -len(said) - 1 : -1].double()
+        uniform = -logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])  # KL(uniform || p)
+        assert torch.allclose(torch.tensor(said).double(), uniform, atol=1e-4)
+        assert len(said) == len(likely)
+        assert said != likely
 
 
 def test_chosen_answers_get_probabilities(policy):
@@ -406,7 +424,11 @@ def test_a_completion_is_cut_anywhere_and_goes_on_from_there(policy, prm):
 
 def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
     def foreign():
-        yield Cut(Prefix("numbers 7 =", token_ids=(5, 6), step_ends=(), text="nothing of the kind"), at=(1,), by="policy")
+        yield Cut(
+            Prefix("numbers 7 =", token_ids=(5, 6), step_ends=(), text="nothing of the kind"),
+            at=(1,),
+            by="policy",
+        )
 
     with pytest.raises(RecipeError, match=r"another tokenizer wrote them"):
         drive(policy, prm, {"p": foreign()})
@@ -416,3 +438,62 @@ def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
 
     with pytest.raises(ValueError, match=r"cut at 1: the completion has 0 tokens"):
         drive(policy, prm, {"p": beyond()})
+
+
+def rollouts_of(finished):
+    """What a search drew, as a later one is given it."""
+    found = {}
+    for one in finished.drawn:
+        ask = one.ask
+        key = rollout_key(ask.by, one.begun, ask.temperature, ask.top_p, ask.top_k)
+        found.setdefault(key, []).append(one.prefix)
+    return found
+
+
+def test_roll_outs_that_stand_are_read_and_charged_as_if_drawn(policy):
+    def search(n):
+        roots = [Prefix("numbers 3 ="), Prefix("numbers 4 =")]
+        return (yield MonteCarlo(roots, by="policy", n=n, keep=True))
+
+    def run(n, given):
+        working = driver(policy, is_right=lambda problem_id, prefix: len(prefix.text) % 2 == 0)
+        [end] = working.run([Search("p", LineTask(), search(n), 40, rollouts=given)])
+        return end, working.spent["written"]["policy"]
+
+    first, written = run(4, {})
+    assert written == first.charged["policy"] > 0
+    assert len(first.drawn) == 8
+    again, spent = run(4, rollouts_of(first))
+    assert (again.result, again.charged, again.drawn, spent) == (first.result, first.charged, [], 0)
+    alone, whole = run(6, {})
+    more, rest = run(6, rollouts_of(first))  # what is missing is drawn
+    assert (more.result, more.charged, rest) == (alone.result, alone.charged, whole - written)
+    assert [one.prefix for one in more.drawn] == [alone.drawn[i].prefix for i in (4, 5, 10, 11)]
+    fewer, spent = run(2, rollouts_of(first))
+    assert spent == 0
+    assert fewer.charged["policy"] == sum(first.drawn[i].prefix.num_tokens for i in (0, 1, 4, 5))
+
+
+def test_equal_asks_under_way_are_drawn_once(policy):
+    def search():
+        root = Prefix("numbers 3 =")
+        one, two = yield All(*(MonteCarlo([root, root], by="policy", n=n, keep=True) for n in (3, 5)))
+        return [counted.rollouts for counted in (*one, *two)]
+
+    end = drive(policy, None, {"p": search()}, is_right=lambda problem_id, prefix: True)["p"]
+    a, b, c, d = end.result
+    assert a == b == c[:3] == d[:3]
+    assert len(end.drawn) == 5
+    assert end.charged["policy"] == sum(prefix.num_tokens for prefix in c)
+
+
+def test_a_completer_whose_tokenizer_lacks_a_word_ends_the_search_with_a_reason(policy):
+    def search(text):
+        begun = Prefix("numbers 3 =", (5, 6), (2,), (text,), text, (0.0, 0.0), model="other")
+        return (yield MonteCarlo(begun, by="policy", n=2, keep=True))
+
+    asks = {"known": search("3+4=7\n"), "unknown": search("so it is €\n")}
+    ends = drive(policy, None, asks, is_right=lambda problem_id, prefix: True)
+    assert ends["unknown"].error.startswith("not readable: the tokenizer of policy cannot say")
+    [count] = ends["known"].result
+    assert all(prefix.text.startswith("3+4=7\n") for prefix in count.rollouts)

@@ -7,6 +7,7 @@ import torch
 from model_world import make_model, word_tokenizer
 
 from pipeline.engine import selftest
+from pipeline.engine.growth import Request
 from pipeline.engine.start import start_engine
 from pipeline.models import load
 from pipeline.train import TrainJob
@@ -70,3 +71,14 @@ def test_where_bfloat16_is_not_exact_auto_goes_back_to_float32(folder, monkeypat
     engine = start_engine(folder, check=True)
     assert (engine.dtype, engine.exact) == (torch.float32, True)
     assert not start_engine(folder, dtype="bfloat16", check=True).exact  # what is asked for is done, and said
+
+
+def test_the_self_test_of_a_model_of_four_layers_leaves_an_engine_that_writes(tmp_path, monkeypatch):
+    """It looks at two of them, after the look at transformers' own forward had all."""
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
+    monkeypatch.setattr(selftest, "_known", {})
+    engine = start_engine(make_model(tmp_path / "m", word_tokenizer(), num_hidden_layers=4), check=True)
+    assert (engine.exact, engine.num_layers) == (True, 4)
+    engine.submit([Request([5, 6, 7], 3, ends_on=0, temperature=0.0)])
+    while engine.busy:
+        engine.step()

@@ -137,3 +137,23 @@ def test_what_no_adapter_reaches_is_said(tmp_path):
     names = json.loads((job.out / "adapter_config.json").read_text())
     assert not names["target_parameters"]
     shutil.rmtree(job.out)
+
+
+def test_in_bfloat16_too_and_rounding_is_no_fault(base, tmp_path):
+    from pipeline.models.load import load
+
+    adapter = trained(base, tmp_path, {"target_modules": "all-linear"})
+    load(base, adapter, None, torch.bfloat16, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_adapter_that_is_never_used_is_told_in_every_precision(dtype):
+    from pipeline.models.merged import is_off
+
+    draw = torch.Generator().manual_seed(0)
+    before = torch.randn(1, 13, 500, generator=draw)
+    trained = before + 0.2 * torch.randn(1, 13, 500, generator=draw)
+    assert is_off(before, trained, before, dtype) > 0.1
+    assert is_off(before, trained, trained, dtype) == 0
+    rounded = trained + {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 5e-3}[dtype] * before
+    assert is_off(before, trained, rounded, dtype) == 0

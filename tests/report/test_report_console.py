@@ -5,9 +5,12 @@ import json
 
 import pytest
 
+from pipeline.evaluate import accuracy
 from pipeline.evaluate.gate import Decision
-from pipeline.report import wording
+from pipeline.recipe.measures import Measure
+from pipeline.report import summary, wording
 from pipeline.report.console import Console, Speed
+from pipeline.run.reporter import Share
 
 
 class Clock:
@@ -44,9 +47,12 @@ FINAL = {
     "final/problems": 1000.0,
     "final/accuracy/majority": 0.42,
 }
+DECLARED = accuracy.metrics(accuracy.Settings(samples=8, votes=("majority",)))
+KNOWN = [Measure(stage, metric) for stage in ("measure", "final") for metric in DECLARED]
 SUMMARY = {
     "run": "quickstart",
     "metrics": FINAL,
+    "result": summary.result(FINAL, KNOWN),
     "seconds": 291.0,
     "where": {"rows and metrics": "data/quickstart"},
     "next": ["ratchet show quickstart 3 check"],
@@ -62,10 +68,10 @@ def tell(console, clock):
         bar(4_000, right=0.098)
     console.stage_done(1, "sample", {"traces": 12_000, "tokens by policy": 1_234_567, "loss": 0.43121}, 84.2)
     console.warn("half of the traces are cut")
-    console.round_done(1, ROWS[:2], {})
+    console.round_done(1, ROWS[:2], {}, KNOWN)
     console.gate(1, "policy", Decision(True, ["fine"]))
     console.gate(2, "policy", Decision(False, ["surely worse"]))
-    console.round_done(2, ROWS, {})
+    console.round_done(2, ROWS, {}, KNOWN)
     console.finished(SUMMARY)
 
 
@@ -206,7 +212,7 @@ def test_model_text_is_no_markup_and_no_surprise():
         (wording.count(99_999), "99,999"),
         (wording.count(1_234_567), "1.23M"),
         (wording.fact("dropped no_answer", 31), "31 dropped as no_answer"),
-        (wording.fact("accuracy/greedy", 0.3125), "accuracy/greedy 31.2 %"),
+        (wording.fact("accuracy/greedy", Share(0.3125)), "accuracy/greedy 31.2 %"),
         (wording.fact("auc", 0.81239), "auc 0.8124"),
         (wording.fact("tokens/s", 14210.4), "tokens/s 14,210"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from report_world import HOSTILE, World
 
 from pipeline.errors import RecipeError
+from pipeline.evaluate import TRUST, Panel
 from pipeline.report.html import build, charts, data, data_panels, data_traces, words
 from pipeline.run.record import metrics_rows
 from pipeline.run.session import open_run
@@ -72,7 +73,7 @@ def test_model_text_is_data(page: str, world: World):
 
 def test_the_curves_are_the_metrics(page: str, world: World):
     metrics = load(world).metrics
-    rows = drawn(specs(page)["learning-0"])
+    rows = drawn(specs(page)["accuracy-0"])
     assert len(rows) == 4 * 4  # rounds x greedy, sampled, majority, weighted
     for row in rows:
         name = f"measure/accuracy/{row['what']}"
@@ -80,7 +81,7 @@ def test_the_curves_are_the_metrics(page: str, world: World):
         assert (row["value"], row["low"], row["high"]) == (at[name], at[f"{name}/low"], at[f"{name}/high"])
     for row in drawn(specs(page)["change-0"]):
         assert row["value"] == metrics[row["round"]]["measure/accuracy/greedy/change"]
-    cells = drawn(specs(page)["heat-measure-0"])
+    cells = drawn(specs(page)["difficulty-measure-0"])
     assert len(cells) >= 8
     for row in cells:
         assert row["value"] == metrics[row["round"]][f"measure/accuracy/greedy/{row['bin']}"]
@@ -100,11 +101,11 @@ def test_the_filter_adds_up(world: World):
 
 def test_the_reward_model_and_the_costs_are_the_metrics(page: str, world: World):
     found = load(world)
-    for row in data_panels.calibration(found):
+    for row in data_panels.calibration(found, "quality", "calibration/"):
         front = f"quality/calibration/{row['bin']}"
         assert row["true"] == found.metrics[row["round"]][f"{front}/true"]
-    assert {row["round"] for row in drawn(specs(page)["auc-0"])} == {0, 1, 2, 3}
-    curve = drawn(specs(page)["roc-0"])
+    assert {row["round"] for row in drawn(specs(page)["prm_auc-0"])} == {0, 1, 2, 3}
+    curve = drawn(specs(page)["prm_roc-0"])
     assert len(curve) == 4 * 15  # rounds x points, the ends among them
     for row in curve:
         if 0 < row["false"] < 1:
@@ -212,10 +213,10 @@ def test_no_answer_is_parted_by_its_cause(world: World):
 
 
 def test_the_heat_map_counts_its_problems(page: str, world: World):
-    for row in drawn(specs(page)["heat-measure-0"]):
+    for row in drawn(specs(page)["difficulty-measure-0"]):
         assert row["right"] == pytest.approx(row["value"] * row["problems"])
         assert row["label"] == f"{row['bin']} (of {row['problems']})"
-    first = {row["bin"]: row["problems"] for row in drawn(specs(page)["heat-measure-0"])}
+    first = {row["bin"]: row["problems"] for row in drawn(specs(page)["difficulty-measure-0"])}
     assert sum(first.values()) == load(world).metrics[0]["measure/problems"]
 
 
@@ -280,12 +281,12 @@ def test_a_long_run_stays_readable(world: World):
     long = dataclasses.replace(found, metrics=metrics, gates=gates, rows=rows, seconds=seconds)
     text = build.render([long])
     charted = specs(text)
-    curve = drawn(charted["learning-0"])
+    curve = drawn(charted["accuracy-0"])
     assert len({row["round"] for row in curve}) == 201
     near = [row for row in curve if row["what"] == "greedy" and 96 <= row["round"] <= 104]
     middle = next(row for row in near if row["round"] == 100)
     assert middle["mean"] == pytest.approx(sum(row["value"] for row in near) / 9)
-    for name, most in (("flow-0", 20), ("time-0", 40), ("heat-measure-0", 40), ("change-0", 80)):
+    for name, most in (("flow-0", 20), ("time-0", 40), ("difficulty-measure-0", 40), ("change-0", 80)):
         shown = {row["round"] for row in drawn(charted[name])}
         assert len(shown) <= most, name
         assert max(shown) == 200, name
@@ -297,24 +298,24 @@ def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
     """An evaluation of somebody else's, in a file of its own, with figures of four kinds."""
-    figure = dataclasses.make_dataclass("Panel", ["section", "title", "kind", "metrics", "note", "share"])
     mine = [
-        figure("Does it think?", "Brier score", "curve", {"points": "steps"}, "of the scored", False),
-        figure("Does it think?", "In numbers", "table", {"points": "steps"}, "", False),
-        figure("Does it think?", "Errors", "bars", {"points": "steps", "true_share": "sound"}, "", False),
-        figure("Can I trust it?", "AUC", "curve", {"auc": "all steps"}, "", False),
+        Panel("Does it think?", "Brier score", "curve", {"points": "steps"}, "of the scored", False),
+        Panel("Does it think?", "In numbers", "table", {"points": "steps"}, share=False),
+        Panel("Does it think?", "Errors", "bars", {"points": "steps", "true_share": "sound"}, share=False),
+        Panel(TRUST, "AUC", "curve", {"auc": "all steps"}, share=False, picture="prm_auc"),
     ]
     monkeypatch.setattr("pipeline.evaluate.prm_quality.panels", lambda settings: mine, raising=False)
     found = load(world)
     text = build.render([found])
     charted = specs(text)
-    assert {name for name in charted if name.startswith("more-quality")} == {
-        "more-quality-0-0",
-        "more-quality-2-0",
-    }
-    for row in drawn(charted["more-quality-0-0"]):
+    assert {"brier-score-0", "errors-0", "prm_auc-0"} <= set(charted)
+    assert not {"prm_calibration-0", "prm_roc-0"} & set(charted)  # nothing is drawn that is not declared
+    assert [row["value"] for row in drawn(charted["prm_auc-0"])] == [
+        values["quality/auc"] for values in found.metrics.values()
+    ]
+    for row in drawn(charted["brier-score-0"]):
         assert row["value"] == found.metrics[row["round"]]["quality/points"]
-    assert [row["metric"] for row in drawn(charted["more-quality-2-0"])] == ["points", "true_share"]
+    assert [row["metric"] for row in drawn(charted["errors-0"])] == ["points", "true_share"]
     assert "Does it think?" not in charted
     assert f'<td class="n">{found.metrics[3]["quality/points"]:.4g}</td>' in text
 
@@ -376,7 +377,7 @@ def test_two_runs_side_by_side(world: World, tmp_path: Path):
     page = build.render(found)
     rows = drawn(specs(page)["runs"])
     assert {row["what"] for row in rows} == {"world", "other"}
-    assert {"learning-0", "learning-1", "auc-0", "auc-1"} <= set(specs(page))
+    assert {"accuracy-0", "accuracy-1", "prm_auc-0", "prm_auc-1"} <= set(specs(page))
     assert packed(page)["traces"]["runs"] == ["world", "other"]
     assert "Where the recipes differ" in page
     assert [row["key"] for row in data_panels.recipe_differences(found)] == ["rounds"]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluate import accuracy
+from pipeline.recipe.measures import Measure
 from pipeline.report.monitor.follow import LAST
 from pipeline.report.monitor.mirror import Mirror, best_round, environment_wins, records, run_id, sync
 from pipeline.run import record
@@ -161,10 +163,13 @@ def test_a_monitor_that_is_not_installed_is_a_sentence(tmp_path):
     assert sync(tmp_path, monitor="none")[0] is False
 
 
+KNOWN = [Measure("measure", metric) for metric in accuracy.metrics(accuracy.Settings())]
+
+
 def test_best_round():
     rows = [*whole(0, 0.1), *whole(1, 0.4), *whole(2, 0.4), FINAL]
-    assert best_round(rows) == {"best/round": 1, "best/measure/accuracy/greedy": 0.4}
-    assert best_round([FINAL]) == {}
+    assert best_round(rows, KNOWN) == {"best/round": 1, "best/measure/accuracy/greedy": 0.4}
+    assert best_round([FINAL], KNOWN[:1]) == {}
 
 
 def test_the_environment_wins(monkeypatch):

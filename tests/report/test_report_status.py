@@ -12,9 +12,11 @@ import pytest
 from report_world import World
 
 from pipeline.commands.status import all_runs, follow, now_line, run_lines, to_text
+from pipeline.recipe.measures import measures
 from pipeline.report import wording
 from pipeline.report.console import Console
 from pipeline.run import activity, record
+from pipeline.run.session import open_run
 from pipeline.run.status import run_status
 from pipeline.store.lock import RunLock
 from pipeline.store.workspace import Workspace
@@ -82,7 +84,9 @@ def test_a_finished_run(world: World):
     assert found["seconds_left"] == 0.0
     assert found["now"] is None
     assert found["disk_bytes"] > 10_000
-    text = to_text(found)
+    text = to_text(
+        found, measures(open_run("done", Workspace(world.data, world.run.workspace.checkpoints)).recipe)
+    )
     assert text.startswith("done: complete, ")
     assert "greedy accuracy by measure" in text
     assert wording.within(found["rounds"][2]["metrics"], "measure/accuracy/greedy") in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -68,3 +69,38 @@ def test_an_empty_set_keeps_nothing_and_does_not_fail():
 
 def test_the_room_gives_it_the_contract_of_whole_sets():
     assert method("select", "bands") is bands
+
+
+def test_every_reason_by_its_name_and_its_problem():
+    one = group(
+        "p", (0.1, True), (0.2, True), (0.3, True), (0.4, True), (0.5, None), (0.6, False), (0.7, True)
+    )
+    cut = [replace(one.traces[3], finish="budget"), *one.traces[4:6], one.traces[6]]
+    labels = dict(one.labels)
+    labels["p/4"] = replace(labels["p/4"], reason="oracle_unsure")
+    del labels["p/6"]
+    whole = Group("p", traces=[*one.traces[:3], *cut], labels=labels)
+    rows = bands.select(whole, bands.Settings(), TASK, lambda text: [7], whole=(0.2, 0.2))
+    assert [(row.problem_id, getattr(row, "what", "kept"), getattr(row, "reason", "")) for row in rows] == [
+        ("p", "p/0", "below_band"),
+        ("p", "kept", ""),
+        ("p", "p/2", "above_band"),
+        ("p", "p/3", "truncated"),
+        ("p", "p/4", "oracle_unsure"),
+        ("p", "p/5", "wrong_answer"),
+        ("p", "p/6", "unlabelled"),
+    ]
+
+
+def test_a_search_s_own_score_places_a_trace_where_asked():
+    one = group("p", (0.9, True), (0.1, True), (None, True))
+    scored = [replace(trace, score=score) for trace, score in zip(one.traces, (0.1, 0.8, None), strict=True)]
+    rows = selected([Group("p", traces=scored, labels=one.labels)], score="search", band=[0.9, 1.0])
+    assert [getattr(row, "reason", "kept") for row in rows] == ["below_band", "kept", "unscored"]
+    unlabelled = Group("p", traces=scored[:2], labels={})
+    found = bands.survey(unlabelled, bands.Settings(score="value", right=False))
+    assert found == []  # nobody's value is no value
+
+
+def test_an_empty_set_s_band_holds_every_score():
+    assert bands.reduce([], bands.Settings()) == (-math.inf, math.inf)

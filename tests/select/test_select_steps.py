@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.rows import Dropped, Example, Group, Label, Node, StepExample, Trace
 from pipeline.select import step_values, top_value
 from pipeline.tasks import BaseTask, TaskSettings
+from pipeline.vote.aggregate import RULES
 
 TASK = BaseTask(TaskSettings(use="none"))
 
@@ -238,6 +239,18 @@ def best(a_group, **settings):
     return {
         row.what if isinstance(row, Dropped) else row.trace_id: getattr(row, "reason", "kept") for row in rows
     }
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_a_threshold_is_a_number_from_0_to_1_under_every_aggregation(how):
+    """A certain trace stays and a doubtful one goes, although log-odds and odds have other ends."""
+    traces = [trace(0, "a"), trace(1, "b")]
+    labels = {0: [0.9, 0.9], 1: [0.1, 0.1]}
+    a_group = group(traces)
+    for number, scores in labels.items():
+        a_group.labels[f"p/{number}"] = Label(problem_id="p", trace_id=f"p/{number}", step_scores=scores)
+    found = best(a_group, score="label", aggregate=how, threshold=0.2)
+    assert found == {"p/0": "kept", "p/1": "low_value"}
 
 
 def test_the_best_scored_traces_are_kept():

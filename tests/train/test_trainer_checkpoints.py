@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from train_world import additions, job_of, weights
 
 from pipeline.rows import StepExample
-from pipeline.train import TrainReport, prm, sft
+from pipeline.train import TrainReport, implicit, orm, policy_gradient, prm, sft
 from pipeline.train._checkpoints import MARKER, mark_complete, newest_complete
 
 HERE = Path(__file__).parent
@@ -24,7 +25,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_trainer_checkpoints import KINDS, start
-for kind in ("lora", "prm"):
+for kind in ("lora", "prm", "implicit"):
     start(kind, Path({base!r}), Path({folder!r}) / "warm" / kind)
 for kind in KINDS:
     for kill_at in (5, 10):
@@ -37,17 +38,25 @@ for kind in KINDS:
         assert os.waitstatus_to_exitcode(status) == 9, (kind, kill_at, status)
         assert not list((Path({folder!r}) / kind / "out").iterdir())
 """
-KINDS = ("lora", "folded", "full", "packed", "accumulated", "prm")
+KINDS = ("lora", "folded", "full", "packed", "accumulated", "prm", "step_aware", "orm", "implicit", "gradient")
+#: verifiers: trainer, head, what it sets
+VERIFIERS = {
+    "prm": (prm, None, {}),
+    "step_aware": (prm, "token", {"target": "soft", "step_weight": 0.1, "label_smoothing": 0.1}),
+    "orm": (orm, "token", {"lm_weight": 0.5}),
+    "implicit": (implicit, "implicit", {"beta": 0.5}),
+}
 STEPS = 12
 
 
-def steps_rows(num: int) -> list[StepExample]:
+def steps_rows(num: int, outcome: bool = False) -> list[StepExample]:
+    """Rows of two steps; with `outcome` the last one is always labelled."""
     return [
         StepExample(
             problem_id=f"p{i}",
-            prompt="",
+            prompt=f"{i % 10} +",  # the words of its first two tokens
             completions=["", ""],
-            labels=[(i % 10) / 10, None if i % 3 else 0.5],
+            labels=[(i % 10) / 10, (i % 2) / 2 if i % 3 or outcome else None],
             token_ids=[3 + i % 10, 23, 4 + i % 7, 25, 5, 6],
             step_ends=[4, 6],
         )
@@ -60,10 +69,21 @@ def start(kind: str, base: Path, folder: Path, **more: object) -> TrainReport:
     common = {"steps": STEPS, "batch_size": 8, "learning_rate": 1e-2, "max_length": 32, "log_every": 1}
     # without dropout the layers are folded (_folded.py)
     lora = None if kind == "full" else {"r": 4} if kind == "folded" else {"r": 4, "lora_dropout": 0.2}
-    rows = steps_rows(20) if kind == "prm" else additions(20)
+    if kind in VERIFIERS:
+        module, head, own = VERIFIERS[kind]
+        rows = steps_rows(20, outcome=module is not prm)
+        job = job_of(base, folder, rows, lora=lora, save_every=3, head=head, **more)
+        return module.train(job, module.Settings(**common | own))
+    rows = additions(20)
     job = job_of(base, folder, rows, lora=lora, save_every=3, **more)
-    if kind == "prm":
-        return prm.train(job, prm.Settings(**common))
+    if kind == "gradient":
+        rows = [
+            dataclasses.replace(row, advantage=[i % 3 - 1.0], old_logprobs=[-1.0] * len(row.completion_ids))
+            for i, row in enumerate(rows)
+        ]
+        job = dataclasses.replace(job, rows=lambda: iter(rows), carry_optimizer=True, schedule=(1, 3))
+        kl = {"coefficient": 0.1, "reference": "start"}
+        return policy_gradient.train(job, policy_gradient.Settings(**common | {"batch_size": 7, "kl": kl}))
     extra = {"packed": {"packing": True}, "accumulated": {"micro_batch": 2, "warmup_steps": 5}}.get(kind, {})
     return sft.train(job, sft.Settings(**common | extra))
 
@@ -87,6 +107,8 @@ def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_bytes(one: Path, two: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
+    if "optimizer" in names:
+        same_bytes(one / "optimizer", two / "optimizer")
     assert any(name.endswith(".safetensors") for name in names)
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()

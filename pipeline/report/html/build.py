@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.errors import RecipeError
 from pipeline.report.console import Console
-from pipeline.report.html import data_columns, data_traces, data_trees, declared, page, panels
+from pipeline.report.html import data_columns, data_traces, data_trees, page, panels, pieces
 from pipeline.report.html.data import RunData, load_run
 from pipeline.store.disk import DISK
 from pipeline.store.workspace import Workspace
@@ -88,7 +88,7 @@ def render(
     vega, script = scripts()
     names = ", ".join(one.name for one in found)
     return (
-        page.environment()
+        pieces.environment()
         .get_template("page.html")
         .render(
             policy=trusted(policy(vega, script)),
@@ -110,17 +110,17 @@ def render(
 
 
 def sections(
-    found: Sequence[RunData], learned: Sequence[page.Rows], traces: Sequence[data_traces.Traces]
-) -> tuple[page.Page, dict[str, Markup], dict[str, Markup]]:
+    found: Sequence[RunData], learned: Sequence[pieces.Rows], traces: Sequence[data_traces.Traces]
+) -> tuple[pieces.Page, dict[str, Markup], dict[str, Markup]]:
     """The panels before and after the traces; one without content is empty, and leaves."""
-    whole = page.Page()
+    whole = pieces.Page()
     before = {
         "learning": page.learning(whole, found),
         "stall": page.stall(whole, found, traces),
         "learned": page.learned(whole, found, learned),
         "filter": panels.filtering(whole, found, traces),
         "prm": panels.reward(whole, found),
-        "more": declared.more(whole, found),
+        "more": panels.more(whole, found),
     }
     after = {"gate": panels.gate(found), "cost": panels.costs(whole, found), "recipe": panels.recipe(found)}
     return whole, before, after

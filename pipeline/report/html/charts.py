@@ -128,7 +128,7 @@ def lines(
     return _spec(alt.layer(band, line, dots), description, height)
 
 
-def pass_curves(rows: Rows, description: str) -> dict[str, Any]:
+def pass_curves(rows: Rows, description: str, y: str = "share of problems") -> dict[str, Any]:
     """pass@k over k, a line a round."""
     shown = [row | {"series": f"round {row['round']}"} for row in thinned(rows)]
     ks = sorted({row["k"] for row in shown})
@@ -136,10 +136,10 @@ def pass_curves(rows: Rows, description: str) -> dict[str, Any]:
         "k:Q", title="k (samples a problem)", scale=alt.Scale(type="log", base=2, nice=False, padding=10)
     )
     x = x.axis(values=ks, format="d", grid=False)
-    return lines(shown, y="share of problems", series="series", x=x, description=description)
+    return lines(shown, y=y, series="series", x=x, description=description)
 
 
-def change_bars(rows: Rows, description: str) -> dict[str, Any]:
+def change_bars(rows: Rows, description: str, share: bool = True) -> dict[str, Any]:
     """The change of each round with its interval, coloured by whether it is sure."""
     colour = alt.Color(
         "sure:N",
@@ -150,13 +150,15 @@ def change_bars(rows: Rows, description: str) -> dict[str, Any]:
     )
     rows = thinned(rows, 2 * MOST_BARS)
     base = alt.Chart(_values(rows)).encode(x=_round_bands(rows), color=colour)
-    axis = alt.Axis(labelExpr="format(100 * datum.value, '+.3~f')", tickCount=5)
-    y = alt.Y("low:Q", title="change in points", axis=axis, scale=alt.Scale(padding=12))
+    label = f"format({100 if share else 1} * datum.value, '+.3~f')"
+    axis = alt.Axis(labelExpr=label, tickCount=5)
+    title, form = ("change in points", "+.1%") if share else ("change", "+.3~g")
+    y = alt.Y("low:Q", title=title, axis=axis, scale=alt.Scale(padding=12))
     few = len({row["round"] for row in rows}) <= MOST_BARS
     rule = base.mark_rule(strokeWidth=3 if few else 1.5, aria=False).encode(y=y, y2="high:Q")
     tooltip = [
         alt.Tooltip("round:O"),
-        *(alt.Tooltip(f"{n}:Q", format="+.1%") for n in ("value", "low", "high")),
+        *(alt.Tooltip(f"{n}:Q", format=form) for n in ("value", "low", "high")),
     ]
     dots = base.mark_point(filled=True, size=110 if few else 30, opacity=1).encode(
         y="value:Q", tooltip=tooltip

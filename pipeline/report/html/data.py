@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.recipe.measures import Measure, main_of
 from pipeline.recipe.shape import Stage
 from pipeline.run.record import known_rows
 from pipeline.run.run import Run
@@ -21,19 +22,7 @@ from pipeline.run.status import run_status, seconds_by_stage
 from pipeline.store.workspace import Workspace
 
 Numbers = Mapping[str, float]
-HEADS = ("accuracy/greedy", "accuracy/search", "accuracy/sampled")
 PARTS = ("low", "high", "change")  #: what may stand behind a metric's name
-#: metrics that tell why a run stalls, and what each is
-SIGNS = {
-    "no_answer": "answers missing",
-    "truncated": "cut by the length limit",
-    "missing_eos": "answer given, but no end",
-    "trace_error": "right by a wrong step",
-    "length/mean": "tokens a trace",
-    "distinct": "right or distinct traces",
-    "kl": "distance from the base, nats a token",
-}
-SHARES = ("no_answer", "truncated", "missing_eos", "trace_error", "distinct")
 
 
 @dataclass(frozen=True)
@@ -105,82 +94,61 @@ def load_run(name: str, workspace: Workspace) -> RunData:
 # --- learning
 
 
-def heads(found: RunData) -> list[tuple[str, str]]:
-    """(stage, metric) of the first number of each accuracy stage: `measure`, `accuracy/greedy`."""
-    pairs = []
-    for stage in found.stages("evaluate", section="stages"):
-        known = {name for values in found.metrics.values() for name in values}
-        head = next((head for head in HEADS if f"{stage.name}/{head}" in known), None)
-        if head is not None:
-            pairs.append((stage.name, head))
-    return pairs
+def heads(found: RunData) -> list[Measure]:
+    """The main metric of each stage of the rounds that judges its models by one, where it was measured."""
+    known = {name for values in found.metrics.values() for name in values}
+    stages = found.stages("evaluate", section="stages")
+    mains = (Measure(stage.name, metric) for stage in stages if (metric := main_of(stage)))
+    return [head for head in mains if head.name in known]
 
 
-def curves(found: RunData) -> list[dict[str, Any]]:
-    """Every accuracy of every round, with its 95 % interval."""
+def points_of(found: RunData, stage: str, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row a round and metric that a panel names: `what` a reader calls it, `rest` what stands behind a name
+    that ends in "/"."""
     rows = []
     for number, name, value, values in each_metric(found.metrics):
-        stage, _, metric = name.partition("/")
-        if metric.startswith("accuracy/") and metric.count("/") == 1 and not _of_incumbent(metric):
-            rows.append(
-                ranged(values, name, value)
-                | {"run": found.name, "round": number, "stage": stage, "what": _said(stage, metric, found)}
-            )
-    return rows
-
-
-def _said(stage: str, metric: str, found: RunData) -> str:
-    """`greedy`; with several accuracy stages `greedy (measure)`."""
-    what = metric.removeprefix("accuracy/")
-    return what if len(heads(found)) < 2 else f"{what} ({stage})"
-
-
-def pass_at(found: RunData) -> list[dict[str, Any]]:
-    """pass@k and maj@k of every round."""
-    rows = []
-    for number, name, value, values in each_metric(found.metrics):
-        match = re.fullmatch(r"([^/]+)/(pass|maj)@(\d+)", name)
-        if match:
-            stage, kind, k = match.groups()
-            rows.append(
-                ranged(values, name, value)
-                | {"round": number, "stage": stage, "what": f"{kind}@k", "k": int(k)}
-            )
+        front, _, metric = name.partition("/")
+        for begin, says in wanted.items() if front == stage else ():
+            rest = metric.removeprefix(begin) if begin.endswith("/") and metric.startswith(begin) else ""
+            if metric == begin or (rest and "@" not in rest and not {*PARTS} & {*rest.split("/")}):
+                row = {"round": number, "stage": stage, "metric": metric, "rest": rest}
+                rows.append(ranged(values, name, value) | row | {"what": f"{says} {rest}".strip()})
     return rows
 
 
 def changes(found: RunData) -> list[dict[str, Any]]:
-    """What each round changed against the model that stood before it, paired, by the first accuracy."""
-    rows = []
-    for stage, head in heads(found):
-        for number, values in found.metrics.items():
-            name = f"{stage}/{head}/change"
-            if name in values:
-                rows.append(
-                    ranged(values, name, values[name])
-                    | {"round": number, "stage": stage, "sure": _sure(values, name)}
-                )
+    """What each round changed against the model that stood before it, paired, by the main metrics."""
+    return [row for head in heads(found) for row in changes_of(found, head)]
+
+
+def changes_of(found: RunData, head: Measure) -> list[dict[str, Any]]:
+    """The same by one metric."""
+    rows, name = [], f"{head.name}/change"
+    for number, values in found.metrics.items():
+        if name in values:
+            told = {"round": number, "stage": head.stage, "sure": _sure(values, name, head.metric.less)}
+            rows.append(ranged(values, name, values[name]) | told)
     return rows
 
 
-def _sure(values: Numbers, name: str) -> str:
+def _sure(values: Numbers, name: str, less: bool) -> str:
     low, high = values.get(f"{name}/low", 0.0), values.get(f"{name}/high", 0.0)
-    return "surely better" if low > 0 else "surely worse" if high < 0 else "not sure"
+    if low > 0 or high < 0:
+        return "surely better" if (low > 0) != less else "surely worse"
+    return "not sure"
 
 
-def heat(found: RunData, sizes: Mapping[tuple[str, str], int] | None = None) -> list[dict[str, Any]]:
-    """Accuracy by difficulty and round. sizes: problems by stage and difficulty, for the counts."""
-    rows = []
-    for stage, head in heads(found):
-        for number, name, value, values in each_metric(found.metrics):
-            bin_name = name.removeprefix(f"{stage}/{head}/")
-            plain = "@" not in name and bin_name.split("/")[0] not in PARTS and bin_name.split("/")[-1]
-            if bin_name != name and plain and plain not in PARTS:
-                size = (sizes or {}).get((stage, bin_name))
-                counts = {} if size is None else {"problems": size, "right": round(value * size)}
-                row = {"round": number, "stage": stage, "bin": bin_name}
-                rows.append(ranged(values, name, value) | row | counts)
-    return sorted(rows, key=lambda row: (row["stage"], natural(row["bin"]), row["round"]))
+def bins_of(
+    rows: list[dict[str, Any]], sizes: Mapping[tuple[str, str], int] | None = None
+) -> list[dict[str, Any]]:
+    """Points of a panel of bins, the bins in order. sizes: problems by stage and bin, for the counts."""
+    found = []
+    for row in rows:
+        size = (sizes or {}).get((row["stage"], row["rest"]))
+        counts = {} if size is None else {"problems": size, "right": round(row["value"] * size)}
+        kept = {key: row[key] for key in ("value", "low", "high", "round", "stage")}
+        found.append(kept | {"bin": row["rest"]} | counts)
+    return sorted(found, key=lambda row: (row["stage"], natural(row["bin"]), row["round"]))
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -190,11 +158,10 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def best_round(found: RunData) -> dict[str, Any] | None:
-    """The measured round with the highest first accuracy among those whose policy took over, and the last
-    one: {best, last, value, last_value, stage, head}; None before two rounds."""
-    for stage, head in heads(found)[:1]:
-        name = f"{stage}/{head}"
-        points = {n: values[name] for n, values in found.metrics.items() if name in values}
+    """The measured round that is best by the first main metric among those whose policy took over, and the
+    last one: {best, last, value, last_value, head}; None before two rounds."""
+    for head in heads(found)[:1]:
+        points = {n: values[head.name] for n, values in found.metrics.items() if head.name in values}
         refused = {
             number
             for number, gate in found.gates.items()
@@ -202,23 +169,11 @@ def best_round(found: RunData) -> dict[str, Any] | None:
             if not decision["promote"] and not found.run.recipe.models[model].head
         }
         kept = {number: value for number, value in points.items() if number not in refused}
+        sign = -1 if head.metric.less else 1
         if len(kept) > 1:
-            best, last = max(kept, key=lambda number: (kept[number], number)), max(points)
-            return {"best": best, "last": last, "value": kept[best], "last_value": points[last], "name": name}
+            best, last = max(kept, key=lambda number: (sign * kept[number], number)), max(points)
+            return {"best": best, "last": last, "value": kept[best], "last_value": points[last], "head": head}
     return None
-
-
-def signs(found: RunData) -> list[dict[str, Any]]:
-    """What tells why a run stalls: missing answers, cut traces, length, distance, ..."""
-    rows = []
-    for number, name, value, values in each_metric(found.metrics):
-        stage, _, metric = name.partition("/")
-        if metric in SIGNS:
-            rows.append(
-                ranged(values, name, value)
-                | {"round": number, "stage": stage, "metric": metric, "what": SIGNS[metric]}
-            )
-    return rows
 
 
 def losses(found: RunData) -> list[dict[str, Any]]:
@@ -240,10 +195,6 @@ def each_metric(metrics: Mapping[int, Numbers]) -> Iterator[tuple[int, str, floa
         for name, value in values.items():
             if value is not None:
                 yield number, name, value, values
-
-
-def _of_incumbent(metric: str) -> bool:
-    return metric.endswith("@incumbent")
 
 
 def ranged(values: Numbers, name: str, value: float) -> dict[str, Any]:

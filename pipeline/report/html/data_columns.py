@@ -14,6 +14,8 @@ from pipeline.report.html.data_traces import LONGEST, Place, Traces, flips, lear
 from pipeline.report.show import safe
 from pipeline.rows import Problem, Trace
 
+KEYS = "g p id steps a ok fate sc end n score model flag why"
+
 
 def shown(text: str) -> str:
     """Text as `safe` spells it; plain text, which most is, takes the short way."""
@@ -24,25 +26,7 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
     """Everything the browser shows, as columns (they compress well). Model text is spelled so that no
     control character acts.
     """
-    table: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            "g",
-            "p",
-            "id",
-            "steps",
-            "a",
-            "ok",
-            "fate",
-            "sc",
-            "end",
-            "n",
-            "score",
-            "model",
-            "flag",
-            "why",
-        )
-    }
+    table: dict[str, list[Any]] = {key: [] for key in KEYS.split()}
     groups: list[dict[str, Any]] = []
     problems: dict[str, int] = {}
     asked: list[list[str]] = []

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.recipe.measures import declared, main_of
 from pipeline.recipe.shape import Stage
-from pipeline.report.html.data import RunData, each_metric, ranged
+from pipeline.report.html.data import RunData, each_metric
 
 KINDS = ("example", "stepexample", "pair")  #: what a filter keeps
 
@@ -77,76 +78,38 @@ def _reason(number: int, stage: str, rooms: Mapping[str, str], reason: str, valu
     }
 
 
-# --- the reward model
+# --- what evaluations declare
 
 
-def prm_curves(found: RunData) -> list[dict[str, Any]]:
-    """AUC of the reward model by round, with its interval."""
-    rows = []
-    names = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
-    for number, name, value, values in each_metric(found.metrics):
-        stage, _, metric = name.partition("/")
-        if metric in names:
-            rows.append(
-                ranged(values, name, value) | {"round": number, "stage": stage, "what": names[metric]}
-            )
-    return rows
-
-
-def calibration(found: RunData) -> list[dict[str, Any]]:
-    """For each tenth of the scores: the mean score, the share that was true, the share of points."""
+def calibration(found: RunData, stage: str, front: str) -> list[dict[str, Any]]:
+    """For each tenth of the scores: the mean score, the share that was true, the share of points. front: how
+    the names begin: calibration/."""
     rows = []
     for number, name, value, values in each_metric(found.metrics):
-        match = re.fullmatch(r"([^/]+)/calibration/(\d+)/score", name)
+        match = re.fullmatch(rf"{re.escape(f'{stage}/{front}')}(\d+)/score", name)
         if match:
-            stage, each = match.groups()
-            front = f"{stage}/calibration/{each}"
+            each = name.removesuffix("score")
             rows.append(
-                {"round": number, "stage": stage, "bin": int(each), "score": value}
-                | {key: values.get(f"{front}/{key}", 0.0) for key in ("true", "share")}
+                {"round": number, "stage": stage, "bin": int(match[1]), "score": value}
+                | {key: values.get(f"{each}{key}", 0.0) for key in ("true", "share")}
             )
     return rows
 
 
-def roc(found: RunData) -> list[dict[str, Any]]:
-    """The ROC curve of each round: true points found over false ones let through, as shares."""
+def roc(found: RunData, stage: str, front: str) -> list[dict[str, Any]]:
+    """The ROC curve of each round: true points found over false ones let through, as shares. front: how the
+    names begin: roc/."""
     rows = []
     for number, values in found.metrics.items():
-        for stage in found.stages("evaluate", "prm_quality"):
-            front = f"{stage.name}/roc/"
-            known = {n.removeprefix(front): v for n, v in values.items() if n.startswith(front)}
-            points = {int(at): share for at, share in known.items() if at.isdigit()}
-            if points:
-                ends = {0: 0.0} | dict(sorted(points.items())) | {100: 1.0}
-                rows += [
-                    {"round": number, "stage": stage.name, "false": at / 100, "true": share}
-                    for at, share in ends.items()
-                ]
-    return rows
-
-
-PRM_NUMBERS = {
-    "auc": "AUC over steps (0.5 is chance)",
-    "auc/same_step": "AUC among like steps",
-    "auc/trace": "AUC over whole traces",
-    "ece": "calibration error",
-    "brier": "Brier score",
-    "first_error_f1": "finds the first wrong step (F1)",
-    "score_sd": "spread of scores among like steps",
-    "length_correlation": "correlation of score and length",
-}
-
-
-def prm_table(found: RunData) -> list[dict[str, Any]]:
-    """The other numbers of prm_quality, a row a round."""
-    rows = []
-    for number, values in found.metrics.items():
-        for stage in found.stages("evaluate", "prm_quality"):
-            known = {
-                key: values[f"{stage.name}/{key}"] for key in PRM_NUMBERS if f"{stage.name}/{key}" in values
-            }
-            if known:
-                rows.append({"round": number, "stage": stage.name, **known})
+        begin = f"{stage}/{front}"
+        known = {n.removeprefix(begin): v for n, v in values.items() if n.startswith(begin)}
+        points = {int(at): share for at, share in known.items() if at.isdigit()}
+        if points:
+            ends = {0: 0.0} | dict(sorted(points.items())) | {100: 1.0}
+            rows += [
+                {"round": number, "stage": stage, "false": at / 100, "true": share}
+                for at, share in ends.items()
+            ]
     return rows
 
 
@@ -180,19 +143,18 @@ def tokens(found: RunData) -> list[dict[str, Any]]:
 
 
 def final_table(found: RunData) -> list[dict[str, Any]]:
-    """Each metric of `finally` beside the seed's, with the paired gain."""
+    """Each metric of `finally` that has a gain over another version, by the stages that judge by a main
+    metric, beside the seed's, with the paired gain."""
     rows: list[dict[str, Any]] = []
     for row in found.finals():
-        values, stage = row["metrics"], row["stage"]
+        values, stage = row["metrics"], found.run.recipe.stage(row["stage"])
+        known = {f"{stage.name}/{one.name}": one for one in declared(stage)} if main_of(stage) else {}
         for name, value in values.items():
-            metric = name.removeprefix(f"{stage}/")
-            short = metric.removeprefix("accuracy/")
-            plain = "@" not in short or re.fullmatch(r"(pass|maj)@\d+", short)
-            if not plain or "/" in short or not metric.startswith(("accuracy/", "pass@", "maj@")):
+            if not (metric := known.get(name)) or not metric.gain:
                 continue
-            gain = f"{stage}/gain/{short}"
+            gain = f"{stage.name}/{metric.gain}"
             rows.append(
-                {"stage": stage, "what": short, "after": value}
+                {"stage": stage.name, "what": metric.brief, "metric": metric, "after": value}
                 | {f"after_{part}": values.get(f"{name}/{part}") for part in ("low", "high")}
                 | {"before": values.get(f"{name}@0"), "gain": values.get(gain)}
                 | {f"gain_{part}": values.get(f"{gain}/{part}") for part in ("low", "high")}

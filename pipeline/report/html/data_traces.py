@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.evaluate import GOLD
+from pipeline.recipe.measures import main_of
 from pipeline.recipe.shape import Stage, measured
 from pipeline.report.html.data import RunData
-from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace
+from pipeline.rows import Dropped, Example, Label, Pair, Problem, StepExample, Trace, sources_of
 from pipeline.stages.evaluate import INCUMBENT
+from pipeline.stages.files import problems_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 
@@ -26,7 +29,6 @@ MOST_TRACES = 20_000  #: over all runs of a report
 MOST_TEXT = 16_000_000  #: characters of steps, over all runs; keeps the file at a few MB
 LONGEST = 6_000  #: characters shown of one trace
 SHARES = {"dev": 0.5, "test": 0.15}  #: of the traces that a split may take before the others have theirs
-GOLD = "gold"
 KEPT = "kept"
 
 
@@ -208,7 +210,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
     mains: dict[str, dict[str, Trace]] = {}  # problem -> "greedy" | "chosen" | "first" -> its trace
     right: dict[str, bool] = {}
     said: dict[str, list[Label]] = {}
-    first = measured(place.stage)[0]
+    first, judges = measured(place.stage)[0], main_of(place.stage) is not None
     for row in read_rows(place.folder, ("Trace", "Label"), chunks):
         if isinstance(row, Label):
             if row.labeller == GOLD and row.correct is not None:
@@ -218,7 +220,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
         if row.model.endswith(INCUMBENT):
             place.total -= 1
             continue
-        if row.model in (first, "") or place.stage.method != "accuracy":
+        if row.model in (first, "") or not judges:
             kind = "chosen" if row.chosen else "greedy" if row.temperature == 0 else "first"
             mains.setdefault(row.problem_id, {}).setdefault(kind, row)
             if row.answer is None:
@@ -226,7 +228,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
         if row.problem_id in wanted:
             place.traces[row.id] = row
     place.labels = {trace_id: said[trace_id] for trace_id in place.traces if trace_id in said}
-    if place.stage.method == "accuracy":
+    if judges:
         for problem_id, kinds in mains.items():
             main = kinds.get("chosen") or kinds.get("greedy") or kinds["first"]
             if main.id in right:
@@ -271,8 +273,10 @@ def _settle(place: Place, row: Example | StepExample | Pair | Dropped) -> None:
     if isinstance(row, Dropped):
         if row.what in place.traces:
             place.fate.setdefault(row.what, row.reason)
-    elif isinstance(row, (Example, StepExample)) and row.trace_id in place.traces:
-        place.fate.setdefault(row.trace_id, KEPT)
+    else:
+        for trace_id in sources_of(row):
+            if trace_id in place.traces:
+                place.fate.setdefault(trace_id, KEPT)
 
 
 def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dict[str, Problem]:
@@ -281,6 +285,7 @@ def known_problems(found: RunData, places: list[Place], wanted: set[str]) -> dic
     prepared = found.run.prepare_folder
     rows = read_rows(prepared, ("Problem",), chunks_with(prepared, asked))
     known = {row.id: row for row in rows if row.id in asked}
+    known.update({key: row for key, row in problems_of(found.run).items() if key in asked})
     for place in places:
         if place.stage.room == "generate" and "Problem" in getattr(place.stage.settings, "makes", ()):
             known.update({row.id: row for row in read_rows(place.folder, ("Problem",)) if row.id in asked})

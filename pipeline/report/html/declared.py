@@ -1,115 +1,198 @@
-"""Figures that evaluations declare, drawn by the names of their metrics.
-
-An evaluation's file may have `panels(settings)`: each with `section` (the question it answers), `title`,
-`kind` (curve, bars, table, calibration, roc), `metrics` {name: what a reader calls it; a name that ends in
-"/" stands for all that begin so}, `note` and `share`. What the page shows already of the same metrics is not
-drawn twice. No method is named here.
+"""Figures that evaluations declare, drawn by the names of their metrics: curves, bars, tables, pass@k over k,
+changes, bins, calibration and ROC. Which section a figure stands in is what its panel says. No method is
+named here, and no metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from pipeline.recipe.methods import method
+from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Panel
+from pipeline.recipe.measures import Measure, declared
+from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage
-from pipeline.report.html import charts, data, data_panels, page
+from pipeline.report.html import charts, data, data_panels, data_traces
 from pipeline.report.html.data import RunData
+from pipeline.report.html.pieces import RANGE, SHARE, SHARES, Page, part, table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-#: how the names begin that the page's own panels draw
-OWN = (
-    "accuracy/",
-    "pass@",
-    "maj@",
-    "calibration/",
-    "roc/",
-    "score/",
-    "unusable",
-    *data.SIGNS,
-    *data_panels.PRM_NUMBERS,
-)
+    from pipeline.report.html.data_traces import Traces
+
+OWN = (LEARNING, TROUBLE, TRUST)  #: the page's own sections
+Rows = list[dict[str, Any]]
 
 
-class Panel(Protocol):
-    """A figure as an evaluation declares it."""
+@dataclass
+class Figure:
+    """A panel and the stages that declare it; only curves have several."""
 
-    section: str
-    title: str
-    kind: str
-    metrics: Mapping[str, str]
-    note: str
-    share: bool
+    panel: Panel
+    stages: list[Stage] = field(default_factory=list)
+    alone: bool = True  #: no other stage declares a panel of this section, title and kind
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[0]
+
+    @property
+    def title(self) -> str:
+        return self.panel.title if self.alone else f"{self.panel.title} ({self.stage.name})"
 
 
 def panels_of(stage: Stage) -> list[Panel]:
-    """What a stage's method declares beyond what the page draws by itself."""
+    """What a stage's method declares; nothing of another room."""
     if stage.room != "evaluate" or not stage.built:
         return []
-    declare = getattr(method("evaluate", stage.method), "panels", None)
-    found = declare(stage.settings) if declare else []
-    return [panel for panel in found if not all(name.startswith(OWN) for name in panel.metrics)]
+    return list(hook("evaluate", method("evaluate", stage.method), "panels")(stage.settings))
 
 
-def more(whole: page.Page, found: Sequence[RunData]) -> Markup:
-    """The section of what evaluations declare; empty where they declare nothing more."""
-    lead = "What this run's evaluations measured beside the above."
-    return page.section(
-        "more", "What else was measured?", lead, page.by_run(found, lambda n, one: _drawn(whole, n, one))
-    )
-
-
-def _drawn(whole: page.Page, number: int, found: RunData) -> Markup:
-    parts = []
+def figures(found: RunData, *sections: str) -> list[Figure]:
+    """The figures of these sections in the order declared; of all but the page's own without any."""
+    made: dict[tuple[str, ...], Figure] = {}
+    alike: dict[tuple[str, ...], list[Figure]] = {}
     for stage in found.run.recipe.stages:
-        if stage.section == "finally":
-            continue
-        for place, panel in enumerate(panels_of(stage)):
-            name = f"{stage.name}-{place}-{number}"
-            if made := _panel(whole, name, panel, list(_points(found, stage, panel))):
-                parts.append(made)
-    return page.pair(parts)
+        for panel in panels_of(stage) if stage.section != "finally" else ():
+            if panel.section in sections if sections else panel.section not in OWN:
+                key = (panel.section, panel.title, panel.kind)
+                one = made.setdefault(key if panel.kind == "curve" else (*key, stage.name), Figure(panel))
+                one.stages.append(stage)
+                alike.setdefault(key, []).append(one)
+    for same in alike.values():
+        for one in same:
+            one.alone = all(other is one for other in same)
+    return list(made.values())
 
 
-def _points(found: RunData, stage: Stage, panel: Panel) -> Iterator[dict[str, Any]]:
-    """A row a round and metric that the panel names."""
-    for number, name, value, values in data.each_metric(found.metrics):
-        front, _, metric = name.partition("/")
-        if front != stage.name:
-            continue
-        for wanted, says in panel.metrics.items():
-            if metric == wanted or (wanted.endswith("/") and metric.startswith(wanted)):
-                rest = metric.removeprefix(wanted) if wanted.endswith("/") else ""
-                if "@" in rest or rest.split("/")[-1] in data.PARTS:
-                    continue
-                what = f"{says} {rest}".strip()
-                yield data.ranged(values, name, value) | {"round": number, "metric": metric, "what": what}
+def rows_of(found: RunData, figure: Figure, traces: Traces | None = None) -> Rows:
+    """What a figure shows, a row a mark."""
+    panel, stage = figure.panel, figure.stage
+    front = next(iter(panel.metrics))
+    if panel.kind == "calibration":
+        return data_panels.calibration(found, stage.name, front)
+    if panel.kind == "roc":
+        return data_panels.roc(found, stage.name, front)
+    if panel.kind == "changes":
+        known = {one.name: one for one in declared(stage)}
+        return data.changes_of(found, Measure(stage.name, known[front])) if front in known else []
+    rows = [row for one in figure.stages for row in data.points_of(found, one.name, panel.metrics)]
+    if panel.kind == "bins":
+        return data.bins_of(rows, data_traces.bin_sizes(traces) if traces else None)
+    if panel.kind == "over":
+        return [row | {"k": int(row["what"])} for row in rows]
+    if panel.kind == "curve" and len({row["stage"] for row in rows}) > 1 and not panel.small:
+        return [row | {"what": f"{row['what']} ({row['stage']})"} for row in rows]
+    return rows
 
 
-def _panel(whole: page.Page, name: str, panel: Panel, rows: list[dict[str, Any]]) -> Markup | None:
-    if not rows:
+def draw(
+    page: Page, number: int, found: RunData, figure: Figure, traces: Traces | None = None, wide: bool = False
+) -> Markup | None:
+    """A figure on the page; None where nothing of it was measured."""
+    panel, rows = figure.panel, rows_of(found, figure, traces)
+    if not rows or (panel.kind == "over" and len({row["k"] for row in rows}) < 2):
         return None
-    said = f"{panel.title}, by round."
-    forms = page.SHARES if panel.share else None
-    columns = {"what": "metric", "round": "round", **page.RANGE}
     if panel.kind == "table":
-        rounds: dict[int, dict[str, Any]] = {}
-        for row in rows:
-            rounds.setdefault(row["round"], {"round": row["round"]})[row["what"]] = row["value"]
-        heads = {"round": "round"} | {row["what"]: row["what"] for row in rows}
-        return page.part("box", panel.title, panel.note, page.table(list(rounds.values()), heads))
+        return _table(figure, rows)
     if panel.kind == "bars":
         newest = max(row["round"] for row in rows)
         rows = [row for row in rows if row["round"] == newest]
-        spec = charts.bars(rows, share=panel.share, description=f"{panel.title} in round {newest}.")
-        return whole.figure(
-            f"more-{name}",
-            spec,
-            f"{panel.title}, round {newest}",
-            panel.note,
-            page.table(rows, columns, forms),
-        )
-    spec = charts.lines(rows, y="", share=panel.share, description=said)
-    return whole.figure(f"more-{name}", spec, panel.title, panel.note, page.table(rows, columns, forms))
+    spec, columns, forms = _drawn(figure, rows)
+    several = panel.kind != "curve" and (panel.kind == "bins" or not figure.alone)
+    front = panel.picture or _slug(panel.title)
+    name = f"{front}-{figure.stage.name}-{number}" if several else f"{front}-{number}"
+    picture = f"{panel.picture}/{figure.stage.name}" if several else panel.picture
+    title = f"{figure.title}, round {newest}" if panel.kind == "bars" else figure.title
+    if panel.kind == "bins" and figure.alone:
+        title = f"{title} ({figure.stage.name})"
+    return page.figure(
+        name, spec, title, panel.note, table(rows, columns, forms), wide, picture if panel.picture else ""
+    )
+
+
+def _slug(title: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+
+
+def _table(figure: Figure, rows: Rows) -> Markup:
+    """A row a round, a column a metric, in the order declared."""
+    rounds: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        rounds.setdefault(row["round"], {"round": row["round"]})[row["what"]] = row["value"]
+    said = {row["what"] for row in rows}
+    named = [says for says in figure.panel.metrics.values() if says in said]
+    heads = {"round": "round"} | dict.fromkeys([*named, *(row["what"] for row in rows)])
+    shown = table(list(rounds.values()), {key: key for key in heads})
+    title = figure.title
+    return part("box", title, figure.panel.note, shown) if title else part("scroll", shown)
+
+
+def _drawn(figure: Figure, rows: Rows) -> tuple[dict[str, Any], dict[str, str], Mapping[str, Any] | None]:
+    """A specification, and the columns of the numbers below it with how they are written."""
+    panel = figure.panel
+    forms, kind = SHARES if panel.share else None, panel.kind
+    columns = {"stage": "stage", "round": "round", "what": "metric", **RANGE}
+    if kind == "calibration":
+        columns = {"round": "round", "bin": panel.metrics[next(iter(panel.metrics))]}
+        columns |= {"score": "mean score", "true": "true", "share": "of points"}
+        forms = {"true": SHARE, "share": SHARE}
+        return charts.reliability(rows, f"{panel.title}, a line a round."), columns, forms
+    if kind == "roc":
+        columns = {"round": "round", "false": "unsound steps that pass", "true": "sound steps found"}
+        spec = charts.roc(rows, f"{panel.title}, a line a round; chance is dashed.")
+        return spec, columns, {"false": SHARE, "true": SHARE}
+    if kind == "changes":
+        columns = {"stage": "stage", "round": "round", **RANGE, "sure": "verdict"}
+        said = f"{panel.title}, with 95 % intervals."
+        return charts.change_bars(rows, said, panel.share), columns, forms
+    if kind == "bins":
+        columns = {"bin": panel.metrics[next(iter(panel.metrics))], "round": "round", **RANGE}
+        columns |= {"right": "right", "problems": "problems"} if "problems" in rows[0] else {}
+        return charts.heat(rows, f"{panel.title} and round, as a heat map."), columns, forms
+    if kind == "over":
+        spec = charts.pass_curves(rows, f"{panel.title}, a line a round.", panel.axis)
+        return spec, {"round": "round", "k": "k", **RANGE}, forms
+    if kind == "bars":
+        said = f"{panel.title} in round {rows[0]['round']}."
+        return charts.bars(rows, share=panel.share, description=said), columns, forms
+    if panel.small:
+        told = f"{panel.title}, by round."
+        spec = charts.lines(rows, y="", series="stage", share=panel.share, height=130, description=told)
+        return spec, {"stage": "stage", "round": "round", **RANGE}, forms
+    said = f"{panel.title} with 95 % intervals."
+    spec = charts.lines(rows, y=panel.axis, share=panel.share, zero=panel.zero, description=said)
+    return spec, columns, forms
+
+
+def drawn(
+    page: Page, number: int, found: RunData, *sections: str, small: bool, traces: Traces | None = None
+) -> list[Markup]:
+    """All figures of some sections that there is something to draw of."""
+    made = (
+        draw(page, number, found, figure, traces)
+        for figure in figures(found, *sections)
+        if figure.panel.small == small
+    )
+    return [one for one in made if one is not None]
+
+
+def remarks(found: RunData, section: str) -> Sequence[tuple[int, Stage, str]]:
+    """What evaluations say to a section's question, by the newest round that each has measured."""
+    told = []
+    for stage in found.run.recipe.stages:
+        if stage.room != "evaluate" or not stage.built or stage.section == "finally":
+            continue
+        says = hook("evaluate", method("evaluate", stage.method), "remarks")
+        front = f"{stage.name}/"
+        measured = {
+            number: own
+            for number, values in found.metrics.items()
+            if (own := {n.removeprefix(front): v for n, v in values.items() if n.startswith(front)})
+        }
+        for number in sorted(measured, reverse=True)[:1]:
+            if said := says(measured[number], stage.settings).get(section):
+                told.append((number, stage, said))
+    return told

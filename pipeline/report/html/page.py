@@ -1,102 +1,35 @@
-"""The panels of the HTML report: headings, sentences, figures and the tables beside them.
+"""The first panels of the HTML report: headings, is it getting better, why did it stall, what was learned.
 
-The pieces are macros of `parts.html`, which jinja2 fills and escapes; what a model wrote is not here at all
-(it travels packed, and the page inserts it as text). A figure is a place that the page fills with a chart of
-`charts.py`, with the same numbers in a table below it for those who cannot see it.
+The figures of an evaluation are those that it declares (`declared.py`); the pieces are in `pieces.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.evaluate import LEARNING, TROUBLE
 from pipeline.report import wording
-from pipeline.report.html import charts, data, data_panels, data_traces, words
+from pipeline.report.html import charts, data, data_panels, data_traces, declared, words
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces
+from pipeline.report.html.pieces import (
+    RANGE,
+    SHARES,
+    Page,
+    Rows,
+    by_run,
+    joined,
+    nothing,
+    pair,
+    part,
+    section,
+    table,
+)
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
-
-Rows = list[dict[str, Any]]
-SHARE = wording.percent
-MOST_LINES = 400  #: of a table
-
-
-@cache
-def environment() -> Environment:
-    """jinja2 over this folder: everything is escaped, and a name that is missing is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def part(macro: str, *values: Any) -> Markup:
-    """A piece of the page."""
-    made: Markup = getattr(environment().get_template("parts.html").module, macro)(*values)
-    return made
-
-
-@dataclass
-class Page:
-    """What has been put on the page so far."""
-
-    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    titles: dict[str, str] = field(default_factory=dict)  #: of the same charts
-
-    def figure(
-        self, name: str, spec: dict[str, Any], title: str, note: str, table: Markup, wide: bool = False
-    ) -> Markup:
-        """A chart with its caption and its numbers."""
-        assert name not in self.specs, name
-        self.specs[name], self.titles[name] = spec, title
-        return part("figure", name, title, note, table, wide)
-
-
-def table(
-    rows: Rows, columns: dict[str, str], forms: Mapping[str, Callable[[Any], str]] | None = None
-) -> Markup:
-    """Rows as an HTML table, those of rounds spread evenly where there are too many. columns: key -> heading;
-    forms: key -> how a number is written."""
-    forms = forms or {}
-    shown, more = rows, ""
-    if len(rows) > MOST_LINES:
-        if all("round" in row for row in rows):
-            each = max(len(rows) // len({row["round"] for row in rows}), 1)
-            shown = charts.thinned(rows, max(MOST_LINES // each, 2))
-        shown = shown[:MOST_LINES]
-        more = f"{len(shown):,} of {len(rows):,} rows, spread evenly; all of them are in metrics.jsonl."
-    head = [(name, _is_number(rows, key)) for key, name in columns.items()]
-    lines = [
-        [(_cell(row.get(key), forms.get(key)), _is_number([row], key)) for key in columns] for row in shown
-    ]
-    return part("table", head, lines, more)
-
-
-def _is_number(rows: Rows, key: str) -> bool:
-    return bool(rows) and isinstance(rows[0].get(key), (int, float)) and key not in ("round", "k")
-
-
-def _cell(value: Any, form: Callable[[Any], str] | None) -> str:
-    if value is None:
-        return ""
-    if form is not None:
-        return form(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace(" %", "\u00a0%")
-
 
 LINKS = {
     "learning": "See the curves",
@@ -106,38 +39,6 @@ LINKS = {
     "trees": "See the trees",
     "prm": "See its calibration",
 }
-RANGE = {"value": "value", "low": "95 % from", "high": "to"}
-SHARES = dict.fromkeys(("value", "low", "high"), SHARE)
-
-
-def section(name: str, title: str, lead: str, body: Markup) -> Markup:
-    """One panel; nothing where it has no body."""
-    return part("section", name, title, lead, body) if body else body
-
-
-def by_run(found: Sequence[RunData], body: Callable[[int, RunData], Markup]) -> Markup:
-    """A panel's part for each run, side by side where there are several; nothing where none has anything."""
-    parts = [(one.name, body(number, one)) for number, one in enumerate(found)]
-    if not any(made for _, made in parts):
-        return joined([])
-    return part("by_run", [(name, made or nothing("Nothing of this yet.")) for name, made in parts])
-
-
-def joined(parts: Sequence[Markup]) -> Markup:
-    """Pieces one after the other."""
-    from markupsafe import Markup
-
-    return Markup("").join(parts)
-
-
-def pair(parts: Sequence[Markup]) -> Markup:
-    """Figures side by side where there is room; one alone is as wide as the page."""
-    return part("pair", parts) if parts else joined([])
-
-
-def nothing(text: str) -> Markup:
-    """In place of a chart that has no data."""
-    return part("note", text)
 
 
 def header(
@@ -196,41 +97,34 @@ def learning(page: Page, found: Sequence[RunData]) -> Markup:
     """Learning curves; of several runs one chart with a line a run, then each run's own."""
     parts = []
     if len(found) > 1:
-        heads = [(one, *data.heads(one)[0]) for one in found if data.heads(one)]
+        heads = [(one, data.heads(one)[0]) for one in found if data.heads(one)]
         rows = [
             row | {"what": one.name}
-            for one, stage, head in heads
-            for row in data.curves(one)
-            if row["stage"] == stage and row["what"].split(" ")[0] == head.removeprefix("accuracy/")
+            for one, head in heads
+            for row in data.points_of(one, head.stage, {head.metric.name: ""})
         ]
         if rows:
-            shown = table(rows, {"what": "run", "round": "round", **RANGE}, SHARES)
-            spec = charts.lines(rows, y="accuracy", description="Accuracy by round, a line a run.")
-            parts.append(page.figure("runs", spec, "Side by side", "each run's first accuracy on dev", shown))
+            column, share = heads[0][1].metric.column, all(head.metric.share for _, head in heads)
+            forms = SHARES if share else None
+            shown = table(rows, {"what": "run", "round": "round", **RANGE}, forms)
+            told = f"{column[:1].upper()}{column[1:]} by round, a line a run."
+            spec = charts.lines(rows, y=column, share=share, description=told)
+            parts.append(
+                page.figure("runs", spec, "Side by side", f"each run's first {column} on dev", shown)
+            )
     parts.append(by_run(found, lambda number, one: _learning(page, number, one)))
     lead = "Accuracy on problems held out from training, after each round; the bands are 95 % intervals."
-    return section("learning", "Is it getting better?", lead, joined(parts))
+    return section("learning", LEARNING, lead, joined(parts))
 
 
 def _learning(page: Page, number: int, found: RunData) -> Markup:
-    curves, samples, ends = data.curves(found), data.pass_at(found), data_panels.final_table(found)
-    if not curves:
+    ends = data_panels.final_table(found)
+    figures = [one for one in declared.figures(found, LEARNING) if declared.rows_of(found, one)]
+    if not figures:
         return nothing("No evaluation is finished yet.")
-    columns = {"stage": "stage", "round": "round", "what": "metric", **RANGE}
-    spec = charts.lines(curves, y="accuracy", description="Accuracy by round with 95 % intervals.")
-    shown = table(curves, columns, SHARES)
-    parts = [page.figure(f"learning-{number}", spec, "Accuracy by round", "", shown, wide=not ends)]
-    parts += [_ends(found, ends)] if ends else []
-    for kind, title in (
-        ("pass", "One of k samples is right (pass@k)"),
-        ("maj", "The majority of k is right (maj@k)"),
-    ):
-        rows = [row for row in samples if row["what"] == f"{kind}@k"]
-        if len({row["k"] for row in rows}) > 1:
-            shown = table(rows, {"round": "round", "k": "k", **RANGE}, SHARES)
-            spec = charts.pass_curves(rows, f"{kind}@k over k, a line a round.")
-            parts.append(page.figure(f"{kind}-{number}", spec, title, "", shown))
-    return pair(parts)
+    drawn = [declared.draw(page, number, found, one, wide=one is figures[0] and not ends) for one in figures]
+    parts = [one for one in drawn if one is not None]
+    return pair([*parts[:1], *([_ends(found, ends)] if ends else []), *parts[1:]])
 
 
 def _ends(found: RunData, ends: Rows) -> Markup:
@@ -241,9 +135,9 @@ def _ends(found: RunData, ends: Rows) -> Markup:
     rows = [
         {
             "what": row["what"],
-            "before": "" if row["before"] is None else SHARE(row["before"]),
-            "after": wording.within(_parts(row, "after"), "after"),
-            "gain": wording.moved(_parts(row, "gain"), "gain"),
+            "before": "" if row["before"] is None else wording.amount(row["before"], row["metric"].share),
+            "after": wording.within(_parts(row, "after"), "after", row["metric"].share),
+            "gain": wording.moved(_parts(row, "gain"), "gain", row["metric"].share),
         }
         for row in ends
     ]
@@ -266,34 +160,19 @@ def stall(page: Page, found: Sequence[RunData], traces: Sequence[Traces] = ()) -
     )
     return section(
         "stall",
-        "Why did it stall?",
+        TROUBLE,
         lead,
         by_run(found, lambda n, one: _stall(page, n, one, traces[n] if traces else None)),
     )
 
 
 def _stall(page: Page, number: int, found: RunData, traces: Traces | None) -> Markup:
-    parts = []
-    if changes := data.changes(found):
-        shown = table(changes, {"stage": "stage", "round": "round", **RANGE, "sure": "verdict"}, SHARES)
-        spec = charts.change_bars(changes, "Change of accuracy in each round with 95 % intervals.")
-        parts.append(
-            page.figure(f"change-{number}", spec, "Change of each round", "paired, with 95 % interval", shown)
-        )
-    if cells := data.heat(found, data_traces.bin_sizes(traces) if traces else None):
-        for stage in dict.fromkeys(row["stage"] for row in cells):
-            rows = [row for row in cells if row["stage"] == stage]
-            columns = {"bin": "difficulty", "round": "round", **RANGE}
-            columns |= {"right": "right", "problems": "problems"} if "problems" in rows[0] else {}
-            shown = table(rows, columns, SHARES)
-            spec = charts.heat(rows, "Accuracy by difficulty and round, as a heat map.")
-            title = f"Accuracy by difficulty ({stage})"
-            parts.append(page.figure(f"heat-{stage}-{number}", spec, title, "", shown))
+    parts = declared.drawn(page, number, found, TROUBLE, small=False, traces=traces)
     return joined([pair(parts), _signs(page, number, found, traces)])
 
 
 def _signs(page: Page, number: int, found: RunData, traces: Traces | None) -> Markup:
-    rows, parts = data.signs(found), []
+    parts = []
     if traces and (why := data_traces.unanswered(traces)):
         for stage in dict.fromkeys(row["stage"] for row in why):
             mine = [row for row in why if row["stage"] == stage]
@@ -303,14 +182,7 @@ def _signs(page: Page, number: int, found: RunData, traces: Traces | None) -> Ma
                 description="Why traces have no answer, by round.",
             )  # fmt: skip
             parts.append(page.figure(f"none-{stage}-{number}", spec, "why no answer", stage, shown))
-    for metric, what in data.SIGNS.items():
-        mine = [row for row in rows if row["metric"] == metric]
-        if mine:
-            share = metric in data.SHARES
-            shown = table(mine, {"stage": "stage", "round": "round", **RANGE}, SHARES if share else None)
-            told = f"{what}, by round."
-            spec = charts.lines(mine, y="", series="stage", share=share, height=130, description=told)
-            parts.append(page.figure(f"sign-{metric}-{number}", spec, what, "", shown))
+    parts += declared.drawn(page, number, found, TROUBLE, small=True)
     curve = data.losses(found)
     for stage in dict.fromkeys(row["stage"] for row in curve):
         mine = [row for row in curve if row["stage"] == stage]

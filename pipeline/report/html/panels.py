@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.evaluate import TRUST
 from pipeline.report import wording
-from pipeline.report.html import charts, data_panels, words
+from pipeline.report.html import charts, data_panels, declared, words
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces
-from pipeline.report.html.page import (
-    RANGE,
-    SHARE,
+from pipeline.report.html.pieces import (
     Page,
     by_run,
     joined,
@@ -58,7 +57,8 @@ def _flow(page: Page, number: int, found: RunData, traces: Traces | None) -> Mar
             description=f"What became of the rows that {stage} read, by round.",
         )  # fmt: skip
         note = "of the rounds so far" if _pools(found, stage) else ""
-        parts.append(page.figure(f"why-{stage}-{number}", spec, f"{mine[0]['room']} {stage}", note, counts))
+        name, title = f"why-{stage}-{number}", f"{mine[0]['room']} {stage}"
+        parts.append(page.figure(name, spec, title, note, counts, picture=f"filter/{stage}"))
     told = nothing(said) if traces and (said := words.why_unanswered(found, traces)) else joined([])
     return joined([pair(parts), told])
 
@@ -68,46 +68,33 @@ def _pools(found: RunData, stage: str) -> bool:
 
 
 def reward(page: Page, found: Sequence[RunData]) -> Markup:
-    """Calibration and AUC of the process reward model, where there is one."""
+    """What evaluations of a process reward model declare, where there is one."""
     lead = (
         "A process reward model scores steps. AUC: how often a sound step scores above an unsound one "
         "(0.5 is chance). Calibration: a score of 0.7 should be true 70 % of the time, on the dashed line."
     )
-    return section(
-        "prm", "Can I trust the PRM?", lead, by_run(found, lambda number, one: _reward(page, number, one))
-    )
+    return section("prm", TRUST, lead, by_run(found, lambda number, one: _reward(page, number, one)))
 
 
 def _reward(page: Page, number: int, found: RunData) -> Markup:
-    rows = data_panels.prm_curves(found)
-    if not rows:
+    figures = [one for one in declared.figures(found, TRUST) if not one.panel.small]
+    drawn = [declared.draw(page, number, found, one, wide=one is figures[0]) for one in figures]
+    parts = [one for one in drawn if one is not None]
+    if not parts:
         return joined([])
-    shown = table(rows, {"stage": "stage", "round": "round", "what": "over", **RANGE})
-    spec = charts.lines(
-        rows, y="AUC", share=False, zero=False, description="AUC of the reward model by round."
-    )
-    parts = [page.figure(f"auc-{number}", spec, "AUC by round", "0.5 is chance", shown, wide=True)]
-    points = data_panels.calibration(found)
-    if points:
-        columns = {
-            "round": "round",
-            "bin": "tenth",
-            "score": "mean score",
-            "true": "true",
-            "share": "of points",
-        }
-        counts = table(points, columns, {"true": SHARE, "share": SHARE})
-        spec = charts.reliability(points, "Calibration of the reward model, a line a round.")
-        parts.append(
-            page.figure(f"calibration-{number}", spec, "Calibration", "bigger points hold more steps", counts)
+    return joined([pair(parts), *declared.drawn(page, number, found, TRUST, small=True)])
+
+
+def more(page: Page, found: Sequence[RunData]) -> Markup:
+    """What evaluations declare under questions of their own; empty where they declare nothing more."""
+    lead = "What this run's evaluations measured beside the above."
+
+    def body(number: int, one: RunData) -> Markup:
+        return pair(
+            [made for small in (False, True) for made in declared.drawn(page, number, one, small=small)]
         )
-    if curve := data_panels.roc(found):
-        columns = {"round": "round", "false": "unsound steps that pass", "true": "sound steps found"}
-        counts = table(curve, columns, {"false": SHARE, "true": SHARE})
-        spec = charts.roc(curve, "ROC curve of the reward model, a line a round; chance is dashed.")
-        parts.append(page.figure(f"roc-{number}", spec, "ROC", "by threshold on a step's score", counts))
-    numbers = table(data_panels.prm_table(found), {"round": "round", **data_panels.PRM_NUMBERS})
-    return joined([pair(parts), part("scroll", numbers)])
+
+    return section("more", "What else was measured?", lead, by_run(found, body))
 
 
 def costs(page: Page, found: Sequence[RunData]) -> Markup:
@@ -136,8 +123,13 @@ def _costs(page: Page, number: int, found: RunData) -> Markup:
         )
         parts.append(
             page.figure(
-                f"time-{number}", spec, "Time by stage", _total(sum(r["seconds"] for r in times)), shown
-            )
+                f"time-{number}",
+                spec,
+                "Time by stage",
+                _total(sum(r["seconds"] for r in times)),
+                shown,
+                picture="time",
+            )  # fmt: skip
         )
     if tokens:
         shown = table(tokens, {"round": "round", "stage": "stage", "model": "model", "tokens": "tokens"})
@@ -150,7 +142,8 @@ def _costs(page: Page, number: int, found: RunData) -> Markup:
             description="Tokens by round, stage and model.",
         )
         all_tokens = f"{wording.count(sum(row['tokens'] for row in tokens))} in all"
-        parts.append(page.figure(f"tokens-{number}", spec, "Tokens by stage and model", all_tokens, shown))
+        title = "Tokens by stage and model"
+        parts.append(page.figure(f"tokens-{number}", spec, title, all_tokens, shown, picture="tokens"))
     return pair(parts)
 
 

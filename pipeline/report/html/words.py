@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluate import Metric
-from pipeline.recipe.check import metric_of
+from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Metric
+from pipeline.recipe.measures import Measure, metric_of
 from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces, why_none
+from pipeline.report.html.declared import remarks
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,16 @@ class Verdict:
     sentence: str
 
 
-def _span(low: float | None, high: float | None) -> str:
+def _span(low: float | None, high: float | None, share: bool) -> str:
     if low is None or high is None:
         return ""
-    return f" (95 % interval {wording.points(low)} to {wording.points(high)})"
+    return f" (95 % interval {wording.points(low, share)} to {wording.points(high, share)})"
 
 
 def verdict(found: RunData) -> Verdict:
     """Did the run make its policy better? One sentence."""
     ends = data_panels.final_table(found)
-    heads = ("greedy", "search", "sampled")
-    end = next((row for head in heads for row in ends if row["what"] == head), None)
+    end = next((row for row in ends if row["metric"].main), None)
     if end is not None and end["before"] is not None and end["gain"] is not None:
         return _final(found, end)
     return _so_far(found)
@@ -48,47 +48,57 @@ def verdict(found: RunData) -> Verdict:
 def _final(found: RunData, end: Mapping[str, Any]) -> Verdict:
     row = next(row for row in found.finals() if row["stage"] == end["stage"])
     problems = int(row["metrics"].get(f"{end['stage']}/problems", 0))
-    low, high = end["gain_low"], end["gain_high"]
+    low, high, metric = end["gain_low"], end["gain_high"], end["metric"]
     where = f"{problems:,} {_split(found, end['stage'])} problems"
     told = (
-        f"{end['what']} accuracy went from {wording.percent(end['before'])} to "
-        f"{wording.percent(end['after'])} on {where}: {wording.points(end['gain'])} points{_span(low, high)}"
+        f"{metric.says} went from {wording.amount(end['before'], metric.share)} to "
+        f"{wording.amount(end['after'], metric.share)} on {where}: "
+        f"{wording.points(end['gain'], metric.share)}{_unit(metric)}{_span(low, high, metric.share)}"
     )
+    better, worse = (low or 0) > 0, (high or 0) < 0
+    better, worse = (worse, better) if metric.less else (better, worse)
     rounds = _rounds(row["round"])
-    if low is not None and low > 0:
+    if better:
         return Verdict("better", "It learned", f"Over {rounds}, {told}.")
-    if high is not None and high < 0:
+    if worse:
         return Verdict("worse", "It got worse", f"Over {rounds}, {told}.")
     return Verdict("unclear", "No clear change", f"Over {rounds}, {told}; the interval holds zero.")
 
 
 def _so_far(found: RunData) -> Verdict:
     """From the loop's own measurements, where `finally` has not been reached or has no seed to compare."""
-    for stage, head in data.heads(found):
-        name = f"{stage}/{head}"
+    for head in data.heads(found):
+        stage, name, metric = head.stage, head.name, head.metric
         points = [(number, values) for number, values in found.metrics.items() if name in values]
         if len(points) >= 2:
             (_, first), (number, last) = points[0], points[-1]
             where = f"{int(last.get(f'{stage}/problems', 0)):,} {_split(found, stage)} problems"
             told = (
-                f"{head.removeprefix('accuracy/')} accuracy went from {wording.within(first, name)} to "
-                f"{wording.within(last, name)} on {where}"
+                f"{metric.says} went from {wording.within(first, name, metric.share)} to "
+                f"{wording.within(last, name, metric.share)} on {where}"
             )
             ended = "" if found.complete else f"; the run is at round {number} of {found.run.recipe.rounds}"
-            state, word, why = _trend(found, stage, first, last, name)
+            state, word, why = _trend(found, head, first, last)
             return Verdict(state, word, f"By round {number}, {told}{why}{ended}.")
         if points:
-            return Verdict("early", "Too early to say", f"It begins at {wording.within(points[0][1], name)}.")
+            begun = wording.within(points[0][1], name, metric.share)
+            return Verdict("early", "Too early to say", f"It begins at {begun}.")
     return Verdict("early", "Too early to say", "Nothing has been measured yet.")
 
 
+def _unit(metric: Metric) -> str:
+    return " points" if metric.share else ""
+
+
 def _trend(
-    found: RunData, stage: str, first: Mapping[str, float], last: Mapping[str, float], name: str
+    found: RunData, head: Measure, first: Mapping[str, float], last: Mapping[str, float]
 ) -> tuple[str, str, str]:
     """State, headline and evidence: by intervals that lie apart, or by the paired changes of rounds."""
-    changes = [row for row in data.changes(found) if row["stage"] == stage]
+    changes, name = data.changes_of(found, head), head.name
     helped = [str(row["round"]) for row in changes if row["sure"] == "surely better"]
     hurt = [row for row in changes if row["sure"] == "surely worse"]
+    if head.metric.less:
+        first, last = last, first  # less is better: what fell has risen
     risen = last[name] > first[name]
     why = f"; by the paired comparison round {' and '.join(helped)} surely helped" if helped else ""
     if risen and (helped or last.get(f"{name}/low", 0) > first.get(f"{name}/high", 1)):
@@ -158,9 +168,12 @@ def _rule(rule: Any, metrics: Mapping[str, float], declared: Metric | None) -> s
     value = metrics.get(name)
     if value is None:
         return ""
-    short = _metric(name)
-    share = wording.is_share(name.partition("/")[2])
-    form = wording.percent if share else (lambda number: f"{number:.3g}")
+    short = _metric(name, declared)
+    share = declared is not None and declared.share
+
+    def form(number: float) -> str:
+        return wording.amount(number, share)
+
     if rule.at_most is not None:
         verb = "is within" if value <= rule.at_most else "is above"
         return f"{short} is {form(value)}, which {verb} the limit of {form(rule.at_most)}."
@@ -182,13 +195,13 @@ def _rule(rule: Any, metrics: Mapping[str, float], declared: Metric | None) -> s
     return f"{said} That is no sure {ways} of more than {allowed}."
 
 
-def _metric(name: str) -> str:
+def _metric(name: str, declared: Metric | None) -> str:
     """`measure/accuracy/greedy` -> `Greedy accuracy (measure)`."""
     stage, _, metric = name.partition("/")
-    if metric.startswith("accuracy/"):
-        metric = f"{metric.removeprefix('accuracy/')} accuracy"
-    metric = {"auc": "AUC", "ece": "calibration error", "length/mean": "length"}.get(metric, metric)
-    return f"{metric[:1].upper()}{metric[1:].replace('_', ' ')} ({stage})"
+    said = metric.replace("_", " ")
+    if declared is not None:
+        said = declared.says if declared.main or declared.headline and declared.share else declared.brief
+    return f"{said[:1].upper()}{said[1:]} ({stage})"
 
 
 # --- a reader's questions
@@ -197,17 +210,17 @@ def _metric(name: str) -> str:
 def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: int) -> list[dict[str, str]]:
     """The questions of someone who was not there, each with its answer and the panel that shows more."""
     rows = [
-        ("Is it getting better?", _so_far(found).sentence, "learning"),
-        ("Why did it stall?", _stall(found), "stall"),
+        (LEARNING, _so_far(found).sentence, "learning"),
+        (TROUBLE, _stall(found), "stall"),
         ("Which problems did it learn?", _learned(learned), "learned"),
         ("What does a good trace look like?", _good(found), "traces"),
         ("What did the search do?", _search(found, num_trees), "trees" if num_trees else ""),
-        ("Can I trust the PRM?", _trust(found), "prm" if data_panels.prm_table(found) else ""),
+        (TRUST, _trust(found), "prm"),
     ]
     heads = any(model.head for model in found.run.recipe.models.values())
     searches = any("Node" in getattr(stage.settings, "makes", ()) for stage in found.run.recipe.stages)
     asked = {
-        "Can I trust the PRM?": heads,
+        TRUST: heads,
         "What did the search do?": searches,
     }  # where there is none, nobody asks
     return [{"question": q, "answer": a, "panel": p} for q, a, p in rows if asked.get(q, True)]
@@ -218,13 +231,13 @@ def which_round(found: RunData) -> str:
     best = data.best_round(found)
     if best is None or best["best"] == best["last"]:
         return ""
-    number, last = best["best"], best["last"]
-    values = found.metrics[last]
+    number, last, head = best["best"], best["last"], best["head"]
+    values, share = found.metrics[last], head.metric.share
     said = (
-        f"Use round {number}: with {wording.percent(best['value'])} it measured best on dev; "
-        f"round {last} has {wording.percent(best['last_value'])}."
+        f"Use round {number}: with {wording.amount(best['value'], share)} it measured best on dev; "
+        f"round {last} has {wording.amount(best['last_value'], share)}."
     )
-    low, high = (values.get(f"{best['name']}/{end}") for end in ("low", "high"))
+    low, high = (values.get(f"{head.name}/{end}") for end in ("low", "high"))
     if low is not None and high is not None and low <= best["value"] <= high:
         said += f" That is within the interval of round {last}, so either will do."
     return said
@@ -239,16 +252,15 @@ def export_command(found: RunData) -> str:
 
 
 def _stall(found: RunData) -> str:
-    changes = data.changes(found)
-    if not changes:
+    head = next((one for one in data.heads(found) if data.changes_of(found, one)), None)
+    if head is None:
         return "There is no second measurement yet, so nothing can have stalled."
-    first = changes[0]["stage"]
-    changes = [row for row in changes if row["stage"] == first]
+    changes, share = data.changes_of(found, head), head.metric.share
     sure = [row["round"] for row in changes if row["sure"] == "surely better"]
     last = changes[-1]
     said = (
-        f"Round {last['round']} changed {wording.points(last['value'])} points"
-        f"{_span(last['low'], last['high'])}."
+        f"Round {last['round']} changed {wording.points(last['value'], share)}{_unit(head.metric)}"
+        f"{_span(last['low'], last['high'], share)}."
     )
     if last["sure"] == "surely better":
         said = f"It did not: {said[0].lower()}{said[1:]}"
@@ -335,52 +347,12 @@ def _search(found: RunData, num_trees: int) -> str:
 
 
 def _trust(found: RunData) -> str:
-    table = data_panels.prm_table(found)
-    if not table:
+    """What the evaluations say of it themselves, of the last one that speaks."""
+    told = remarks(found, TRUST)
+    if not told:
         heads = [name for name, model in found.run.recipe.models.items() if model.head]
         return (
             f"{heads[0]} has not been measured yet." if heads else "This recipe has no process reward model."
         )
-    last = table[-1]
-    auc = last.get("auc")
-    if auc is None:
-        return f"Its AUC is undefined in round {last['round']}: all scored steps are alike."
-    word = "To rank steps, yes" if auc >= 0.8 else "With care" if auc >= 0.65 else "Hardly"
-    values = found.metrics[last["round"]]
-    low, high = (values.get(f"{last['stage']}/auc/{part}") for part in ("low", "high"))
-    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    said = f"{word}: in round {last['round']} sound steps scored above unsound ones with AUC {auc:.3f}{span}."
-    if calibrated := _calibrated(found, last["round"], last["stage"]):
-        said += f" {calibrated}"
-    if abs(last.get("length_correlation", 0.0)) > 0.4:
-        said += f" Beware: it follows length (correlation {last['length_correlation']:+.2f})."
-    return said
-
-
-def _calibrated(found: RunData, number: int, stage: str) -> str:
-    """Are its scores probabilities where they are used? A search, a vote and best-of-n act on the high ones,
-    so the tenths above the share of sound steps count; the mass of low scores can look right alone."""
-    rows = [row for row in data_panels.calibration(found) if row["round"] == number and row["stage"] == stage]
-    sound = sum(row["share"] * row["true"] for row in rows)
-    used = [row for row in rows if int(10 * row["score"]) > int(10 * sound)]
-    share = sum(row["share"] for row in used)
-    if not rows:
-        return ""
-    if not share:
-        return (
-            f"No score is above the share of sound steps ({wording.percent(sound)}): take their order only."
-        )
-    promised, true = (sum(row["share"] * row[key] for row in used) / share for key in ("score", "true"))
-    far = sum(row["share"] * abs(row["score"] - row["true"]) for row in used) / share
-    least = (int(10 * sound) + 1) / 10
-    told = (
-        f"of its scores above {least:.1f} ({wording.percent(share)} of all, the ones that choose) "
-        f"{wording.percent(true)} were sound, where {wording.percent(promised)} are promised"
-    )
-    if far > 0.15:
-        return f"Its scores are no probabilities where they are used: {told}."
-    empty = [row for row in used if row["true"] == 0]
-    if empty and sum(row["share"] for row in empty) > 0.02 * share:
-        least = min(row["score"] for row in empty)
-        return f"Beware of its high scores: {told}; those around {least:.2f} were never sound."
-    return f"Its scores are near probabilities where they are used: {told}."
+    number, _, said = max(told, key=lambda one: one[0])
+    return f"Round {number}: {said}"

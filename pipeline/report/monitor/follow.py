@@ -17,15 +17,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DamagedData
+from pipeline.errors import DamagedData, RatchetError
+from pipeline.recipe.measures import Measure, measures
 from pipeline.report.monitor import Monitor, monitor_of
 from pipeline.report.monitor.mirror import best_round, follow
 from pipeline.run import record as record
+from pipeline.run.session import open_run
+from pipeline.store.workspace import Workspace
 
 POLL, RETRY = 1.0, 60.0  #: seconds between looks at the record, and between tries to reach a monitor
 LAST = 30.0  #: seconds that a child may still take when nobody waits for it any more
@@ -123,11 +126,17 @@ class Session:
 
     def finish(self) -> None:
         """Everything is with the monitor, or in its folder."""
-        self.monitor.finish(best_round(record.read(self.path)), self.next)
+        self.monitor.finish(best_round(record.read(self.path), self._declared()), self.next)
         if self.missed:
             names = ", ".join(sorted(self.missed))
             say(f"not all tables and plots are there: {names}: `ratchet sync` makes them again")
         say(f"mirrored {self.next} records ({self.wanted['monitor']})")
+
+    def _declared(self) -> Sequence[Measure]:
+        """What the run's evaluations declare; nothing where its recipe cannot be read any more."""
+        with contextlib.suppress(RatchetError):
+            return measures(open_run(self.folder.name, Workspace(self.folder.parent, Path())).recipe)
+        return ()
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever the record is rewritten: it gets a new file each time."""

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.html import data_panels
-from pipeline.report.html.data import RunData, load_run, pass_at
+from pipeline.evaluate import LEARNING, TROUBLE, TRUST
+from pipeline.report.html import declared
+from pipeline.report.html.data import RunData, load_run
 from pipeline.report.monitor import Lines, Media, Picture, Reference, Table, artifacts, plots, tables
 from pipeline.store.workspace import Workspace
 
@@ -68,13 +69,20 @@ def _made(reference: Reference) -> Reference:
     return reference
 
 
+#: kind of panel -> x, y and what x is called
+AXES = {
+    "over": ("k", "value", "k"),
+    "calibration": ("score", "true", "score that the PRM gave"),
+    "roc": ("false", "true", "unsound steps that pass"),
+}
+
+
 def _curves(found: RunData) -> Iterator[tuple[str, Callable[[], Media | None]]]:
     """Curves that a reader may point at, a line a round."""
-    calibration, ranking = data_panels.calibration(found), data_panels.roc(found)
     told = [
-        ("pass_at_k", [r for r in pass_at(found) if r["what"] == "pass@k"], "k", "value", "k"),
-        ("prm_calibration", calibration, "score", "true", "score that the PRM gave"),
-        ("prm_roc", ranking, "false", "true", "unsound steps that pass"),
+        (figure.panel.picture, declared.rows_of(found, figure), *AXES[figure.panel.kind])
+        for figure in declared.figures(found, LEARNING, TROUBLE, TRUST)
+        if figure.panel.kind in AXES and figure.panel.picture
     ]
     for name, rows, x, y, xname in told:
         for stage in dict.fromkeys(row["stage"] for row in rows):

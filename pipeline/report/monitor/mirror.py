@@ -23,12 +23,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, nearest
-from pipeline.report import summary, wording
+from pipeline.recipe.measures import Measure, main_measure
 from pipeline.run import record as record
 
 if TYPE_CHECKING:
@@ -95,15 +95,19 @@ def _curve(row: Mapping[str, Any], offsets: dict[str, int]) -> list[dict[str, An
     return points
 
 
-def best_round(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """{"best/round", "best/METRIC"}: the round with the highest accuracy."""
+def best_round(rows: Iterable[Mapping[str, Any]], known: Sequence[Measure]) -> dict[str, float]:
+    """{"best/round", "best/METRIC"}: the round that is best by the main metric. known: what is declared."""
     rounds = record.by_round(row for row in rows if not row.get("final"))
-    heads = [(wording.find(metrics, *summary.HEADS), number) for number, metrics in rounds.items()]
-    scored = [(rounds[number][head], -number, head) for head, number in heads if head]
-    if not scored:
+    heads = [(head, number) for number, metrics in rounds.items() if (head := main_measure(metrics, known))]
+    if not heads:
         return {}
-    value, number, head = max(scored)
-    return {"best/round": -number, f"best/{head}": value}
+
+    def rank(each: tuple[Measure, int]) -> tuple[float, int]:
+        value = rounds[each[1]][each[0].name]
+        return (-value if each[0].metric.less else value), -each[1]
+
+    head, number = max(heads, key=rank)
+    return {"best/round": number, f"best/{head.name}": rounds[number][head.name]}
 
 
 def require_mode() -> None:

@@ -17,37 +17,19 @@ from typing import Any
 from pipeline.report.html.data import RunData
 
 WIDTH = 560  #: of a picture, in pixels of the screen
-#: chart of the report (how its name begins) -> name in wandb; what stands behind the beginning stays
-NAMES = {
-    "learning": "accuracy",
-    "pass": "pass_at_k",
-    "heat": "difficulty",
-    "change": "change",
-    "auc": "prm_auc",
-    "calibration": "prm_calibration",
-    "roc": "prm_roc",
-    "why": "filter",
-    "time": "time",
-    "tokens": "tokens",
-    "sign-length/mean": "length",
-    "sign-kl": "kl",
-}
 
 
 def plots(found: RunData) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, title, Vega-Lite specification) of each chart that this run can fill."""
-    from pipeline.report.html import page, panels
+    from pipeline.report.html import page, panels, pieces
 
-    drawn = page.Page()
+    drawn = pieces.Page()
     page.learning(drawn, [found])
     page.stall(drawn, [found])
-    for panel in (panels.filtering, panels.reward, panels.costs):
+    for panel in (panels.filtering, panels.reward, panels.more, panels.costs):
         panel(drawn, [found])
-    for chart, spec in drawn.specs.items():
-        for begin, name in NAMES.items():
-            if match := re.fullmatch(rf"{re.escape(begin)}(?:-(.+))?-0", chart):
-                yield f"{name}/{match[1]}" if match[1] else name, drawn.titles[chart], spec
-                break
+    for chart, name in drawn.pictures.items():
+        yield name, drawn.titles[chart], drawn.specs[chart]
 
 
 @cache

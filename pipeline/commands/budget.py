@@ -6,6 +6,7 @@ have a column of their own. Round 0 (`before`) is outside the budget and shown i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pipeline.commands import HERE, Quiet, console_for
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
+from pipeline.recipe.measures import Measure, measures
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe
 from pipeline.run.record import by_round, read
@@ -58,37 +60,47 @@ def tokens_of(metrics: dict[str, float], recipe: Recipe, heads: bool) -> int:
 
 
 def table(recipes: list[Recipe], workspace: Workspace) -> str:
-    """Accuracy by round with intervals, tokens, PRM quality and wall time, a line a round of each recipe."""
-    head = ("recipe", "round", "greedy", "95 %", "tokens", "PRM tokens", "PRM AUC", "seconds")
+    """What evaluations declare as columns, the main one with its interval, then tokens and wall time; a line
+    a round of each recipe."""
+    known = {recipe.name: measures(recipe) for recipe in recipes}
+    columns = {m.metric.column: m.metric.main for each in known.values() for m in each if m.metric.column}
+    mains, others = ([name for name, main in columns.items() if main == want] for want in (True, False))
+    measured = [cell for name in mains for cell in (name, "95 %")]
+    head = ("recipe", "round", *measured, "tokens", "PRM tokens", *others, "seconds")
     lines: list[tuple[str, ...]] = [head]
+
+    def line(recipe: Recipe, number: str, metrics: dict[str, float], seconds: float) -> tuple[str, ...]:
+        here = known[recipe.name]
+        return (
+            recipe.path.rsplit("/", 1)[-1].removesuffix(".yaml"),
+            number,
+            *(cell for name in mains for cell in _cells(metrics, here, name)),
+            f"{tokens_of(metrics, recipe, heads=False):,}",
+            f"{tokens_of(metrics, recipe, heads=True):,}",
+            *(_cells(metrics, here, name)[0] for name in others),
+            f"{seconds:.0f}" if seconds else "",
+        )
+
     for recipe in recipes:
         rows = read(workspace.data / recipe.name / "metrics.jsonl")
         status = run_status(recipe.name, workspace)
         for number, metrics in by_round(row for row in rows if not row.get("final")).items():
             stages = status["rounds"][number]["stages"].values()
-            lines.append(_line(recipe, str(number), metrics, sum(one["seconds"] for one in stages)))
+            lines.append(line(recipe, str(number), metrics, sum(one["seconds"] for one in stages)))
         final = by_round(row for row in rows if row.get("final"))
         if final:
-            lines.append(_line(recipe, "test", final[max(final)], 0.0))
+            lines.append(line(recipe, "test", final[max(final)], 0.0))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
 
 
-def _line(recipe: Recipe, number: str, metrics: dict[str, float], seconds: float) -> tuple[str, ...]:
-    key = next((k for k in metrics if k.endswith(("/accuracy/greedy", "/accuracy/search"))), None)
-    auc = next((k for k in metrics if k.endswith("/auc")), None)
-    return (
-        recipe.path.rsplit("/", 1)[-1].removesuffix(".yaml"),
-        number,
-        f"{metrics[key]:.3f}" if key else "",
-        f"{metrics[key + '/low']:.3f}-{metrics[key + '/high']:.3f}"
-        if key and key + "/low" in metrics
-        else "",
-        f"{tokens_of(metrics, recipe, heads=False):,}",
-        f"{tokens_of(metrics, recipe, heads=True):,}",
-        f"{metrics[auc]:.3f}" if auc else "",
-        f"{seconds:.0f}" if seconds else "",
-    )
+def _cells(metrics: dict[str, float], known: Sequence[Measure], column: str) -> tuple[str, str]:
+    """The first measure of a column that was measured, and its interval."""
+    name = next((m.name for m in known if m.metric.column == column and m.name in metrics), None)
+    if name is None:
+        return "", ""
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    return f"{metrics[name]:.3f}", "" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def command(

@@ -1,0 +1,61 @@
+"""What the evaluations of a recipe say that they measure: the one place where shared code learns a metric's
+name. Not here: what a method declares (`evaluate/__init__.py`), how numbers are worded (`report/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipeline.evaluate import Metric
+from pipeline.recipe.methods import hook, method
+from pipeline.recipe.shape import Recipe, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric that a stage of a recipe declares."""
+
+    stage: str
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        """As metrics.jsonl has it: measure/accuracy/greedy."""
+        return f"{self.stage}/{self.metric.name}"
+
+
+def declared(stage: Stage) -> list[Metric]:
+    """The metrics that an evaluate stage declares; none of another room."""
+    if stage.room != "evaluate" or not stage.built:
+        return []
+    return list(hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings))
+
+
+def main_of(stage: Stage) -> Metric | None:
+    """The metric that a stage judges its models by, where it is one that judges those who answer."""
+    return next((one for one in declared(stage) if one.main), None)
+
+
+def measures(recipe: Recipe) -> tuple[Measure, ...]:
+    """Every declared metric of a recipe, stage by stage."""
+    return measures_of(recipe.stages)
+
+
+def measures_of(stages: Iterable[Stage]) -> tuple[Measure, ...]:
+    """Every declared metric of these stages."""
+    return tuple(Measure(stage.name, metric) for stage in stages for metric in declared(stage))
+
+
+def main_measure(metrics: Mapping[str, float], known: Iterable[Measure]) -> Measure | None:
+    """The first main measure that these metrics hold."""
+    return next((one for one in known if one.metric.main and one.name in metrics), None)
+
+
+def metric_of(recipe: Recipe, name: str) -> Metric | None:
+    """What is declared of a metric, its stage in front and its model behind: measure/accuracy/greedy@0."""
+    read, _, metric = name.partition("/")
+    stage = next((one for one in recipe.stages if one.name == read), None)
+    plain = metric.removesuffix("@incumbent")
+    known = {one.name: one for one in (declared(stage) if stage else ())}
+    return known.get(plain) or known.get(plain.rpartition("@")[0])

@@ -1,0 +1,44 @@
+"""Pairwise preferences -> one order: the Enhanced Borda Count of LLaMA-Berry (arXiv:2410.02884, section 2.3).
+
+A judge of pairs contradicts itself and need not see every pair alike. Who is better than whom is therefore
+closed transitively first: A beats C where A beats B and B beats C. Each candidate then gets a point for every
+candidate that it beats, by itself or through others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Matrix = Sequence[Sequence[float]]  #: [V, V]: how likely row beats column; the diagonal is not read
+
+
+def closure(better: Matrix) -> list[list[bool]]:
+    """Does row beat column, by itself (0.5 or more) or through others? Floyd and Warshall, V^3."""
+    size = len(better)
+    beats = [[i != j and better[i][j] >= 0.5 for j in range(size)] for i in range(size)]
+    for via in range(size):
+        for i in range(size):
+            if beats[i][via]:
+                for j in range(size):
+                    beats[i][j] = beats[i][j] or (i != j and beats[via][j])
+    return beats
+
+
+def ranked(better: Matrix) -> list[int]:
+    """The candidates, best first. Ties: by what they do to one another, then the first."""
+    points = [sum(row) for row in closure(better)]
+
+    def key(one: int) -> tuple[float, float, int]:
+        tied = [other for other in range(len(points)) if other != one and points[other] == points[one]]
+        return -points[one], -sum(better[one][other] for other in tied), one
+
+    return sorted(range(len(points)), key=key)
+
+
+def global_values(better: Matrix) -> list[float]:
+    """Q_g = 1 - (rank - 1) / (V - 1) of each candidate: 1 for the best, 0 for the last."""
+    order = ranked(better)
+    values = [1.0] * len(order)
+    for rank, one in enumerate(order):
+        values[one] = 1 - rank / max(len(order) - 1, 1)
+    return values

@@ -1,0 +1,199 @@
+"""Advantages, rewards by step and rewards without gold: goldens worked out by hand, and what is left out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.asks import All, Logprob, Score
+from pipeline.engine.driver import drive_with_replies
+from pipeline.label import gae, group_advantage, plurality, self_certainty, step_reward
+from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.tasks import BaseTask, TaskSettings
+
+PROBLEM = Problem(id="p", question="q", answer=None)
+
+
+class Loose(BaseTask):
+    def same(self, one, other):
+        return one.strip("0 ") == other.strip("0 ")
+
+
+TASK = Loose(TaskSettings(use="loose"))
+
+
+def trace(number, answer=None, num_tokens=4, ends=(2, 4), turn=0, finish="eos"):
+    return Trace(
+        problem_id="p", id=f"p/{number}", prompt="q", text="", token_ids=[1] * num_tokens, step_ends=list(ends),
+        steps=["s"] * len(ends), answer=answer, finish=finish, turn=turn, logprobs=[-1.0] * num_tokens,
+    )  # fmt: skip
+
+
+def group_of(rewards, steps=None, traces=None):
+    traces = traces or [trace(i) for i in range(len(rewards))]
+    labels = {
+        one.id: Label(
+            problem_id="p", trace_id=one.id, value=reward, step_scores=None if steps is None else steps[i]
+        )
+        for i, (one, reward) in enumerate(zip(traces, rewards, strict=True))
+    }
+    return Group("p", traces=traces, labels=labels)
+
+
+def rows(method, group, settings, replies=(), seen=None):
+    return drive_with_replies(method.label(PROBLEM, group, settings, TASK), replies, seen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rewards", "wanted"),
+    [
+        ("grpo", (1, 0, 0, 0), (1.49970, -0.49990, -0.49990, -0.49990)),  # deviation with n - 1, as in trl
+        ("dr_grpo", (1, 0, 0, 0), (0.75, -0.25, -0.25, -0.25)),
+        ("reinforce_pp", (1, 0, 0, 0), (0.75, -0.25, -0.25, -0.25)),
+        ("rloo", (1, 0, 0, 0), (1, -1 / 3, -1 / 3, -1 / 3)),
+        ("max_rl", (1, 0, 0, 0), (3, -1, -1, -1)),
+        ("best_of_k", (1, 0, 0, 0), (1, 0, 0, 0)),
+        ("best_of_k", (1, 1, 0, 0), (0, 0, 0, 0)),
+        ("pass_at_k", (1, 1, 0, 0, 0, 0, 0, 0), (0.52223,) * 2 + (-0.17408,) * 6),
+        ("pass_at_k", (1, 1, 1, 1, 1, 0, 0, 0), (0,) * 8),  # any four hold a right one
+        *((kind, (0, 0, 0, 0), (0,) * 4) for kind in ("grpo", "rloo", "max_rl", "pass_at_k")),
+        ("grpo", (1, 1, 1, 1), (0,) * 4),
+        ("rloo", (0.5,), (0,)),
+    ],
+)
+def test_group_advantages(kind, rewards, wanted) -> None:
+    found = rows(group_advantage, group_of(rewards), group_advantage.Settings(kind=kind, k=4))
+    assert [row.advantage for row in found] == [[pytest.approx(a, abs=1e-5)] for a in wanted]
+    assert {row.trace_id for row in found} == {f"p/{i}" for i in range(len(rewards))}
+
+
+def test_turns_are_groups_of_their_own_and_what_has_no_reward_is_dropped() -> None:
+    traces = [trace(0), trace(1), trace(2, turn=1), trace(3, turn=1), trace(4)]
+    found = rows(
+        group_advantage, group_of([1, 0, 5, 3, None], traces=traces), group_advantage.Settings(kind="rloo")
+    )
+    said = {row.trace_id: row.advantage[0] for row in found if isinstance(row, Label)}
+    assert said == {"p/0": 1, "p/1": -1, "p/2": 2, "p/3": -2}
+    assert [(row.what, row.reason) for row in found if isinstance(row, Dropped)] == [("p/4", "no_reward")]
+
+
+def test_pass_at_k_wants_right_or_wrong_and_k_samples() -> None:
+    settings = group_advantage.Settings(kind="pass_at_k", k=4)
+    reasons = [
+        {row.reason for row in rows(group_advantage, group_of(r), settings)} for r in ((1, 0), (0.5, 0, 0, 1))
+    ]
+    assert reasons == [{"fewer_than_k"}, {"not_right_or_wrong"}]
+
+
+def test_a_long_answer_costs_what_dapo_says() -> None:
+    settings = group_advantage.Settings(kind="dr_grpo", overlong=(80, 100))
+    lengths = (80, 90, 100, 120)
+    group = group_of([1] * 4, traces=[trace(i, num_tokens=n, ends=(n,)) for i, n in enumerate(lengths)])
+    assert [group_advantage.shaped(one, 1.0, (80, 100)) for one in group.traces] == [1, 0.5, 0, 0]
+    assert [row.advantage[0] for row in rows(group_advantage, group, settings)] == [
+        0.625,
+        0.125,
+        -0.375,
+        -0.375,
+    ]
+
+
+def test_rewards_by_step_are_relative_and_summed_to_the_end() -> None:
+    steps = [[1.0, 0.0], [0.0, 0.0]]
+    group = group_of([1, 0], steps=steps)
+    found = rows(group_advantage, group, group_advantage.Settings(kind="dr_grpo", outcome=0, process=1))
+    assert [row.advantage for row in found] == [[0.5, -0.25], [-0.5, -0.25]]  # less their mean .25
+    # PRIME: of each step less the mean step of the others, summed; and 2 times the outcome's leave-one-out
+    prime = group_advantage.Settings(kind="rloo", outcome=2, process=1)
+    assert [row.advantage for row in rows(group_advantage, group, prime)] == [[3.0, 2.0], [-3.0, -2.5]]
+    assert group_advantage.to_go([1, 0, 2], 0.5) == [1.5, 1, 2]
+
+
+def test_gae_is_the_formula_and_takes_a_step_for_an_action() -> None:
+    assert gae.estimates([0, 0, 1], [0.2, 0.5, 0.8], 1.0, 0.95) == pytest.approx([0.7655, 0.49, 0.2])
+    traces = [trace(i, num_tokens=6, ends=(2, 4, 6)) for i in range(2)]
+    seen: list = []
+    found = rows(
+        gae,
+        group_of([1, 0.2], traces=traces),
+        gae.Settings(critic="v"),
+        [[[0.5, 0.8, 9.0], [0.0, 0.0, 9.0]]],
+        seen,
+    )
+    # the first state is worth what the other trace got: .2; the value after the last step counts for nothing
+    assert found[0].advantage == pytest.approx([0.7655, 0.49, 0.2])
+    assert found[1].advantage[-1] == pytest.approx(0.2)
+    assert isinstance(seen[0], Score)
+    assert seen[0].by == "v"
+    zero = rows(
+        gae,
+        group_of([1], traces=traces[:1]),
+        gae.Settings(critic="v", start="zero", lam=0),
+        [[[0.5, 0.8, 0]]],
+    )
+    assert zero[0].advantage == pytest.approx([0.5, 0.3, 0.2])
+
+
+def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
+    group = group_of([1, 0])
+    scores, gains = [[0.5, 0.75], [0.25, 0.5]], [[0.1, -0.1], [0.0, 0.2]]
+    seen: list = []
+    plain = rows(step_reward, group, step_reward.Settings(value="prm"), [[scores]], seen)
+    assert [row.step_scores for row in plain] == scores
+    assert [one.by for one in seen[0].asks] == ["prm"]
+    pav = step_reward.Settings(value="q", plus="a", alpha=5)
+    assert rows(step_reward, group, pav, [[scores, gains]])[0].step_scores == pytest.approx([1.0, 0.25])
+    changed = step_reward.Settings(value="prm", change=True, outcome=2)
+    assert rows(step_reward, group, changed, [[scores]])[0].step_scores == pytest.approx([0.5, 2.25])
+    ours, theirs = [[-1, -1, -1, 0.0]] * 2, [[-3, -3, -1, -2.0]] * 2
+    prime = step_reward.Settings(implicit="phi", reference="start", beta=0.05)
+    seen.clear()
+    found = rows(step_reward, group, prime, [[ours, theirs]], seen)
+    assert found[0].step_scores == pytest.approx([0.2, 0.1])
+    assert isinstance(seen[0], All)
+    assert [one.by for one in seen[0].asks] == ["phi", "start"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "give one of value"),
+        ({"value": "v", "implicit": "a", "reference": "b"}, "give one of value"),
+        ({"implicit": "a"}, "stand together"),
+        ({"implicit": "a", "reference": "b", "plus": "c"}, "plus: advantages are added"),
+    ],
+)
+def test_step_reward_wants_one_source(given, words) -> None:
+    with pytest.raises(ValidationError, match=words):
+        step_reward.Settings(**given)
+
+
+def test_plurality_rewards_what_most_say_without_gold() -> None:
+    assert not plurality.Settings.sees_gold
+    traces = [trace(i, answer) for i, answer in enumerate(("7", "07", "3", None, "7 ", "3"))]
+    traces.append(trace(6, "3", finish="length"))  # cut: its answer does not vote
+    found = rows(plurality, Group("p", traces=traces), plurality.Settings(rewarded=4))
+    assert [(row.value, row.correct) for row in found if isinstance(row, Label)] == [
+        (1.0, None), (1.0, None), (0.0, None), (0.0, None),
+    ]  # fmt: skip
+    assert [row.reason for row in found if isinstance(row, Dropped)] == ["votes_only"] * 3
+    none = rows(plurality, Group("p", traces=traces), plurality.Settings(least_share=0.5))
+    assert {row.reason for row in none} == {"no_majority"}
+
+
+def test_self_certainty_is_the_mean_over_tokens() -> None:
+    seen: list = []
+    found = rows(
+        self_certainty,
+        Group("p", traces=[trace(0)]),
+        self_certainty.Settings(),
+        [[[0.1, 0.2, 0.3, 0.6]]],
+        seen,
+    )
+    assert found[0].value == pytest.approx(0.3)
+    assert isinstance(seen[0], Logprob)
+    assert seen[0].of == "certainty"
+    # logits 2, 0, 0, 0: logsumexp less mean 1.84075, less log 4 .45446
+    assert math.log(math.exp(2) + 3) - 0.5 - math.log(4) == pytest.approx(0.45446, abs=1e-5)

@@ -1,0 +1,88 @@
+"""select/episodes: advantages by token, what cannot be trained on, mixed groups, whitening."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.rows import Dropped, Example, Group, Label, Trace
+from pipeline.select import episodes
+from pipeline.tasks import BaseTask, TaskSettings
+
+TASK = BaseTask(TaskSettings(use="none"))
+
+
+def trace(number, **more):
+    plain = Trace(
+        problem_id="p", id=f"p/{number}", prompt="q", text="t", token_ids=[5, 6, 7], step_ends=[1, 3],
+        steps=["a", "b"], logprobs=[-1.0, -2.0, -3.0],
+    )  # fmt: skip
+    return replace(plain, **more)
+
+
+def group_of(traces, advantages):
+    labels = {
+        one.id: Label(problem_id="p", trace_id=one.id, advantage=a)
+        for one, a in zip(traces, advantages, strict=True)
+    }
+    return Group("p", traces=traces, labels=labels)
+
+
+def selected(group, **settings):
+    given = episodes.Settings(**settings)
+    whole = episodes.reduce([episodes.survey(group, given)], given)
+    return episodes.select(group, given, TASK, lambda text: [1, 2], whole=whole)
+
+
+def test_an_advantage_a_step_is_spread_over_its_tokens() -> None:
+    one, two = selected(group_of([trace(0), trace(1)], [[0.5, -1.0], [2.0]]), kl_weight=0.5)
+    assert (one.advantage, two.advantage) == ([0.5, -1.0, -1.0], [2.0])
+    assert one.old_logprobs == [-1.0, -2.0, -3.0]
+    assert one.completion_ids == [5, 6, 7]
+    assert one.prompt_ids == [1, 2]
+    assert one.kl_weight == 0.5
+    assert one.trace_id == "p/0"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"hinted": True}, "hinted"),
+        ({"few_shot": True}, "few_shot"),
+        ({"cut": True}, "cut"),
+        ({"temperature": 0.7}, "tempered"),
+        ({"token_ids": [], "logprobs": [], "step_ends": []}, "empty"),
+        ({"logprobs": [-1.0]}, "no_logprobs"),
+        ({"logprobs": [-1.0, float("nan"), -1.0]}, "no_logprobs"),
+        ({"step_ends": [3], "steps": ["a"]}, "no_advantage"),
+        ({"turn": 3}, "other_turn"),
+        ({"finish": "length"}, "truncated"),
+    ],
+)
+def test_what_was_not_drawn_from_the_policy_is_dropped_with_its_reason(more, reason) -> None:
+    kept, out = selected(
+        group_of([trace(0), trace(1, **more)], [[1.0], [0.5, 0.5]]), turns=(0, 1), truncated="drop"
+    )
+    assert isinstance(kept, Example)
+    assert isinstance(out, Dropped)
+    assert (out.what, out.reason) == ("p/1", reason)
+
+
+def test_mixed_leaves_out_groups_that_are_all_equal() -> None:
+    equal = group_of([trace(0), trace(1)], [[0.0], [0.0]])
+    assert [row.reason for row in selected(equal, where="mixed")] == ["equal_group"] * 2
+    assert all(isinstance(row, Example) for row in selected(equal))
+    assert all(
+        isinstance(row, Example)
+        for row in selected(group_of([trace(0), trace(1)], [[1.0], [0.0]]), where="mixed")
+    )
+
+
+def test_whitening_is_over_the_tokens_of_the_round() -> None:
+    rows = selected(group_of([trace(0), trace(1)], [[1.0], [0.0, 1.0]]), whiten=True)
+    # six tokens 1 1 1 0 1 1: mean 5/6, deviation (n - 1) .40825
+    assert rows[0].advantage == [pytest.approx(0.40825, abs=1e-4)]
+    assert rows[1].advantage == [pytest.approx(a, abs=1e-4) for a in (-2.04124, 0.40825, 0.40825)]
+    clipped = selected(group_of([trace(0), trace(1)], [[1.0], [0.0, 1.0]]), whiten=True, clip=1.0)
+    assert clipped[1].advantage[0] == -1.0
