@@ -12,9 +12,10 @@ own wrong roll-outs are candidates of later searches. The pool holds pairs (s, r
 at `searches`, or with an empty pool.
 
 The traces of `from` are roll-outs of the root beside its own. Problems of which all of `filter` roll-outs end
-right, or none, are dropped, as in section 4. Written are a Node and a Label (its MC) for each prefix tested
-and each end of a searched completion, and a Label for each trace: its outcome, the MC of those of its steps
-that were tested, null for the rest. What it cost stands among the stage's metrics as `charged/MODEL`.
+right, or none, are dropped, as in section 4. Written are a Node and a Label (its MC) for each prefix tested,
+each end of a searched completion and each different right one that was met (an end's value is its outcome,
+which costs nothing; without the right ends a reward model would hardly see one), and a Label for each trace:
+its outcome, the MC of those of its steps that were tested, null for the rest. What it cost stands among the stage's metrics as `charged/MODEL`.
 
 Ours by choice: equal roll-outs are searched once, and a place tested before is not asked about again.
 Roll-outs that a limit cut are no candidates: their prefixes were never wrong. Not here: the down-sampling of
@@ -143,11 +144,11 @@ def label(
     for trace, right, _ in kept:
         places.ended(prefix_of(trace), right, trace.id)
     pool.add(start, [prefix_of(trace) for trace, right, _ in kept if not right])
-    pool.add(start, wrong(found))
+    meet(start, places, pool)
     while pool.candidates and pool.searches < settings.searches:
         chosen = pool.take()
         for place in (yield from search(chosen, places, settings)):
-            pool.add(place, wrong(place.counted))
+            meet(place, places, pool)
     return [
         *dropped,
         *(places.trace_label(trace, right, why, "omega") for trace, right, why in kept),
@@ -155,11 +156,14 @@ def label(
     ]
 
 
-def wrong(found: Counted | None) -> list[Prefix]:
-    """The roll-outs that end wrong."""
-    if found is None:
-        return []
-    return [rollout for rollout, ok in zip(found.rollouts, found.correct, strict=True) if not ok]
+def meet(place: Place, places: Places, pool: Pool) -> None:
+    """What the roll-outs of a place bring: candidates that end wrong, and ends that are right."""
+    found = place.counted or Counted(0, 0)
+    verdicts = list(zip(found.rollouts, found.correct, strict=True))
+    for rollout, right in verdicts:
+        if right:
+            places.ended(rollout, True)
+    pool.add(place, [rollout for rollout, right in verdicts if not right])
 
 
 def search(one: Candidate, places: Places, settings: Settings) -> Asks[list[Place]]:
