@@ -15,7 +15,8 @@ The traces of `from` are roll-outs of the root beside its own. Problems of which
 right, or none, are dropped, as in section 4. Written are a Node and a Label (its MC) for each prefix tested,
 each end of a searched completion and each different right one that was met (an end's value is its outcome,
 which costs nothing; without the right ends a reward model would hardly see one), and a Label for each trace:
-its outcome, the MC of those of its steps that were tested, null for the rest. What it cost stands among the stage's metrics as `charged/MODEL`.
+its outcome, the MC of those of its steps that were tested, null for the rest. What it cost stands among the
+stage's metrics as `charged/MODEL`.
 
 Ours by choice: equal roll-outs are searched once, and a place tested before is not asked about again.
 Roll-outs that a limit cut are no candidates: their prefixes were never wrong. Not here: the down-sampling of
