@@ -104,6 +104,7 @@ def _pair(
         rejected=other.step,
         margin=margin(best, other, group),
         trace_id=trace.id,
+        rejected_id=other.id,
         prompt_ids=encode(trace.prompt) + ids,
         chosen_ids=list(best.token_ids),
         rejected_ids=list(other.token_ids),

@@ -205,6 +205,14 @@ class Task(BaseTask):
             verdicts.append(right)
         return verdicts
 
+    def step_result(self, step: str) -> str | None:
+        """What a line concludes: `bramax is a fennax` comes to `a fennax`."""
+        line = step.strip()
+        match = ANSWER.fullmatch(line)
+        if match is None and (match := LINE.fullmatch(line)):
+            return match[2]
+        return match[1] if match else None
+
     def rule_example(self, draw: random.Random) -> tuple[str, list[tuple[str, bool]]]:
         """(question, pieces of a completion, each learned or not): what the embedded seed learns from."""
         question, [walk] = self.rule_walks(draw, 1)

@@ -42,6 +42,8 @@ SMALL_SEARCH = {
 }
 #: how each labeller is made small, and able to find something where the tiny policy is nearly always right
 SMALL_LABELS = {
+    "omega_deduction": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
+    "diverse_deduction": ["before.sample.n=6"],
     "omega_countdown": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
     "diverse_countdown": ["before.sample.n=6"],
     "pivotal_countdown": ["before.warm.n=2", "before.pivots.n=4", "before.pivots.within=[0,1]", "before.pairs.on_empty=continue", "before.pivots.temperature=1.5"],
