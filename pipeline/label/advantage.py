@@ -58,7 +58,7 @@ class Settings(RolloutSettings):
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """As the others, and the question's own completions; as if no trace had a pit."""
-        root = 0.0 if self.reuse or not given else self.n * task.typical_tokens
+        root = self.n * task.typical_tokens if given else 0.0
         return super().cost(task, given) + Cost(dict.fromkeys(self.completers, root))
 
 

@@ -60,11 +60,12 @@ NO_HEALTH = {"min_auc": 0, "min_sd": 0, "max_length_correlation": 1, "split": "t
 
 def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False) -> Recipe:
     """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
-    brief: five stages of plain ReST-EM under the same name, where seconds count."""
+    brief: five stages of plain ReST-EM and labels by roll-outs, under the same name, where seconds count."""
     if brief:
         stages = {
-            **recipe_data(base)["stages"],
             "sample": {"generate": "sample", "by": "policy", "n": 3, "chunk": 20},
+            "gained": {"label": "advantage", "from": "sample", "n": 2, "scout": 1},
+            **{name: made for name, made in recipe_data(base)["stages"].items() if name != "sample"},
         }
         more = {"wandb": {"mode": "disabled"}, "save_every": 2, "stages": stages}
         path = base.with_name("brief.yaml")
