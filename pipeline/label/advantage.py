@@ -85,7 +85,9 @@ def label(
             key_of(prefix) if k in wanted[trace.id] else None for k, prefix in enumerate(prefixes[trace.id])
         ]
         scores = [None if key is None else values[settings.base][key] for key in keys]
-        prover = [None if key is None else best_of(values[settings.by][key], settings.best_of) for key in keys]
+        prover = [
+            None if key is None else best_of(values[settings.by][key], settings.best_of) for key in keys
+        ]
         rows.append(step_label(trace, problem, task, "advantage", scores[1:], gains(prover)))
     return rows
 

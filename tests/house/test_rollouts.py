@@ -37,7 +37,9 @@ def said(folder: Path, stage: str) -> list[Label]:
     return [replace(row, stage="", labeller="") for row in StageFolder(folder / stage).read(Label)]
 
 
-def test_a_second_labeller_spends_nothing_and_says_the_same(write_recipe: Callable[..., Path], tiny: Path) -> None:
+def test_a_second_labeller_spends_nothing_and_says_the_same(
+    write_recipe: Callable[..., Path], tiny: Path
+) -> None:
     models = {"policy": {"base": str(tiny), "lora": {"r": 4}}}
     path = write_recipe(rounds=1, models=models, stages=STAGES, **{"finally": {}})
     folder = run(path)
@@ -106,20 +108,29 @@ def test_a_completer_that_cannot_read_a_step_is_counted_by_trace(
         ({"again": {"reuse": ["credt"]}}, "again.reuse: credt is not in from .did you mean credit"),
         ({"again": {"temperature": 0.5}}, "credit draws by policy at temperature 1, this stage by policy at"),
         ({"credit": {"keep_rollouts": False}}, r"credit leaves no roll-outs \(keep_rollouts: false\)"),
-        ({"again": {"by": "other"}}, "by policy at temperature 1, this stage by other at temperature 1: they share no"),
+        (
+            {"again": {"by": "other"}},
+            "by policy at temperature 1, this stage by other at temperature 1: they share no",
+        ),
         ({"credit": {"n": 0}}, "credit.n: input should be greater than or equal to 1, got 0"),
     ],
 )
 def test_a_reuse_that_cannot_be_is_a_sentence(
     change: dict[str, dict[str, Any]], words: str, write_recipe: Callable[..., Path], tiny: Path
 ) -> None:
-    stages = {name: stage | change.get(name, {}) for name, stage in STAGES.items() if name in ("sample", "credit", "again")}
+    stages = {
+        name: stage | change.get(name, {})
+        for name, stage in STAGES.items()
+        if name in ("sample", "credit", "again")
+    }
     models = {"policy": {"base": str(tiny)}, "other": {"base": str(tiny)}}
     with pytest.raises(RecipeError, match=words):
         load(write_recipe(rounds=1, models=models, stages=stages, **{"finally": {}}))
 
 
-def test_a_training_between_two_labellers_is_a_sentence(write_recipe: Callable[..., Path], tiny: Path) -> None:
+def test_a_training_between_two_labellers_is_a_sentence(
+    write_recipe: Callable[..., Path], tiny: Path
+) -> None:
     path = write_recipe()
     data = yaml.safe_load(path.read_text())
     data["before"] = {
