@@ -104,7 +104,10 @@ def _reuses(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) 
         if other.room != "label" or not other.settings.keeps_rollouts:
             what = f"{other.room}: {other.method}"
             kept = "keep_rollouts: false" if other.room == "label" and other.settings.draws_by else what
-            yield f"{here}.reuse: {name} leaves no roll-outs ({kept}); name a label stage that draws and keeps them"
+            yield (
+                f"{here}.reuse: {name} leaves no roll-outs ({kept}); name a label stage that draws and keeps "
+                "them"
+            )
             continue
         mine, theirs = stage.settings.draws_by, other.settings.draws_by
         if not set(mine) & set(theirs):
@@ -114,12 +117,16 @@ def _reuses(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) 
             )
         shared = {draw.by for draw in set(mine) & set(theirs)}
         if other.section != stage.section:
-            yield f"{here}.reuse: {name} is in {other.section}: only stages of one section act with equal weights"
+            yield (
+                f"{here}.reuse: {name} is in {other.section}: only stages of one section act with equal "
+                "weights"
+            )
         elif stage.section == "before":
             order = recipe.section("before")
             for one in order[order.index(other) : order.index(stage)]:
                 if one.room == "train" and one.settings.model in shared:
-                    yield f"{here}.reuse: {one.name} trains {one.settings.model} after {name} drew its roll-outs"
+                    model = one.settings.model
+                    yield f"{here}.reuse: {one.name} trains {model} after {name} drew its roll-outs"
 
 
 def _drawn(draws: Sequence[Draw]) -> str:

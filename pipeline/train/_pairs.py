@@ -43,7 +43,7 @@ class Pairs(Corpus):
         flat = Corpus.of(rows, names, first, targets)
         return cls(
             flat.tokens, flat.offsets, names, flat.first_trained, flat.target_columns, flat.target_values,
-            flat.target_offsets,
+            flat.target_offsets, flat.target_weights,
         )  # fmt: skip
 
     @cached_property
@@ -51,7 +51,7 @@ class Pairs(Corpus):
         """The 2 N rows, each by itself."""
         return Corpus(
             self.tokens, self.offsets, [name for name in self.names for _ in range(2)], self.first_trained,
-            self.target_columns, self.target_values, self.target_offsets,
+            self.target_columns, self.target_values, self.target_offsets, self.target_weights,
         )  # fmt: skip
 
     @property

@@ -54,6 +54,7 @@ GRADIENT = ("grpo_countdown",)
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
+ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -87,7 +88,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS]
+    covered = [*PLAIN, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -130,6 +131,40 @@ def test_policy_gradients_on_countdown(place: Path, tiny: Path) -> None:
         "round-001",
         "round-002",
     ]
+
+
+@pytest.mark.parametrize("name", [*ROLLOUTS, "pav"])
+def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """The two recipes, and PAV with a prover of its own over two rounds."""
+    path = RECIPES / f"{name}.yaml" if name in ROLLOUTS else ROOT / "tests" / "recipes" / f"{name}.yaml"
+    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled"]
+    for model in load(path).models:
+        words += [f"models.{model}.base={tiny}", f"models.{model}.lora={{r: 4}}"]
+    for stage in load(path).stages:
+        here, keys = f"{stage.section}.{stage.name}", list[str]()
+        if stage.room == "train":
+            keys = ["steps=2", "batch_size=8"]
+        elif stage.room == "label" and stage.settings.draws_by:
+            keys = ["n=2"]
+        elif stage.method == "prm_quality":
+            keys = [word for word in NO_HEALTH if not word.startswith("split")]
+        elif stage.room == "evaluate":
+            keys = ["search.n=4"] if stage.settings.search else ["samples=2"]
+        words += [f"{here}.{key}" for key in keys]
+    recipe = load(path, words)
+    with session(
+        recipe, Console(quiet=True, main=False), Processes(), Workspace(DATA, CHECKPOINTS)
+    ) as working:
+        run_loop(working)
+    assert run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["complete"]
+    assert verify_run(DATA / recipe.name, CHECKPOINTS / recipe.name) == []
+    [first] = sorted(DATA.glob(f"{recipe.name}/round-*/*/rollouts"))[:1]
+    drawn = rows(recipe.name, int(first.parts[-3][-3:]), first.parts[-2], Trace)
+    assert drawn
+    assert all(row.model == "policy" and row.tokens_charged > 0 for row in drawn)
+    if name != "shepherd_countdown":
+        gained = rows(recipe.name, int(first.parts[-3][-3:]), "gained", Label)
+        assert any(gain for row in gained for gain in row.advantage or () if gain)
 
 
 ADDITION_SETTINGS = {"digits": [1, 1], "train": 16, "dev": 4, "test": 4, "max_tokens": 60}
