@@ -157,7 +157,7 @@ class Pair(Row):
     rejected: str
     margin: float = 0.0  #: how much better the chosen one is, by what ranked them
     confidence: float = 1.0  #: how likely the chosen one is the better one; below 1: a smoothed label
-    trace_id: str = ""  #: of the chosen completion, or of the node that is the chosen step
+    trace_id: str = ""  #: of the chosen completion, or of the node or trace that the chosen step is of
     rejected_id: str = ""  #: the same of the rejected one
     whole: bool = True  #: completions that end; False: steps, after which more may follow
     prompt_ids: list[int] = dataclasses.field(default_factory=list)

@@ -5,8 +5,10 @@ The value of a trace is its Q_g, 1 for the best of the problem and 0 for the las
 are shown in both orders and the answers averaged, for a judge likes one place better; `orders: one` halves
 the cost. n traces cost n (n - 1) questions, so `most` bounds them.
 
-Not done: chat templates (the question is put as plain text), LLaMA-Berry's local value Q_l, which needs its
-search.
+Any policy may judge; LLaMA-Berry's pairwise preference model is one with `head: pair`, which `select/duels`
+and `train/dpo` teach to answer. {question} is the traces' prompt as training shows it.
+
+Not done: chat templates around the judge's own prompt, LLaMA-Berry's local value Q_l, which needs its search.
 """
 
 from __future__ import annotations
@@ -18,12 +20,10 @@ from pydantic import Field, field_validator
 
 from pipeline.asks import Asks, Choose, Prefix
 from pipeline.label import LabelSettings
-from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.rows import Dropped, Group, Label, Problem
 from pipeline.settings import Cost, JudgeName, Length
 from pipeline.tasks import BaseTask
-from pipeline.vote.preferences import global_values
-
-PLACES = ("{question}", "{first}", "{second}")
+from pipeline.vote.preferences import OPTIONS, PROMPT, global_values, missing_place, shown
 
 
 class Settings(LabelSettings):
@@ -33,19 +33,18 @@ class Settings(LabelSettings):
 
     by: JudgeName = Field("policy", description="the model that says which of two is better")
     prompt: str = Field(
-        "{question}\n\nFirst solution:\n{first}\n\nSecond solution:\n{second}\n\n"
-        "Is the first solution better than the second? ",
-        description="what it reads; {question}, {first} and {second} are put in",
+        PROMPT,
+        description="what it reads, with {question}, {first} and {second}; as `select: duels`",
     )
-    options: tuple[str, str] = Field(("yes", "no"), description="the answer for the first, and against it")
+    options: tuple[str, str] = Field(OPTIONS, description="the answer for the first, and against it")
     orders: Literal["both", "one"] = "both"
     most: int = Field(8, ge=2, description="traces a problem that are compared, the first ones")
 
     @field_validator("prompt")
     @classmethod
     def _has_places(cls, prompt: str) -> str:
-        if missing := [place for place in PLACES if place not in prompt]:
-            raise ValueError(f"has no {missing[0]}")
+        if missing := missing_place(prompt):
+            raise ValueError(f"has no {missing}")
         return prompt
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
@@ -65,12 +64,15 @@ def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) ->
         Dropped(problem_id=problem.id, what=what, reason=reason) for what, reason in reasons.items()
     ]
     pairs = list(combinations(range(len(running)), 2))
-    shown = [*pairs, *((j, i) for i, j in pairs)] if settings.orders == "both" else pairs
+    orders = [*pairs, *((j, i) for i, j in pairs)] if settings.orders == "both" else pairs
     better = [[0.5] * len(running) for _ in running]
-    if shown:
-        asked = [question(problem, running[i], running[j], settings) for i, j in shown]
+    if orders:
+        asked = [
+            Prefix(prompt=shown(settings.prompt, running[i].prompt, running[i].text, running[j].text))
+            for i, j in orders
+        ]
         replies = yield Choose(asked, options=settings.options, by=settings.by)
-        said = {both: yes / (yes + no) for both, (yes, no) in zip(shown, replies, strict=True)}
+        said = {both: yes / (yes + no) for both, (yes, no) in zip(orders, replies, strict=True)}
         for i, j in pairs:
             other = 1 - said[j, i] if (j, i) in said else said[i, j]
             better[i][j] = (said[i, j] + other) / 2
@@ -80,15 +82,3 @@ def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) ->
         for trace, value in zip(running, global_values(better), strict=True)
     ]
     return rows
-
-
-def question(problem: Problem, first: Trace, second: Trace, settings: Settings) -> Prefix:
-    """What the judge reads; model text is put in as it is and never formatted again."""
-    text = settings.prompt
-    parts = {"{question}": problem.question, "{first}": first.text, "{second}": second.text}
-    found, rest = "", text
-    while rest:
-        place = min((one for one in PLACES if one in rest), key=lambda one: rest.index(one), default="")
-        before, _, rest = rest.partition(place) if place else (rest, "", "")
-        found += before + parts.get(place, "")
-    return Prefix(prompt=found)

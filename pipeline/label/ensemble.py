@@ -26,7 +26,7 @@ class Settings(LabelSettings):
 
     sees_gold: ClassVar[bool] = False
 
-    by: tuple[RewardModelName, ...] = Field(min_length=1, description="reward models of the recipe")
+    by: tuple[RewardModelName, ...] = Field(("prm",), min_length=1, description="reward models of the recipe")
     aggregate: Aggregate = Field("last", description="step scores -> a trace's value, for each model")
     most_spread: float | None = Field(
         None, ge=0, description="traces whose values differ by more, as a standard deviation, are dropped"

@@ -38,7 +38,7 @@ HEADS = {
         # beta * log-ratio to its base, up to each step
         Head("implicit", ("scores", "writes", "chooses"), "log_odds", "ratio", mergeable=False),
         Head("probe", ("scores",), built=False),  # logistic regression on hidden states
-        Head("pair", ("chooses",), built=False),  # which of two
+        Head("pair", ("chooses",)),  # which of two: an answer among its next tokens
     )
 }
 DOES = {

@@ -30,8 +30,8 @@ class Settings(SelectSettings):
     min_characters: int = Field(50, ge=0, description="shortest completion (ReST-MCTS*: 50)")
     score: Literal["search", "label", "steps"] = Field(
         "search",
-        description="search: the generator's own score; label: a labeller's value, or its step scores in one; "
-        "steps: those even where it has a value (rStar-Math: their mean)",
+        description="search: the generator's own score; label: a labeller's value, or its step scores in "
+        "one; steps: those even where it has a value (rStar-Math: their mean)",
     )
     aggregate: Aggregate = added("mean", description="with a label's step scores: these -> one score")
     right: bool = Field(False, description="right traces only (rStar-Math); else no gold is used")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -41,18 +41,13 @@ class Pairs(Corpus):
             first += [len(prompt)] * 2
             targets += [([0, 1], [margin, confidence]), ([], [])]
         flat = Corpus.of(rows, names, first, targets)
-        return cls(
-            flat.tokens, flat.offsets, names, flat.first_trained, flat.target_columns, flat.target_values,
-            flat.target_offsets, flat.target_weights,
-        )  # fmt: skip
+        return cls(**{part.name: getattr(flat, part.name) for part in fields(flat)})
 
     @cached_property
     def flat(self) -> Corpus:
         """The 2 N rows, each by itself."""
-        return Corpus(
-            self.tokens, self.offsets, [name for name in self.names for _ in range(2)], self.first_trained,
-            self.target_columns, self.target_values, self.target_offsets, self.target_weights,
-        )  # fmt: skip
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Corpus(**parts | {"names": [name for name in self.names for _ in range(2)]})
 
     @property
     def lengths(self) -> np.ndarray:

@@ -12,8 +12,10 @@ after, how often the winner is likelier, and how often and by how much the impli
 log-ratio to the reference) prefers it.
 
 Rows that carry token ids are trained on exactly those; whole completions whose ids lack an end token ended at
-a stop text, and get one. Not done: DeepSpeed (the reference is read before weights are shared out), packing,
-truncation (what is too long is dropped and counted).
+a stop text, and get one. A model of `head: pair` learns to answer which of two is better (`select: duels`).
+
+Not done: DeepSpeed (the reference is read before weights are shared out), packing, truncation (what is too
+long is dropped and counted).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Settings(TrainSettings):
     """DPO's settings beside what every trainer takes; batch_size counts pairs."""
 
     needs: ClassVar[tuple[str, ...]] = ("Pair",)
+    heads: ClassVar[tuple[str, ...]] = ("policy", "pair")
     trainer_arguments: ClassVar[str] = "DPOConfig"
     owned: ClassVar[dict[str, str]] = {
         **OWNED,

@@ -8,7 +8,7 @@ of RLHF II, arXiv:2401.06080, section 2.3.2); a row's `confidence` smooths its l
 
 A score is a log-odds that means something against another of the same problem alone; `prm.json` says
 `sigmoid`, so searches and votes see numbers from 0 to 1. The metrics hold how often the pairs are told right
-before and after. Not done: the two completions in one context (head: pair).
+before and after. The two completions in one context are `head: pair`, which `train/dpo` trains.
 """
 
 from __future__ import annotations

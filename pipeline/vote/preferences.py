@@ -9,7 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: what a judge of two reads, unless a recipe says otherwise; asked and trained alike
+PROMPT = (
+    "{question}\n\nFirst solution:\n{first}\n\nSecond solution:\n{second}\n\n"
+    "Is the first solution better than the second? "
+)
+OPTIONS = ("yes", "no")  #: the answer for the first one, and against it
+PLACES = ("{question}", "{first}", "{second}")
+
 Matrix = Sequence[Sequence[float]]  #: [V, V]: how likely row beats column; the diagonal is not read
+
+
+def missing_place(prompt: str) -> str:
+    """The first of the three places that a prompt of two completions has not; empty where it has all."""
+    return next((place for place in PLACES if place not in prompt), "")
+
+
+def shown(prompt: str, question: str, first: str, second: str) -> str:
+    """A prompt with its places filled; model text is put in as it is and never formatted again."""
+    parts = dict(zip(PLACES, (question, first, second), strict=True))
+    found, rest = "", prompt
+    while places := [place for place in PLACES if place in rest]:
+        place = min(places, key=rest.index)
+        before, _, rest = rest.partition(place)
+        found += before + parts[place]
+    return found + rest
 
 
 def closure(better: Matrix) -> list[list[bool]]:

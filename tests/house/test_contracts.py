@@ -267,9 +267,9 @@ def test_a_recipe_that_asks_the_wrong_thing_of_a_model_is_told(models: dict, sta
 
 
 def test_a_head_that_no_engine_serves_yet_is_said() -> None:
-    models = {"policy": {"base": "seed://countdown"}, "judge": {"base": "seed://countdown", "head": "pair"}}
+    models = {"policy": {"base": "seed://countdown"}, "judge": {"base": "seed://countdown", "head": "probe"}}
     recipe = build(RECIPE | {"models": models, "stages": {"one": {"generate": "sample"}}}, "r.yaml")
-    assert recipe.not_built == ("models.judge: head: pair is not built yet",)
+    assert recipe.not_built == ("models.judge: head: probe is not built yet",)
 
 
 # --- what a method says of itself, and nobody else

@@ -12,7 +12,7 @@ from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
 TASK = BaseTask(TaskSettings(use="none"))
-PROBLEM = Problem(id="p", question="What is {first}?", answer=None)
+PROBLEM = Problem(id="p", question="?", answer=None)
 
 
 def group(*answers):
@@ -65,12 +65,6 @@ def test_what_is_not_compared():
     }  # fmt: skip
     rows, seen = judged(group("1"), lambda a, b: 0.5)
     assert ([row.value for row in rows], seen) == ([1.0], [])
-
-
-def test_text_is_never_formatted_again():
-    one, two = group("{second}", "7").traces
-    shown = duel.question(PROBLEM, one, two, duel.Settings(prompt="{question}|{first}|{second}|{x}"))
-    assert shown.prompt == "What is {first}?|so {second}|so 7|{x}"
 
 
 def test_a_prompt_without_a_place():

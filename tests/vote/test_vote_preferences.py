@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.vote.preferences import closure, global_values, ranked
+from pipeline.vote.preferences import closure, global_values, missing_place, ranked, shown
 
 #: 0 beats 1, 1 beats 2, 2 beats 3; 3 beats 0 and 0 and 2, 1 and 3 were not told apart well
 CHAIN = [
@@ -42,3 +42,9 @@ def test_a_judge_that_knows_an_order_gives_it():
     # where only neighbours are told apart, the closure finds the order all the same
     near = [[1.0 if a == b + 1 else 0.0 for b in numbers] for a in numbers]
     assert [numbers[i] for i in ranked(near)] == sorted(numbers, reverse=True)
+
+
+def test_text_is_never_formatted_again():
+    said = shown("{question}|{first}|{second}|{x}", "What is {first}?", "{second}", "7")
+    assert said == "What is {first}?|{second}|7|{x}"
+    assert missing_place("{question} {first}") == "{second}"

@@ -1,0 +1,72 @@
+"""Pairs -> questions for a judge of two: which of these completions is better?
+
+LLaMA-Berry (arXiv:2410.02884, section 2.2) trains its pairwise preference model by DPO on such rows: the
+prompt shows both completions, the chosen answer is the right one of two words. Each pair makes two rows, one
+in each order, so that no place is the better one. Train a model of `head: pair` on them (`train: dpo`) and
+ask it by `label: duel` with the same `prompt` and `options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from pipeline.rows import Dropped, Example, Group, Pair, StepExample, sources_of
+from pipeline.select import SelectSettings
+from pipeline.tasks import BaseTask
+from pipeline.vote.preferences import OPTIONS, PROMPT, missing_place, shown
+
+
+class Settings(SelectSettings):
+    """How a judge is asked."""
+
+    needs: ClassVar[tuple[str, ...]] = ("Pair",)
+    makes: ClassVar[tuple[str, ...]] = ("Pair", "Dropped")
+
+    prompt: str = Field(
+        PROMPT, description="what it reads, with {question}, {first} and {second}; as `label: duel`"
+    )
+    options: tuple[str, str] = Field(OPTIONS, description="the answer for the first, and against it")
+    most: int | None = Field(None, ge=1, description="pairs a problem, the first ones; none: all")
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_places(cls, prompt: str) -> str:
+        if missing := missing_place(prompt):
+            raise ValueError(f"has no {missing}")
+        return prompt
+
+
+def select(
+    group: Group, settings: Settings, task: BaseTask, encode: Callable[[str], list[int]]
+) -> list[Example | StepExample | Pair | Dropped]:
+    """Two rows a pair, and a Dropped for each trace that is in none. Text is split into tokens by the
+    trainer, for nobody has written these rows.
+    """
+    rows: list[Example | StepExample | Pair | Dropped] = []
+    pairs = [row for row in group.examples if isinstance(row, Pair)]
+    for row in pairs[: settings.most]:
+        for flipped in (False, True):
+            first, second = (row.rejected, row.chosen) if flipped else (row.chosen, row.rejected)
+            right, wrong = settings.options[::-1] if flipped else settings.options
+            rows.append(
+                Pair(
+                    problem_id=row.problem_id,
+                    prompt=shown(settings.prompt, row.prompt, first, second),
+                    chosen=right,
+                    rejected=wrong,
+                    margin=row.margin,
+                    confidence=row.confidence,
+                    trace_id=row.trace_id,
+                    rejected_id=row.rejected_id,
+                )
+            )
+    named = {name for row in rows for name in sources_of(row)}
+    rows += [
+        Dropped(problem_id=group.problem_id, what=trace.id, reason="no_pair")
+        for trace in group.traces
+        if trace.id not in named
+    ]
+    return rows
