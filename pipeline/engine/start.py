@@ -63,7 +63,7 @@ def start_engine(
     from pipeline.engine.whole import WholeEngine
     from pipeline.models.heads import head_of
 
-    def made(kind: type[Engine]) -> Engine:
+    def made(kind: Any) -> Engine:
         if head_of(head).reads == "ratio":
             kind = ratio_kind(kind)
         return kind(
