@@ -289,7 +289,9 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
 def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?"""
     taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None
-    for source in stage.sources if taken else ():
+    if taken is None:
+        return
+    for source in stage.sources:
         earlier = next((s for s in recipe.stages if s.name == source), None)
         if earlier is None or not earlier.built or earlier.room != "generate":
             continue
