@@ -290,7 +290,7 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         num_key_value_heads=recipe.heads,
         intermediate_size=recipe.inner,
         max_position_embeddings=recipe.context,
-        rope_theta=recipe.theta,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
