@@ -75,8 +75,8 @@ class Settings(TaskSettings):
 
     @property
     def typical_tokens(self) -> float:
-        """A kind, a property and what joins them are a token each."""
-        return min(self.max_tokens, 4 * self.typical_steps - 1)
+        """A kind, what is concluded of it and the line's end are a token each."""
+        return min(self.max_tokens, 3 * self.typical_steps)
 
     def shape(self, hops: int, branches: int | None = None) -> Shape:
         """How a world with so many hops is drawn."""
