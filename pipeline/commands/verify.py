@@ -19,7 +19,7 @@ from pipeline.processes.group import Processes
 from pipeline.recipe.shape import Stage
 from pipeline.report.console import Console
 from pipeline.run import record as records
-from pipeline.run.gates import decide, gate_bytes
+from pipeline.run.gates import decide, foresee, gate_bytes
 from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, session
@@ -170,6 +170,8 @@ def _make_again(run: Run, done: list[tuple[int, Stage]], gated: list[int]) -> No
             path = run.gate_file(number)
             if not path.exists() or path.read_bytes() != right:
                 run.disk.write(path, right)
+        else:  # a fork may hold stages of rounds behind one that is not whole
+            run.versions.foreseen[number] = foresee(run, number)
     for number, stage in done:
         if stage.section == "finally":
             run_stage(run, stage, number)

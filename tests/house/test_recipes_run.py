@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 COUNTDOWN = ["task.train=40", "task.dev=12", "task.test=12", "task.max_tokens=60"]
+#: of the four-number recipes: the rules that the tiny policy knows
+THREE = ["task.numbers=3", "task.range=[1,20]", "task.target=[10,100]", "task.largest=200"]
 BRIEF = ["rounds=2", "stages.learn.steps=4", "stages.learn.batch_size=8", "stages.learn.learning_rate=1e-3"]
 #: a reward model of a few steps says nothing worth a check
 NO_HEALTH = ["min_auc=0", "min_sd=0", "max_length_correlation=1", "samples=2", "split=train", "problems=16"]
@@ -49,7 +51,8 @@ SMALL_LABELS = {
     "pivotal_countdown": ["before.warm.n=2", "before.pivots.n=4", "before.pivots.within=[0,1]", "before.pairs.on_empty=continue", "before.pivots.temperature=1.5"],
 }  # fmt: skip
 #: who covers which recipe: a test below
-PLAIN = ("quickstart", "rest_em_countdown")
+PLAIN = ("quickstart", "rest_em_countdown", "rest_em_countdown4")
+DEDUCTION = ("rest_em_deduction",)
 GRADIENT = ("grpo_countdown",)
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
@@ -88,7 +91,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
+    covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -98,7 +101,8 @@ def test_every_recipe_is_run_below() -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_rest_em_on_countdown(name: str, place: Path, tiny: Path) -> None:
-    said = run(name, f"models.policy.base={tiny}", *COUNTDOWN, *BRIEF)
+    rules = THREE if name.endswith("4") else []
+    said = run(name, f"models.policy.base={tiny}", *COUNTDOWN, *rules, *BRIEF)
     final = whole(name)
     assert "final/accuracy/majority" in final
     assert "round 2" in said
@@ -165,6 +169,33 @@ def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) ->
     if name != "shepherd_countdown":
         gained = rows(recipe.name, int(first.parts[-3][-3:]), "gained", Label)
         assert any(gain for row in gained for gain in row.advantage or () if gain)
+
+
+@pytest.mark.parametrize("name", DEDUCTION)
+def test_rest_em_on_deduction(name: str, place: Path) -> None:
+    """A policy that knows half of the chains, and of the others a lucky guess: outcomes keep both, `valid` tells."""
+    small = ["task.hops=[2,2]", "task.train=16", "task.dev=6", "task.test=6"]
+    task = task_of(name, small)
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        gold = task.gold_completion(problem)
+        assert gold is not None
+        first, *_, answer = gold.split("\n")
+        return gold if number % 2 else f"{first}\n{answer}"
+
+    base = world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150)
+    run(name, f"models.policy.base={base}", *small, *BRIEF)
+    final = whole(name)
+    assert {"final/valid", "final/valid@0", "final/gain/valid"} <= set(final)
+    problems = {p.id: p for p in StageFolder(DATA / name / "prepare").read(Problem)}
+    sound = [
+        all(task.step_oracle(problems[row.problem_id], task.steps(row.completion)) or [False])
+        for row in rows(name, 1, "rows", Example)
+    ]
+    assert {True, False} <= set(sound)  # both were right
+    metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]
+    assert metrics["measure/valid"] <= metrics["measure/accuracy/greedy"]
+    assert 0 <= metrics["measure/trace_error"] <= 1
 
 
 ADDITION_SETTINGS = {"digits": [1, 1], "train": 16, "dev": 4, "test": 4, "max_tokens": 60}
@@ -465,7 +496,7 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
     recipe = load(RECIPES / f"{name}.yaml")
     use = recipe.tasks[0].use
     if use == "countdown":
-        base, small = request.getfixturevalue("tiny"), COUNTDOWN
+        base, small = request.getfixturevalue("tiny"), [*COUNTDOWN, *(THREE if name.endswith("4") else [])]
     elif use == "addition":
         base, small = addition_policy(place)
     elif use == "words":
