@@ -182,8 +182,8 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     constant = stage.settings.schedule.startswith("constant")
     if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
         yield (
-            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, "
-            f"and the recipe has {number}: nothing would be learned then. Give both before the run starts"
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} "
+            f"trainings, and the recipe has {number}: nothing would be learned then. Give both at the start"
         )
     if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
         yield (
