@@ -17,6 +17,7 @@ from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
+from pipeline.recipe.shape import Recipe
 from pipeline.report.console import Console
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
@@ -58,6 +59,8 @@ ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
+VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
+PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -92,6 +95,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
+    covered += [*VERIFIERS, *PAIRS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -137,13 +141,12 @@ def test_policy_gradients_on_countdown(place: Path, tiny: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [*ROLLOUTS, "pav"])
-def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) -> None:
-    """The two recipes, and PAV with a prover of its own over two rounds."""
-    path = RECIPES / f"{name}.yaml" if name in ROLLOUTS else ROOT / "tests" / "recipes" / f"{name}.yaml"
+def run_shrunk(path: Path, tiny: Path) -> Recipe:
+    """A recipe on countdown to its end, each stage as small as it goes."""
     words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled"]
-    for model in load(path).models:
-        words += [f"models.{model}.base={tiny}", f"models.{model}.lora={{r: 4}}"]
+    for name, model in load(path).models.items():
+        lora = [] if model.lora == "none" else [f"models.{name}.lora={{r: 4}}"]
+        words += [f"models.{name}.base={tiny}", *lora]
     for stage in load(path).stages:
         here, keys = f"{stage.section}.{stage.name}", list[str]()
         if stage.room == "train":
@@ -156,12 +159,19 @@ def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) ->
             keys = ["search.n=4"] if stage.settings.search else ["samples=2"]
         words += [f"{here}.{key}" for key in keys]
     recipe = load(path, words)
-    with session(
-        recipe, Console(quiet=True, main=False), Processes(), Workspace(DATA, CHECKPOINTS)
-    ) as working:
+    workspace = Workspace(DATA, CHECKPOINTS)
+    with session(recipe, Console(quiet=True, main=False), Processes(), workspace) as working:
         run_loop(working)
-    assert run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["complete"]
+    assert run_status(recipe.name, workspace)["complete"]
     assert verify_run(DATA / recipe.name, CHECKPOINTS / recipe.name) == []
+    return recipe
+
+
+@pytest.mark.parametrize("name", [*ROLLOUTS, "pav"])
+def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """The two recipes, and PAV with a prover of its own over two rounds."""
+    path = RECIPES / f"{name}.yaml" if name in ROLLOUTS else ROOT / "tests" / "recipes" / f"{name}.yaml"
+    recipe = run_shrunk(path, tiny)
     [first] = sorted(DATA.glob(f"{recipe.name}/round-*/*/rollouts"))[:1]
     drawn = rows(recipe.name, int(first.parts[-3][-3:]), first.parts[-2], Trace)
     assert drawn
@@ -169,6 +179,16 @@ def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) ->
     if name != "shepherd_countdown":
         gained = rows(recipe.name, int(first.parts[-3][-3:]), "gained", Label)
         assert any(gain for row in gained for gain in row.advantage or () if gain)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [*VERIFIERS, *PAIRS])
+def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny)
+    trained = [stage for stage in recipe.stages if stage.room == "train"]
+    assert trained
+    for stage in trained:
+        assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), stage.name
 
 
 @pytest.mark.parametrize("name", DEDUCTION)
