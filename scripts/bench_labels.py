@@ -1,4 +1,4 @@
-"""Labels by roll-outs (Math-Shepherd) through the driver, against the rows that they draw as one flat batch."""
+"""Labels by roll-outs (Math-Shepherd) through the driver, against the rows that they draw as a flat batch."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def label_figures(bench: Bench) -> dict[str, float]:
         recorded.clear()
         submit = policy.submit
         policy.submit = lambda rows: (rows := list(rows), recorded.extend(rows), submit(rows))[-1]  # type: ignore[method-assign]
-        driver = Driver(
-            {"policy": policy}.__getitem__, run_seed=0, round=0, stage="bench", is_right=is_right
-        )
+        driver = Driver({"policy": policy}.__getitem__, run_seed=0, round=0, stage="bench", is_right=is_right)
         begun = seconds(bench.device)
         todo = [
             Search(

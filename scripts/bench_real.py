@@ -34,6 +34,7 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 import torch  # noqa: E402  the environment comes first
 from bench_world import in_turns  # noqa: E402
 
+from pipeline.engine import local  # noqa: E402
 from pipeline.engine.growth import Request  # noqa: E402
 from pipeline.engine.local import Engine  # noqa: E402
 from pipeline.models.packaged import build  # noqa: E402
@@ -42,7 +43,7 @@ from pipeline.tasks import words  # noqa: E402
 from pipeline.train import TrainJob, sft  # noqa: E402
 
 TARGETS = {"decode": 1.3, "prefill": 0.8, "scoring": 1.0, "sft": 1.2}
-NUM_TOKENS = 64
+ROWS, NUM_TOKENS = (16, 64), 64
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 STEPS, BATCH = 3, 16
 
@@ -67,15 +68,15 @@ def rate(tokens: int, work: Callable[[], Any]) -> float:
     return tokens / (time.process_time() - start)
 
 
-def write(engine: Engine, given: Sequence[Sequence[int]]) -> None:
-    """As many rows as there are prompts, each its 64 tokens."""
-    rows = [Request(list(ids), NUM_TOKENS, seed=i, temperature=0.8, ends_on=0) for i, ids in enumerate(given)]
+def write(engine: Engine, given: Sequence[Sequence[int]], each: int) -> None:
+    """As many rows as there are prompts, each its tokens."""
+    rows = [Request(list(ids), each, seed=i, temperature=0.8, ends_on=0) for i, ids in enumerate(given)]
     engine.submit(rows)
     while engine.busy:
         engine.step(4)
 
 
-def generate(model: Any, pad: int, given: Sequence[Sequence[int]]) -> None:
+def generate(model: Any, pad: int, given: Sequence[Sequence[int]], each: int) -> None:
     """The same by transformers, padded on the left."""
     width = max(map(len, given))
     ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in given])
@@ -83,20 +84,24 @@ def generate(model: Any, pad: int, given: Sequence[Sequence[int]]) -> None:
     with torch.inference_mode():
         model.generate(
             ids, attention_mask=mask, do_sample=True, temperature=0.8, top_k=0, top_p=1.0, pad_token_id=pad,
-            max_new_tokens=NUM_TOKENS, min_new_tokens=NUM_TOKENS,
+            max_new_tokens=each, min_new_tokens=each,
         )  # fmt: skip
 
 
-def decode(engine: Engine, model: Any, rounds: int) -> dict[str, tuple[float, float]]:
-    """(the engine's rate, generate's) at 16 and 64 rows."""
+def decode(
+    engine: Engine, model: Any, rounds: int, rows: Sequence[int], each: int
+) -> dict[str, tuple[float, float]]:
+    """(the engine's rate, generate's) at so many rows."""
     found = {}
-    for number in (16, 64):
+    for number in rows:
         given, pad = prompts(engine, number), engine.pad_id
-        tokens = number * NUM_TOKENS
+        tokens = number * each
         ours, theirs = in_turns(
             rounds,
-            lambda given=given, tokens=tokens: rate(tokens, lambda: write(engine, given)),
-            lambda given=given, tokens=tokens, pad=pad: rate(tokens, lambda: generate(model, pad, given)),
+            lambda given=given, tokens=tokens: rate(tokens, lambda: write(engine, given, each)),
+            lambda given=given, tokens=tokens, pad=pad: rate(
+                tokens, lambda: generate(model, pad, given, each)
+            ),
         )
         found[f"decode/{number} rows"] = (ours, theirs)
     return found
@@ -125,7 +130,8 @@ def prefill(engine: Engine, model: Any, rounds: int) -> dict[str, tuple[float, f
             for group, width in engine.groups([len(one) for one in given]):
                 engine.prefill([given[i] for i in group], width)
 
-    return {"prefill": tuple(in_turns(rounds, lambda: rate(tokens, read), lambda: peak(model, 1024)))}  # type: ignore[dict-item]
+    ours, most = in_turns(rounds, lambda: rate(tokens, read), lambda: peak(model, 1024))
+    return {"prefill": (ours, most)}
 
 
 def scorer(folder: Path, scratch: Path) -> Path:
@@ -217,18 +223,24 @@ def sft_rates(folder: Path, engine: Engine, dtype: str, scratch: Path) -> dict[s
     return {"sft": (first, rate(tokens, theirs))}
 
 
-def lean_rates(engine: Engine, rounds: int) -> dict[str, tuple[float, float]]:
-    """Decode with the lean forward, against the engine with the model's own."""
-    lean, given = engine._lean, prompts(engine, 16)
-    tokens = len(given) * NUM_TOKENS
-
-    def with_(forward: Any) -> float:
-        engine._lean = forward
-        found = rate(tokens, lambda: write(engine, given))
-        engine._lean = lean
-        return found
-
-    return {"lean/16 rows": tuple(in_turns(rounds, lambda: with_(lean), lambda: with_(None)))}  # type: ignore[dict-item]
+def lean_rates(
+    folder: Path, engine: Engine, dtype: str, rounds: int, each: int
+) -> dict[str, tuple[float, float]]:
+    """Decode with the lean forward and the products laid out for it, against the model's own forward in the
+    same engine.
+    """
+    made = local.cpu_forward_of
+    local.cpu_forward_of = lambda *_, **__: None
+    plain = Engine(folder, dtype=dtype)
+    local.cpu_forward_of = made
+    given = prompts(engine, 16)
+    tokens = len(given) * each
+    ours, theirs = in_turns(
+        rounds,
+        lambda: rate(tokens, lambda: write(engine, given, each)),
+        lambda: rate(tokens, lambda: write(plain, given, each)),
+    )
+    return {"lean/16 rows": (ours, theirs)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -239,6 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtypes", default="bfloat16,float32")
     parser.add_argument("--only", default="decode,prefill,scoring,lean,sft")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="decoded together")
+    parser.add_argument("--tokens", type=int, default=NUM_TOKENS, help="written by each row")
     parser.add_argument("--checkpoints", type=Path, default=Path(__file__).parents[1] / "checkpoints")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
@@ -266,11 +280,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             engine = Engine(folder, dtype=dtype)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=engine.dtype).eval()
             if "decode" in only:
-                show(dtype, decode(engine, model, given.rounds))
+                show(
+                    dtype,
+                    decode(
+                        engine, model, given.rounds, [int(n) for n in given.rows.split(",")], given.tokens
+                    ),
+                )
             if "prefill" in only:
                 show(dtype, prefill(engine, model, given.rounds))
             if "lean" in only and engine._lean is not None:
-                show(dtype, lean_rates(engine, given.rounds))
+                show(dtype, lean_rates(folder, engine, dtype, given.rounds, given.tokens))
             del model
             if "scoring" in only:
                 show(dtype, scoring(folder, dtype, scratch, given.rounds))

@@ -17,6 +17,7 @@ from pipeline.recipe import read as recipes
 from pipeline.recipe.shape import Stage
 from pipeline.report.console import Console
 from pipeline.rows import SCHEMA_VERSION
+from pipeline.run.gates import foresee
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, resumed_from, session, stored
 from pipeline.stages.files import folder_of, sources_of
@@ -61,7 +62,8 @@ def fork(name: str, new_name: str, overrides: list[str], console: Console, works
 
 
 def _take_over(old: Run, run: Run) -> list[str]:
-    """Every stage that stays valid, in order. Returns their names."""
+    """Every stage that stays valid, in order, also in rounds behind one that is not whole. Returns their
+    names."""
     if not _take_prepare(old, run):
         return []
     taken, quiet = ["prepare"], _quiet(run)
@@ -69,12 +71,13 @@ def _take_over(old: Run, run: Run) -> list[str]:
         stages = run.stages_in(number)
         whole = [name for stage in stages if (name := _take_stage(old, run, stage, number))]
         taken += whole
-        if len([name for name in whole if "(" not in name]) < len(stages):
-            return taken
-        with contextlib.suppress(Diverged):  # under a new gate nothing may stand: the run says so itself
-            close_round(quiet, number)
-        if run.gate(number) is None:
-            return taken
+        if len([name for name in whole if "(" not in name]) == len(stages):
+            with contextlib.suppress(Diverged):  # under a new gate nothing may stand: the run says so itself
+                close_round(quiet, number)
+        if run.gate(number) is None:  # what models act later that do not depend on what is missing
+            run.versions.foreseen[number] = foresee(run, number)
+    if run.gate(run.recipe.rounds) is None:
+        return taken
     for stage in run.recipe.section("finally"):
         if name := _take_stage(old, run, stage, run.recipe.rounds):
             taken.append(name)

@@ -19,14 +19,14 @@ from pipeline.processes.group import Processes
 from pipeline.recipe.shape import Stage
 from pipeline.report.console import Console
 from pipeline.run import record as records
-from pipeline.run.gates import decide, gate_bytes
+from pipeline.run.gates import decide, foresee, gate_bytes
 from pipeline.run.record import metrics_rows
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, session
 from pipeline.stages.run import run_stage
 from pipeline.store.folder import StageFolder
 from pipeline.store.repair import prepare_repair
-from pipeline.store.run_folder import verify_run
+from pipeline.store.run_folder import tree_hash, verify_run
 from pipeline.store.weights import read_weights
 from pipeline.store.workspace import Workspace
 
@@ -73,7 +73,9 @@ def verify(name: str, repair: bool, console: Console, workspace: Workspace) -> s
         cure = "" if repair else f"\nMake it again to the same bytes: ratchet verify {name} --repair"
         raise DamagedData(f"{run.folder}: {len(problems)} wrong{lines}{cure}")
     files = sum(1 for path in run.folder.rglob("*") if path.is_file())
-    return f"{name}: every hash is right ({len(list(stages_done(run)))} stages done, {files} files)"
+    whole = tree_hash(run.folder, run.weights)  # what two machines compare that made the same run
+    done = len(list(stages_done(run)))
+    return f"{name}: every hash is right ({done} stages done, {files} files); of all together: {whole}"
 
 
 def wrong(run: Run) -> list[str]:
@@ -168,6 +170,8 @@ def _make_again(run: Run, done: list[tuple[int, Stage]], gated: list[int]) -> No
             path = run.gate_file(number)
             if not path.exists() or path.read_bytes() != right:
                 run.disk.write(path, right)
+        else:  # a fork may hold stages of rounds behind one that is not whole
+            run.versions.foreseen[number] = foresee(run, number)
     for number, stage in done:
         if stage.section == "finally":
             run_stage(run, stage, number)

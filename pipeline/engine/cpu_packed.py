@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import pad
 
 from pipeline.engine.cpu_forward import CpuForward
-from pipeline.engine.cpu_linear import COLUMNS, least_rows
+from pipeline.engine.cpu_linear import least_rows
 
 LARGE = 50_000_000  #: weights; products of fewer are in the cache, and Python's time counts
 ROWS = 64  #: that a layout is made for
@@ -49,23 +49,22 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 @torch.inference_mode()
-def pack(model: Any, lean: CpuForward | None) -> None:
-    """Lay out every linear layer of a model, and the joined ones of its lean forward in place of their parts.
-    The plain weights are let go, but where an embedding uses them.
+def pack(model: Any, lean: CpuForward) -> None:
+    """Lay out the joined products of a model's lean forward, and its head. The plain weights are let go, but
+    where an embedding uses them: a lean model's own layers are plain too, so nothing else reads them.
     """
     if not can_pack(model.dtype):
         return
     kept = {module.weight.data_ptr() for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    for own, layer in zip(model.base_model.layers, lean.layers, strict=True) if lean else ():
+    for own, layer in zip(model.base_model.layers, lean.layers, strict=True):
         attention, mlp = own.self_attn, own.mlp
         layer.asks = _packed(layer.asks, (attention.q_proj, attention.k_proj, attention.v_proj))
         layer.out = _packed(layer.out, (attention.o_proj,))
         layer.gates = _packed(layer.gates, (mlp.gate_proj, mlp.up_proj))
         layer.down = _packed(layer.down, (mlp.down_proj,))
-    for module in model.modules():
-        plain = type(module) is torch.nn.Linear and type(module.weight.data) is torch.Tensor
-        if plain and module.weight.shape[0] >= COLUMNS and not hasattr(module, "product"):
-            _use(module, Packed(module.weight, module.bias), 0, module.weight.data_ptr() not in kept)
+    head = model.get_output_embeddings()
+    if type(head) is torch.nn.Linear and type(head.weight.data) is torch.Tensor:
+        _use(head, Packed(head.weight, head.bias), 0, head.weight.data_ptr() not in kept)
 
 
 def _packed(product: Any, modules: Sequence[torch.nn.Linear]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -95,7 +95,7 @@ class Engine(Text):
         mixed = self._sliding and "sliding_attention" in self._kinds
         plain = self.remembers and self._top is not None and not mixed
         self._lean = cpu_forward_of(self.model, self._top, one_by_one=alone) if plain else None
-        if large:
+        if large and self._lean is not None:
             cpu_packed.pack(self.model, self._lean)
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash

@@ -175,7 +175,9 @@ class WriteQueue:
                     live.drawn.append(tag)
                 sampling = ask.temperature, ask.top_p, ask.top_k
                 drawn = seed(group[0], sample)
-                rows.append(Request(ids, limit, drawn, *sampling, ENDS_ON[until], state, tag, memory, borders))
+                rows.append(
+                    Request(ids, limit, drawn, *sampling, ENDS_ON[until], state, tag, memory, borders)
+                )
         leaf.expect(len(ask.listed) * ask.n)
 
         def enqueue() -> None:

@@ -13,12 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import Diverged, RecipeError
-
-if TYPE_CHECKING:
-    from pipeline.engine.local import Engine
 
 Logprobs = Callable[[Sequence[tuple[Sequence[int], int]]], list[list[float]]]
 
@@ -72,10 +69,10 @@ def finite(replies: list[list[float]], name: str) -> list[list[float]]:
 
 
 @functools.cache
-def ratio_kind(kind: type[Engine]) -> type[Engine]:
+def ratio_kind(kind: Any) -> Any:
     """An engine of this kind whose scores are log-ratios to its base."""
 
-    class RatioEngine(kind):  # type: ignore[valid-type, misc]
+    class RatioEngine(kind):
         """Writes as what was trained; scores against its base."""
 
         def __init__(self, folder: Path, adapter: Path | None = None, **settings: Any) -> None:

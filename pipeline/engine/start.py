@@ -74,7 +74,7 @@ def _local(
     from pipeline.engine.whole import WholeEngine
     from pipeline.models.heads import head_of
 
-    def made(kind: type[Engine]) -> Engine:
+    def made(kind: Any) -> Engine:
         if head_of(given["head"]).reads == "ratio":
             kind = ratio_kind(kind)
         return kind(folder, adapter, dtype=dtype, device=device, **given)

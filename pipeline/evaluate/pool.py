@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.intervals import best_at, pass_at
+from pipeline.evaluate.intervals import best_at
 from pipeline.rows import Trace
 from pipeline.vote import Candidate, keys
 from pipeline.vote import rule as vote_rule
@@ -44,10 +44,6 @@ class Pool:
             score = aggregate(known, rule) if known and trace.answer is not None else -math.inf
             found.append(score if math.isfinite(score) else -math.inf)
         return found
-
-    def solved_at(self, n: int) -> float:
-        """pass@n."""
-        return pass_at(len(self.right), sum(self.right), n)
 
     def best_at(self, n: float, rule: Aggregate = "last") -> float:
         """The chance that the best scored of n is right; a broken n, as a budget of tokens gives it, lies

@@ -58,7 +58,7 @@ class Settings(RolloutSettings):
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """As the others, and the question's own completions; as if no trace had a pit."""
-        root = 0.0 if self.reuse or not given else self.n * task.typical_tokens
+        root = self.n * task.typical_tokens if given else 0.0
         return super().cost(task, given) + Cost(dict.fromkeys(self.completers, root))
 
 
@@ -85,7 +85,9 @@ def label(
             key_of(prefix) if k in wanted[trace.id] else None for k, prefix in enumerate(prefixes[trace.id])
         ]
         scores = [None if key is None else values[settings.base][key] for key in keys]
-        prover = [None if key is None else best_of(values[settings.by][key], settings.best_of) for key in keys]
+        prover = [
+            None if key is None else best_of(values[settings.by][key], settings.best_of) for key in keys
+        ]
         rows.append(step_label(trace, problem, task, "advantage", scores[1:], gains(prover)))
     return rows
 

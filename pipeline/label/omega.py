@@ -12,9 +12,11 @@ own wrong roll-outs are candidates of later searches. The pool holds pairs (s, r
 at `searches`, or with an empty pool.
 
 The traces of `from` are roll-outs of the root beside its own. Problems of which all of `filter` roll-outs end
-right, or none, are dropped, as in section 4. Written are a Node and a Label (its MC) for each prefix tested
-and each end of a searched completion, and a Label for each trace: its outcome, the MC of those of its steps
-that were tested, null for the rest. What it cost stands among the stage's metrics as `charged/MODEL`.
+right, or none, are dropped, as in section 4. Written are a Node and a Label (its MC) for each prefix tested,
+each end of a searched completion and each different right one that was met (an end's value is its outcome,
+which costs nothing; without the right ends a reward model would hardly see one), and a Label for each trace:
+its outcome, the MC of those of its steps that were tested, null for the rest. What it cost stands among the
+stage's metrics as `charged/MODEL`.
 
 Ours by choice: equal roll-outs are searched once, and a place tested before is not asked about again.
 Roll-outs that a limit cut are no candidates: their prefixes were never wrong. Not here: the down-sampling of
@@ -24,27 +26,25 @@ labels for training (`select/step_values` has `max_per_problem`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.asks import Asks, Counted, Cut, MonteCarlo, Prefix, prefix_of
-from pipeline.label import LabelSettings
+from pipeline.asks import Asks, Counted, Cut, Prefix, prefix_of
 from pipeline.label._prefixes import Ids, Place, Places, usable
+from pipeline.label.rollouts import RolloutSettings
 from pipeline.rows import Dropped, Group, Label, Node, Problem
-from pipeline.settings import Cost, Length, PolicyName
+from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
 
-class Settings(LabelSettings):
-    """The paper's numbers (section 4)."""
+class Settings(RolloutSettings):
+    """The paper's numbers (section 4); its k is `n`."""
 
-    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Dropped")
+    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Trace", "Dropped")
 
-    by: PolicyName = Field("policy", description="the completer, whose roll-outs value a prefix")
-    n: int = Field(8, ge=1, description="roll-outs a prefix (k)")
     filter: int = Field(
         32, ge=0, description="roll-outs of the question; all right or all wrong: dropped; 0: not asked"
     )
@@ -57,9 +57,6 @@ class Settings(LabelSettings):
     beta: float = Field(0.9, gt=0, le=1)
     length: int = Field(500, ge=1, description="L, tokens")
     exploration: float = Field(0.125, ge=0, description="c")
-    temperature: float = Field(1.0, gt=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off")
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """The filter, then log2 M prefixes a search, half a completion long on the average, and half of them
@@ -137,7 +134,7 @@ def label(
         return [*dropped]
     places, pool = Places(), Pool(settings)
     root = Prefix(prompt=kept[0][0].prompt)
-    [found] = yield ask([root], settings, max(settings.filter, settings.n))
+    [found] = yield settings.asking([root], settings.by, max(settings.filter, settings.n), keep=True)
     if settings.filter and found.share in (0, 1):
         why = "all_wrong" if found.share == 0 else "all_right"
         return [
@@ -148,11 +145,11 @@ def label(
     for trace, right, _ in kept:
         places.ended(prefix_of(trace), right, trace.id)
     pool.add(start, [prefix_of(trace) for trace, right, _ in kept if not right])
-    pool.add(start, wrong(found))
+    meet(start, places, pool)
     while pool.candidates and pool.searches < settings.searches:
         chosen = pool.take()
         for place in (yield from search(chosen, places, settings)):
-            pool.add(place, wrong(place.counted))
+            meet(place, places, pool)
     return [
         *dropped,
         *(places.trace_label(trace, right, why, "omega") for trace, right, why in kept),
@@ -160,17 +157,14 @@ def label(
     ]
 
 
-def ask(prefixes: Sequence[Prefix], settings: Any, n: int) -> MonteCarlo:
-    """The roll-outs of some prefixes."""
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-    return MonteCarlo(list(prefixes), by=settings.by, n=n, keep=True, **sampling)
-
-
-def wrong(found: Counted | None) -> list[Prefix]:
-    """The roll-outs that end wrong."""
-    if found is None:
-        return []
-    return [rollout for rollout, ok in zip(found.rollouts, found.correct, strict=True) if not ok]
+def meet(place: Place, places: Places, pool: Pool) -> None:
+    """What the roll-outs of a place bring: candidates that end wrong, and ends that are right."""
+    found = place.counted or Counted(0, 0)
+    verdicts = list(zip(found.rollouts, found.correct, strict=True))
+    for rollout, right in verdicts:
+        if right:
+            places.ended(rollout, True)
+    pool.add(place, [rollout for rollout, right in verdicts if not right])
 
 
 def search(one: Candidate, places: Places, settings: Settings) -> Asks[list[Place]]:
@@ -187,7 +181,7 @@ def search(one: Candidate, places: Places, settings: Settings) -> Asks[list[Plac
         prefix = prefixes[middle]
         place = places.get(prefix.token_ids)
         if place is None:
-            [found] = yield ask([prefix], settings, settings.n)
+            [found] = yield settings.asking([prefix], settings.by, keep=True)
             place = places.counted(prefix, found)
             fresh.append(place)
         if place.value > 0:

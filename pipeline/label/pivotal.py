@@ -30,19 +30,18 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from pipeline.asks import All, Asks, Cut, Logprob, MonteCarlo, Prefix, prefix_of
-from pipeline.label import LabelSettings
 from pipeline.label._prefixes import Place, Places, usable
+from pipeline.label.rollouts import RolloutSettings
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
-from pipeline.settings import Cost, Length, PolicyName
+from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
 
-class Settings(LabelSettings):
-    """How finely a completion is looked at."""
+class Settings(RolloutSettings):
+    """How finely a completion is looked at. `by`, whose success a token changes, is who wrote the traces."""
 
-    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Dropped")
+    makes: ClassVar[tuple[str, ...]] = ("Label", "Node", "Trace", "Dropped")
 
-    by: PolicyName = Field("policy", description="the model whose success a token changes: who wrote them")
     n: int = Field(16, ge=1, description="roll-outs a prefix")
     gap: float = Field(0.2, gt=0, le=1, description="p_gap: a part that moves p by less is not split")
     within: tuple[float, float] = Field(
@@ -50,9 +49,6 @@ class Settings(LabelSettings):
     )
     traces: int = Field(2, ge=1, description="traces split a problem, the first ones")
     others: int = Field(1, ge=0, description="alternatives valued beside a pivotal token, at most")
-    temperature: float = Field(1.0, gt=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off")
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
@@ -132,15 +128,7 @@ def label(
 
 def valued(prefixes: Sequence[Prefix], settings: Settings) -> MonteCarlo:
     """p of some prefixes, with the roll-outs."""
-    return MonteCarlo(
-        list(prefixes),
-        by=settings.by,
-        n=settings.n,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        keep=True,
-    )
+    return settings.asking(prefixes, settings.by, keep=True)
 
 
 def surprises(wholes: Sequence[Prefix], settings: Settings) -> Asks[list[list[float]]]:

@@ -46,7 +46,7 @@ class Settings(RolloutSettings):
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """As the others, and the question's own completions."""
-        root = 0.0 if self.reuse or not given else self.n * task.typical_tokens
+        root = self.n * task.typical_tokens if given else 0.0
         return super().cost(task, given) + Cost({self.by: root})
 
 

@@ -81,10 +81,10 @@ class RolloutSettings(LabelSettings):
         return self.max_tokens
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
-        """n completions after each step but the last, of half a completion on average; nothing where they
-        are reused, which is right where the other stage drew as many.
+        """What it costs alone: n completions after each step but the last, of half a completion on average.
+        What it reuses is not drawn again.
         """
-        prefixes = 0.0 if self.reuse else given * max(task.typical_steps - 1, 0.0)
+        prefixes = given * max(task.typical_steps - 1, 0.0)
         tokens = prefixes * self.n * task.typical_tokens / 2
         return Cost(dict.fromkeys(self.completers, tokens), {}, given)
 

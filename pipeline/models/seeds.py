@@ -182,7 +182,7 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
             f"base: {spec}: no such seed ({f'did you mean seed://{near[0]}?' if near else ', '.join(known)})"
         )
     module = importlib.import_module(f"pipeline.tasks.{name}")
-    if getattr(task_settings, "use", None) != name:
+    if not isinstance(task_settings, module.Settings):  # a preset of the task has the task's settings
         task_settings = module.Settings(use=name)
     keys, differing = SEEDS[name]
     rules = {key: getattr(task_settings, key) for key in keys}
@@ -290,7 +290,7 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         num_key_value_heads=recipe.heads,
         intermediate_size=recipe.inner,
         max_position_embeddings=recipe.context,
-        rope_theta=recipe.theta,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -1,8 +1,8 @@
 """A rank's sign of life: what its main thread is at, published in a small file.
 
-The process group's own time-out does not serve for this (tried with two gloo ranks and 6 s): it ends the wait for
-a rank that is 12 s late as it ends that for one that is stopped, since it sees the wait and not the other's work,
-and nothing that happens outside of a collective. So it stays at its long default, behind this one.
+The process group's own time-out does not serve for this (tried with two gloo ranks and 6 s): it ends the wait
+for a rank that is 12 s late as it ends that for one that is stopped, since it sees the wait and not what the
+other does; and it sees nothing outside of a collective. So it stays at its long default, behind this one.
 """
 
 from __future__ import annotations

@@ -104,7 +104,10 @@ def _reuses(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) 
         if other.room != "label" or not other.settings.keeps_rollouts:
             what = f"{other.room}: {other.method}"
             kept = "keep_rollouts: false" if other.room == "label" and other.settings.draws_by else what
-            yield f"{here}.reuse: {name} leaves no roll-outs ({kept}); name a label stage that draws and keeps them"
+            yield (
+                f"{here}.reuse: {name} leaves no roll-outs ({kept}); name a label stage that draws and keeps "
+                "them"
+            )
             continue
         mine, theirs = stage.settings.draws_by, other.settings.draws_by
         if not set(mine) & set(theirs):
@@ -114,12 +117,16 @@ def _reuses(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) 
             )
         shared = {draw.by for draw in set(mine) & set(theirs)}
         if other.section != stage.section:
-            yield f"{here}.reuse: {name} is in {other.section}: only stages of one section act with equal weights"
+            yield (
+                f"{here}.reuse: {name} is in {other.section}: only stages of one section act with equal "
+                "weights"
+            )
         elif stage.section == "before":
             order = recipe.section("before")
             for one in order[order.index(other) : order.index(stage)]:
                 if one.room == "train" and one.settings.model in shared:
-                    yield f"{here}.reuse: {one.name} trains {one.settings.model} after {name} drew its roll-outs"
+                    model = one.settings.model
+                    yield f"{here}.reuse: {one.name} trains {model} after {name} drew its roll-outs"
 
 
 def _drawn(draws: Sequence[Draw]) -> str:
@@ -175,8 +182,8 @@ def _trainable(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     constant = stage.settings.schedule.startswith("constant")
     if spans and stage.section == "stages" and not constant and (number := sum(trainings)) > spans:
         yield (
-            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} trainings, "
-            f"and the recipe has {number}: nothing would be learned then. Give both before the run starts"
+            f"{here}.schedule_rounds: its {stage.settings.schedule} schedule is over after {spans} "
+            f"trainings, and the recipe has {number}: nothing would be learned then. Give both at the start"
         )
     if stage.settings.on_policy and any(task.shots(recipe.rounds) for task in recipe.tasks):
         yield (
@@ -282,7 +289,9 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
 def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
     """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?"""
     taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None
-    for source in stage.sources if taken else ():
+    if taken is None:
+        return
+    for source in stage.sources:
         earlier = next((s for s in recipe.stages if s.name == source), None)
         if earlier is None or not earlier.built or earlier.room != "generate":
             continue

@@ -78,7 +78,7 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
         here = f"{stage.section}.{stage.name}"
         for source in stage.sources:
             if isinstance(source, FileSource):
-                _file(source, here, seen)
+                _file(source, stage.room, here, seen)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
@@ -141,9 +141,16 @@ def _below(high: float) -> str:
 # --- data
 
 
-def _file(source: FileSource, here: str, seen: Findings) -> None:
-    """A file that is not there, or, where it is small and of a published form, not as it says."""
+def _file(source: FileSource, room: str, here: str, seen: Findings) -> None:
+    """A file that is not there, or, where it is small and of a published form, not as it says; rows of ours
+    where no training reads them.
+    """
     path = Path(source.file).expanduser()
+    if source.row and room != "train":
+        seen.add(
+            f"{here}.from: {source.file}: rows (row: {source.row}) are read by a training alone; {room} "
+            "takes files of step labels (form: prm800k, processbench)"
+        )
     if not path.is_file():
         seen.add(f"{here}.from: {source.file}: no such file", kind=DamagedData)
     elif source.form and path.stat().st_size <= SMALL:

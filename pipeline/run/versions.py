@@ -25,6 +25,8 @@ class Versions:
         self.run = run
         self._bases: dict[str, Path] = {}
         self._hashes: dict[Path, str] = {}
+        #: by round that is not done: models whose version after it is sure all the same (a fork looks ahead)
+        self.foreseen: dict[int, dict[str, Any]] = {}
 
     def base(self, name: str) -> Path:
         """The folder of a model's base; seeds are built when first asked for."""
@@ -56,14 +58,19 @@ class Versions:
 
     def standing(self, name: str, after_round: int) -> Weights:
         """The version of a model that stands after a round (-1: the base as it came)."""
-        gate = self.run.gate(after_round) if after_round >= 0 else None
-        if gate is None:
-            if after_round >= 0:
-                raise RecipeError(
-                    f"run {self.run.name}: round {after_round} is not finished, so no model stands after it"
-                )
-            return self.base_weights(name)
-        return self.weights_from(gate["standing"][name])
+        return self.weights_from(self.record_after(name, after_round))
+
+    def record_after(self, name: str, after_round: int) -> dict[str, Any]:
+        """The record of the version that stands after a round (-1: the base as it came)."""
+        if after_round < 0:
+            return self.record(self.base_weights(name))
+        gate = self.run.gate(after_round)
+        standing = self.foreseen.get(after_round, {}) if gate is None else gate["standing"]
+        if name not in standing:
+            raise RecipeError(
+                f"run {self.run.name}: round {after_round} is not finished, so no model stands after it"
+            )
+        return standing[name]
 
     def weights_from(self, record: dict[str, Any]) -> Weights:
         """A version of a model from its record in a gate file or a train stage's manifest."""

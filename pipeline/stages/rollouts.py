@@ -1,4 +1,5 @@
-"""Monte-Carlo roll-outs as rows: those that a label stage had written, and those that it reads instead of drawing.
+"""Monte-Carlo roll-outs as rows: those that a label stage had written, and those that it reads in place of
+drawing.
 
 Equal asks draw equal roll-outs (docs/design.md, 4), so a stage that finds them in an earlier one gives the
 rows that it would give alone. Only what was written is committed: what a stage read stands already.
@@ -101,7 +102,7 @@ def require_equal_weights(
         for name in dict.fromkeys(draw.by for draw in stage.settings.draws_by):
             if name in plan.models and plan.models[name] != models[name]:
                 raise RecipeError(
-                    f"{stage.section}.{stage.name}: reuse: {plan.stage} wrote its roll-outs with other weights "
-                    f"of {name} ({plan.models[name][:12]}, now {models[name][:12]}): it was trained between "
-                    "them. Leave that stage out of reuse, and they are drawn anew"
+                    f"{stage.section}.{stage.name}: reuse: {plan.stage} wrote its roll-outs with other "
+                    f"weights of {name} ({plan.models[name][:12]}, now {models[name][:12]}): it was trained "
+                    "between them. Leave that stage out of reuse, and they are drawn anew"
                 )

@@ -117,7 +117,9 @@ def tree_files(run_dir: Path) -> dict[str, str]:
 
 
 def tree_hash(*folders: Path) -> str:
-    """The oracle of every test of resume: one hash over a run's folder (and, if given, its checkpoints)."""
+    """One hash over a run's folder (and, if given, its checkpoints): two runs with one are equal to the byte.
+    `ratchet verify` says it; the oracle of every test of resume.
+    """
     digest = hashlib.sha256()
     for folder in folders:
         for path, content in tree_files(folder).items():

@@ -31,6 +31,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -43,7 +44,7 @@ from pipeline.tasks._kinds import EACH, KINDS, NAMES, PROPERTIES, Shape, World, 
 SPLITS = ("train", "dev", "test")
 ANSWER = re.compile(r"answer: ([a-z]+)")
 LINE = re.compile(rf"(?:(?:{'|'.join(EACH)}) )?(\w+) is ([a-z ]+?)\.?")
-SHORT = 0.3  #: of the seed's examples: one rule, no wrong turns, so that it learns what an answer is
+PLAIN = 0.5  #: of the seed's examples: no wrong turns, few rules, so that it learns to look a rule up
 
 
 class Settings(TaskSettings):
@@ -74,8 +75,8 @@ class Settings(TaskSettings):
 
     @property
     def typical_tokens(self) -> float:
-        """A kind, a property and what joins them are a token each."""
-        return min(self.max_tokens, 4 * self.typical_steps - 1)
+        """A kind, what is concluded of it and the line's end are a token each."""
+        return min(self.max_tokens, 3 * self.typical_steps)
 
     def shape(self, hops: int, branches: int | None = None) -> Shape:
         """How a world with so many hops is drawn."""
@@ -205,6 +206,14 @@ class Task(BaseTask):
             verdicts.append(right)
         return verdicts
 
+    def step_result(self, step: str) -> str | None:
+        """What a line concludes: `bramax is a fennax` comes to `a fennax`."""
+        line = step.strip()
+        match = ANSWER.fullmatch(line)
+        if match is None and (match := LINE.fullmatch(line)):
+            return match[2]
+        return match[1] if match else None
+
     def rule_example(self, draw: random.Random) -> tuple[str, list[tuple[str, bool]]]:
         """(question, pieces of a completion, each learned or not): what the embedded seed learns from."""
         question, [walk] = self.rule_walks(draw, 1)
@@ -214,17 +223,22 @@ class Task(BaseTask):
         """(question, completions) by the rules alone: any rule that fits, whatever is asked; a guess where
         none does.
 
-        Never a dev or test question. Three in ten have one rule and no wrong turns. In one of eight of the
-        others the question carries a hint, which the first step of each completion obeys.
+        Never a dev or test question. Half of them have no wrong turns and may be shorter and ask for fewer
+        properties; there one completion says all. In one of eight of the others the question carries a hint,
+        which the first step of each completion obeys.
         """
-        shape = self.settings.shape(draw.randint(*self.settings.hops))
-        if draw.random() < SHORT:
-            shape = self.settings.shape(1, branches=0)
+        s = self.settings
+        plain = draw.random() < PLAIN
+        shape = s.shape(draw.randint(1 if plain else s.hops[0], s.hops[1]), branches=0 if plain else None)
+        if plain:
+            num = 1
+            if shape.choices:
+                shape = replace(shape, choices=draw.randint(2, shape.choices))
         while split_of(question := draw_question(shape, draw)) != "train":
             pass
         world = read_question(question)
         first = ""
-        if shape.hops > 1 and draw.random() < 1 / 8:
+        if not plain and shape.hops > 1 and draw.random() < 1 / 8:
             first = draw.choice(world.rules[world.start])
             question += f" Hint: {world.start} is {first}."
         return question, [_walk(world, draw, first) for _ in range(num)]

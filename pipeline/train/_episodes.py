@@ -60,7 +60,7 @@ class Episodes:
         return found.hexdigest()
 
     def facts(self) -> dict[str, float]:
-        """Counts for metrics, before anything is trained: groups, and those whose advantages are all equal."""
+        """Counts for metrics, before anything is trained: groups, and those of equal advantages."""
         range_of: dict[str, tuple[float, float]] = {}
         advantages = self.values["advantages"]
         for group, start, end in zip(self.groups, self.places[:-1], self.places[1:], strict=True):

@@ -60,4 +60,3 @@ def test_votes_are_those_of_the_rules_over_subsets():
             wins = [same(winner, "4") for drawn in subsets if (winner := vote(drawn)) is not None]
             assert found[name, n] == pytest.approx(sum(wins) / len(subsets), abs=0.03), (name, n)
     assert found == POOL.votes(["majority", "weighted"], [1, 3, 6], draws=3000, seed=1)
-    assert POOL.solved_at(6) == 1

@@ -11,12 +11,14 @@ from pipeline.errors import DamagedData
 from pipeline.evaluate import prm_quality
 from pipeline.evaluate.gate import decide
 from pipeline.evaluate.intervals import resample
+from pipeline.evaluate.outcomes import Ballots
 from pipeline.evaluate.prm_quality import PrmOutcome, Scored, Settings
 from pipeline.evaluate.ranking import Points, Ranking, f1_at, length_correlation
 from pipeline.evaluate.step_files import processbench, read_prm800k, read_processbench
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
-from pipeline.vote.aggregate import aggregate
+from pipeline.vote import rule
+from pipeline.vote.aggregate import RULES, aggregate, kind_of, weight
 
 SETTINGS = Settings(resamples=100)
 
@@ -231,6 +233,30 @@ def test_without_an_oracle_log_odds_are_read_as_such():
     )
     by_hand = (len(wrong) * 0.4**2 + len(right) * 0.3**2) / (len(wrong) + len(right))
     assert shown("sum_logit")["brier"] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_a_vote_with_an_aggregate_of_its_own_weighs_by_what_it_gives(how):
+    """Three right steps of .9, .2, .8 and a step that a limit cut: the same one score as everywhere, and its weight."""
+    ballots = Ballots(
+        [rule({"use": "weighted", "aggregate": how})], "probability", {"p/0": [0.9, 0.2, 0.8, None]}
+    )
+    trace = Trace(
+        problem_id="p",
+        id="p/0",
+        prompt="",
+        text="",
+        token_ids=[1],
+        step_ends=[1],
+        steps=[""],
+        answer="4",
+        score=0.5,
+    )
+    one = ballots.candidate(ballots.rules[0], trace, None)
+    assert one.score == pytest.approx(aggregate([0.9, 0.2, 0.8], how))
+    assert one.kind == kind_of(how)
+    assert one.weight == pytest.approx(weight(one.score, kind_of(how)))
+    assert 0 < one.weight < 1
 
 
 def test_processbench_rows(tmp_path):

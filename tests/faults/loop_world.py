@@ -79,15 +79,20 @@ def labels_data(base: Path, name: str = NAME) -> dict[str, Any]:
 
 def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False, labels: bool = False) -> Recipe:
     """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
+<<<<<<< HEAD
     brief: five stages of plain ReST-EM under the same name, where seconds count. labels: `labels_data`."""
     if labels:
         path = base.with_name("labels.yaml")
         path.write_text(yaml.safe_dump(labels_data(base), sort_keys=False))
         return load(path)
+=======
+    brief: five stages of plain ReST-EM and labels by roll-outs, under the same name, where seconds count."""
+>>>>>>> mc
     if brief:
         stages = {
-            **recipe_data(base)["stages"],
             "sample": {"generate": "sample", "by": "policy", "n": 3, "chunk": 20},
+            "gained": {"label": "advantage", "from": "sample", "n": 2, "scout": 1},
+            **{name: made for name, made in recipe_data(base)["stages"].items() if name != "sample"},
         }
         more = {"wandb": {"mode": "disabled"}, "save_every": 2, "stages": stages}
         path = base.with_name("brief.yaml")

@@ -96,6 +96,7 @@ def test_stopped_anywhere_and_extended_is_the_same_run(write_recipe: Callable[..
         ({"sample": {"top_p": 0.9, "top_k": 5}}, {}, "drawn with top_p 0.9, top_k 5"),
         ({"learn": {"args": {"deepspeed": "zero2.json"}}}, {}, "carry_optimizer: under ZeRO"),
         ({}, {"restart_from": "base"}, "carry_optimizer: the model restarts from its base"),
+        ({"learn": {"schedule_rounds": 1}}, {}, "is over after 1 trainings, and the recipe has 2"),
         (
             {"learn": {"schedule": "reduce_lr_on_plateau"}},
             {},

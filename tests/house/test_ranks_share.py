@@ -19,16 +19,24 @@ sys.path.append(str(Path(__file__).parents[1] / "faults"))
 STAGES = {
     "rest_mcts_countdown": ("search", "values", "traces", "steps"),
     "plain": ("sample", "check", "rows"),
+    "rollouts": ("sample", "credit", "gained"),
+}
+#: labels by roll-outs, the second reading those of the first
+ROLLOUTS = {
+    "credit": {"label": "shepherd", "from": "sample", "n": 3},
+    "gained": {"label": "advantage", "from": ["sample", "credit"], "reuse": ["credit"], "n": 4, "scout": 2},
 }
 
 
 def begin(name: str, place: Path, tiny: Path) -> str:
     """A run whose first stages one process has done: the models of round 1 stand. Returns the last stage to share."""
-    if name == "plain":
+    if name != "rest_mcts_countdown":
         from tiny_world import recipe_data
 
         data = recipe_data(tiny, name=name, wandb={"mode": "disabled"})
         data["stages"]["sample"]["chunk"] = 5
+        if name == "rollouts":
+            data["stages"] = {"sample": data["stages"]["sample"]} | ROLLOUTS | data["stages"]
     else:
         from loop_world import tiny_recipe
 

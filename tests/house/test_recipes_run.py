@@ -17,6 +17,7 @@ from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
+from pipeline.recipe.shape import Recipe
 from pipeline.report.console import Console
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
@@ -32,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 COUNTDOWN = ["task.train=40", "task.dev=12", "task.test=12", "task.max_tokens=60"]
+#: of the four-number recipes: the rules that the tiny policy knows
+THREE = ["task.numbers=3", "task.range=[1,20]", "task.target=[10,100]", "task.largest=200"]
 BRIEF = ["rounds=2", "stages.learn.steps=4", "stages.learn.batch_size=8", "stages.learn.learning_rate=1e-3"]
 #: a reward model of a few steps says nothing worth a check
 NO_HEALTH = ["min_auc=0", "min_sd=0", "max_length_correlation=1", "samples=2", "split=train", "problems=16"]
@@ -42,16 +45,22 @@ SMALL_SEARCH = {
 }
 #: how each labeller is made small, and able to find something where the tiny policy is nearly always right
 SMALL_LABELS = {
+    "omega_deduction": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
+    "diverse_deduction": ["before.sample.n=6"],
     "omega_countdown": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
     "diverse_countdown": ["before.sample.n=6"],
     "pivotal_countdown": ["before.warm.n=2", "before.pivots.n=4", "before.pivots.within=[0,1]", "before.pairs.on_empty=continue", "before.pivots.temperature=1.5"],
 }  # fmt: skip
 #: who covers which recipe: a test below
-PLAIN = ("quickstart", "rest_em_countdown")
+PLAIN = ("quickstart", "rest_em_countdown", "rest_em_countdown4")
+DEDUCTION = ("rest_em_deduction",)
 GRADIENT = ("grpo_countdown",)
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
+ROLLOUTS = ("shepherd_countdown", "pav_countdown")
+VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
+PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -85,7 +94,8 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 
 def test_every_recipe_is_run_below() -> None:
-    covered = [*PLAIN, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS]
+    covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
+    covered += [*VERIFIERS, *PAIRS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -95,7 +105,8 @@ def test_every_recipe_is_run_below() -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_rest_em_on_countdown(name: str, place: Path, tiny: Path) -> None:
-    said = run(name, f"models.policy.base={tiny}", *COUNTDOWN, *BRIEF)
+    rules = THREE if name.endswith("4") else []
+    said = run(name, f"models.policy.base={tiny}", *COUNTDOWN, *rules, *BRIEF)
     final = whole(name)
     assert "final/accuracy/majority" in final
     assert "round 2" in said
@@ -128,6 +139,83 @@ def test_policy_gradients_on_countdown(place: Path, tiny: Path) -> None:
         "round-001",
         "round-002",
     ]
+
+
+def run_shrunk(path: Path, tiny: Path) -> Recipe:
+    """A recipe on countdown to its end, each stage as small as it goes."""
+    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled"]
+    for name, model in load(path).models.items():
+        lora = [] if model.lora == "none" else [f"models.{name}.lora={{r: 4}}"]
+        words += [f"models.{name}.base={tiny}", *lora]
+    for stage in load(path).stages:
+        here, keys = f"{stage.section}.{stage.name}", list[str]()
+        if stage.room == "train":
+            keys = ["steps=2", "batch_size=8"]
+        elif stage.room == "label" and stage.settings.draws_by:
+            keys = ["n=2"]
+        elif stage.method == "prm_quality":
+            keys = [word for word in NO_HEALTH if not word.startswith("split")]
+        elif stage.room == "evaluate":
+            keys = ["search.n=4"] if stage.settings.search else ["samples=2"]
+        words += [f"{here}.{key}" for key in keys]
+    recipe = load(path, words)
+    workspace = Workspace(DATA, CHECKPOINTS)
+    with session(recipe, Console(quiet=True, main=False), Processes(), workspace) as working:
+        run_loop(working)
+    assert run_status(recipe.name, workspace)["complete"]
+    assert verify_run(DATA / recipe.name, CHECKPOINTS / recipe.name) == []
+    return recipe
+
+
+@pytest.mark.parametrize("name", [*ROLLOUTS, "pav"])
+def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """The two recipes, and PAV with a prover of its own over two rounds."""
+    path = RECIPES / f"{name}.yaml" if name in ROLLOUTS else ROOT / "tests" / "recipes" / f"{name}.yaml"
+    recipe = run_shrunk(path, tiny)
+    [first] = sorted(DATA.glob(f"{recipe.name}/round-*/*/rollouts"))[:1]
+    drawn = rows(recipe.name, int(first.parts[-3][-3:]), first.parts[-2], Trace)
+    assert drawn
+    assert all(row.model == "policy" and row.tokens_charged > 0 for row in drawn)
+    if name != "shepherd_countdown":
+        gained = rows(recipe.name, int(first.parts[-3][-3:]), "gained", Label)
+        assert any(gain for row in gained for gain in row.advantage or () if gain)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [*VERIFIERS, *PAIRS])
+def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny)
+    trained = [stage for stage in recipe.stages if stage.room == "train"]
+    assert trained
+    for stage in trained:
+        assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), stage.name
+
+
+@pytest.mark.parametrize("name", DEDUCTION)
+def test_rest_em_on_deduction(name: str, place: Path) -> None:
+    """A policy that knows half of the chains, and of the others a lucky guess: outcomes keep both, `valid` tells."""
+    small = ["task.hops=[2,2]", "task.train=16", "task.dev=6", "task.test=6"]
+    task = task_of(name, small)
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        gold = task.gold_completion(problem)
+        assert gold is not None
+        first, *_, answer = gold.split("\n")
+        return gold if number % 2 else f"{first}\n{answer}"
+
+    base = world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150)
+    run(name, f"models.policy.base={base}", *small, *BRIEF)
+    final = whole(name)
+    assert {"final/valid", "final/valid@0", "final/gain/valid"} <= set(final)
+    problems = {p.id: p for p in StageFolder(DATA / name / "prepare").read(Problem)}
+    sound = [
+        all(task.step_oracle(problems[row.problem_id], task.steps(row.completion)) or [False])
+        for row in rows(name, 1, "rows", Example)
+    ]
+    assert {True, False} <= set(sound)  # both were right
+    metrics = run_status(name, Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]
+    assert metrics["measure/valid"] <= metrics["measure/accuracy/greedy"]
+    assert 0 <= metrics["measure/trace_error"] <= 1
 
 
 ADDITION_SETTINGS = {"digits": [1, 1], "train": 16, "dev": 4, "test": 4, "max_tokens": 60}
@@ -428,7 +516,7 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
     recipe = load(RECIPES / f"{name}.yaml")
     use = recipe.tasks[0].use
     if use == "countdown":
-        base, small = request.getfixturevalue("tiny"), COUNTDOWN
+        base, small = request.getfixturevalue("tiny"), [*COUNTDOWN, *(THREE if name.endswith("4") else [])]
     elif use == "addition":
         base, small = addition_policy(place)
     elif use == "words":

@@ -168,6 +168,59 @@ def test_a_fork_takes_over_what_stays_valid_and_ends_as_a_fresh_run_would(here: 
     assert "every hash is right" in check("forked")
 
 
+def test_a_fork_takes_over_later_rounds_that_do_not_depend_on_what_changed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward model that is trained each round and used in the last one: with another training the policy's
+    rounds stay what they are."""
+    from tiny_world import recipe_data
+
+    monkeypatch.chdir(tmp_path)
+    data = recipe_data(tiny)
+    data["models"]["prm"] = {"base": str(tiny), "head": "value", "lora": {"r": 4}}
+    stages = data["stages"]
+    stages["steps"] = {"select": "step_values", "from": "check"}
+    stages["refine"] = {
+        "train": "prm",
+        "model": "prm",
+        "target": "value",
+        "from": "steps",
+        "steps": 2,
+        "batch_size": 8,
+    }
+    stages["scored"] = {
+        "evaluate": "accuracy",
+        "of": "policy",
+        "value": "prm",
+        "samples": 2,
+        "rounds": [2, 2],
+    }
+    del data["finally"]
+    Path("r.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    run("r.yaml")
+    change = "stages.refine.steps=3"
+    said = fork("tiny", "forked", [change], QUIET, Workspace(DATA, CHECKPOINTS))
+    taken = next(line for line in said.splitlines() if "taken over" in line).partition(":")[2]
+    kept = ("sample", "check", "rows", "learn", "measure", "steps")
+    assert [word.strip() for word in taken.split(",")] == [
+        "prepare", "round-000/measure", *(f"round-{number:03d}/{name}" for number in (1, 2) for name in kept)
+    ]  # fmt: skip
+    assert "Go on from round 1, refine: ratchet run forked" in said
+    assert "every hash is right" in check("forked")
+    damaged = next((DATA / "forked/round-002/sample").glob("train-00000*.parquet"))
+    flip(damaged)
+    with pytest.raises(DamagedData, match=damaged.name):
+        check("forked")
+    check("forked", repair=True)
+    assert "every hash is right" in check("forked")
+    run("forked")
+    run("r.yaml", change, name="fresh")
+    forked, fresh = files("forked"), files("fresh")
+    assert forked.keys() == fresh.keys()
+    named = {key for key in forked if forked[key] != fresh[key]}
+    assert all(Path(key).name in ("plan.json", "recipe.yaml", "README.md") for key in named), named
+
+
 def test_a_fork_without_a_change_is_a_whole_run(here: Path) -> None:
     said = fork("tiny", "copy", ["window=1"], QUIET, Workspace(DATA, CHECKPOINTS))
     assert "Go on from finally" in said

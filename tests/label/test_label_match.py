@@ -109,6 +109,9 @@ def test_labels_fall_once_and_never_rise(positive, results) -> None:
         ("gsm8k", "#### 1,200", "1200"),
         ("gsm8k", "So she thinks again.\n", None),
         ("words", "17 + 26 = 43\n", "43"),
+        ("deduction", "Every bramax is a fennax.\n", "a fennax"),
+        ("deduction", "answer: red", "red"),
+        ("deduction", "so it is", None),
         ("addition", "6 2 + 2 5 , 3 C: 1\n", None),
     ],
 )

@@ -95,9 +95,17 @@ def test_the_tree_by_hand() -> None:
     text = {name: ("" if n.parent is None else text_of(nodes, n)) for name, n in nodes.items()}
     values = {text[name]: node.value for name, node in nodes.items()}
     # the trace is the shortest of the wrong completions (9 tokens, 12): first `a b`, in the middle, then `a`
-    assert values == {"": 0.5, "a\n": 0.25, "a\nb\n": 0.0, "a\nb\nc\nno\n": 0.0, "right\n": 1.0}
+    ends = {"right\n": 1.0, "a\nright\n": 1.0, "a\nb\nc\nno\n": 0.0}  # of right roll-outs too
+    assert values == {"": 0.5, "a\n": 0.25, "a\nb\n": 0.0, **ends}
     parents = {text[n]: None if node.parent is None else text[node.parent] for n, node in nodes.items()}
-    assert parents == {"": None, "a\n": "", "right\n": "", "a\nb\n": "a\n", "a\nb\nc\nno\n": "a\nb\n"}
+    assert parents == {
+        "": None,
+        "a\n": "",
+        "right\n": "",
+        "a\nb\n": "a\n",
+        "a\nright\n": "a\n",
+        "a\nb\nc\nno\n": "a\nb\n",
+    }
     assert nodes["p/n0"].visits == 1
     labels = {row.trace_id: row for row in rows if isinstance(row, Label)}
     assert {name: label.value for name, label in labels.items() if name in nodes} == {

@@ -82,7 +82,7 @@ def test_the_pivotal_token_and_its_pair_by_hand() -> None:
     [pair] = pairs_of(group)
     assert (pair.prompt, pair.chosen, pair.rejected, pair.margin) == ("Q:ab", "x", "y", 1.0)
     assert (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) == ([7, 7, 97, 98], [120], [121])
-    assert pair.trace_id == "p/0"
+    assert (pair.trace_id, pair.whole) == ("p/0", False)
     assert len(world.asked) == len(set(world.asked))
 
 

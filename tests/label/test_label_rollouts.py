@@ -134,7 +134,10 @@ def test_advantage_of_a_prover_and_of_the_best_of_k():
 
 
 def test_advantage_draws_near_the_first_pit():
-    right = {("policy", text): share for text, share in (("", 0.5), ("a", 0.5), ("ab", 0.5), ("abc", 0.0), ("abcd", 0.0))}
+    right = {
+        ("policy", text): share
+        for text, share in (("", 0.5), ("a", 0.5), ("ab", 0.5), ("abc", 0.0), ("abcd", 0.0))
+    }
     long = trace(0, "abcde", "5")
     rows, [scouts, asked] = run(advantage, [long], right, around=0, best_of=1)
     assert (scouts.n, asked.n) == (4, 20)

@@ -71,6 +71,22 @@ def test_reachable_values_match_brute_force(count):
         assert set(ways(numbers, 200)) == brute_force(list(numbers), 200), numbers
 
 
+def test_the_game_of_24_is_countdown_with_four_numbers():
+    from pipeline.models import seeds
+    from pipeline.tasks import game24
+
+    game = game24.Task(game24.Settings(use="game24", train=5, dev=2, test=2))
+    assert sum(map(len, game._pool().values())) == 1346  # of 1,362 hands with fractions allowed
+    for problem in game.problems():
+        assert problem.question.endswith("target 24")
+        assert problem.source == "game24"
+        gold = game.gold_completion(problem)
+        assert game.correct(game.extract(gold), problem)
+        assert game.step_oracle(problem, game.steps(gold)) == [True] * 3
+    recipe, _ = seeds.plan("seed://countdown", game.settings)
+    assert recipe.rules == {"numbers": 4, "range": (1, 13), "target": (24, 24), "largest": 200}
+
+
 def test_every_gold_completion_is_right_step_by_step():
     countdown = task()
     for problem in countdown.problems():
