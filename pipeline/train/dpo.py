@@ -202,7 +202,7 @@ def ids_of(row: Pair, tokenizer: Any, ends: set[int]) -> tuple[Ids, str]:
                 problem_id=row.problem_id, prompt=row.prompt, completion=text, prompt_ids=row.prompt_ids,
                 completion_ids=ids,
             ),
-            AsSft(), tokenizer, ends,
+            AsSft.model_validate({}), tokenizer, ends,
         )
         for text, ids in ((row.chosen, row.chosen_ids), (row.rejected, row.rejected_ids))
     ]  # fmt: skip
