@@ -79,15 +79,14 @@ def labels_data(base: Path, name: str = NAME) -> dict[str, Any]:
 
 def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False, labels: bool = False) -> Recipe:
     """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
-<<<<<<< HEAD
-    brief: five stages of plain ReST-EM under the same name, where seconds count. labels: `labels_data`."""
+
+    brief: five stages of plain ReST-EM and labels by roll-outs, under the same name, where seconds count. labels:
+    `labels_data`.
+    """
     if labels:
         path = base.with_name("labels.yaml")
         path.write_text(yaml.safe_dump(labels_data(base), sort_keys=False))
         return load(path)
-=======
-    brief: five stages of plain ReST-EM and labels by roll-outs, under the same name, where seconds count."""
->>>>>>> mc
     if brief:
         stages = {
             "sample": {"generate": "sample", "by": "policy", "n": 3, "chunk": 20},

@@ -188,7 +188,9 @@ def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) ->
     trained = [stage for stage in recipe.stages if stage.room == "train"]
     assert trained
     for stage in trained:
-        assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), stage.name
+        assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), (
+            stage.name
+        )
 
 
 @pytest.mark.parametrize("name", DEDUCTION)

@@ -38,7 +38,18 @@ for kind in KINDS:
         assert os.waitstatus_to_exitcode(status) == 9, (kind, kill_at, status)
         assert not list((Path({folder!r}) / kind / "out").iterdir())
 """
-KINDS = ("lora", "folded", "full", "packed", "accumulated", "prm", "step_aware", "orm", "implicit", "gradient")
+KINDS = (
+    "lora",
+    "folded",
+    "full",
+    "packed",
+    "accumulated",
+    "prm",
+    "step_aware",
+    "orm",
+    "implicit",
+    "gradient",
+)
 #: verifiers: trainer, head, what it sets
 VERIFIERS = {
     "prm": (prm, None, {}),
