@@ -52,7 +52,8 @@ class WithWinnersLikelihood(DPOTrainer):
         def keep(module: Any, given: Any, output: Any) -> None:
             self.log_probs = getattr(output, "log_probs", None)
 
-        self.model.register_forward_hook(keep)
+        model: Any = self.model
+        model.register_forward_hook(keep)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -89,8 +90,9 @@ class PreferenceTrainer(Exact, WithWinnersLikelihood):
             args.router_aux_loss_coef = args.router_aux_loss_coef if routes(model) else 0.0
         # without an adapter TRL would load the reference beside the model; with one it has nothing to load
         args.precompute_ref_log_probs = not isinstance(model, PeftModel)
+        later: Any = list  # `prepare` brings the rows and what makes batches of them
         super().__init__(
-            model, None, args, data_collator=list, train_dataset=stand_in, processing_class=tokenizer
+            model, None, args, data_collator=later, train_dataset=stand_in, processing_class=tokenizer
         )
         self.precompute_ref_logps = True
         if isinstance(model, PeftModel) and "ref" in model.peft_config:

@@ -133,6 +133,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     pairs = _pairs.read_pairs(
         job.rows(), lambda row: ids_of(row, tokenizer, ends), settings.max_length, dropped
     )
+    require_sure(pairs)
     steps = _setup.num_steps(settings, job.round, len(pairs))
     losses = {
         "beta": settings.beta,
@@ -164,6 +165,16 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     return _setup.finish(trainer, report | preferred(before, after, reference, settings.beta), dropped)
 
 
+def require_sure(pairs: Pairs) -> None:
+    """Refuse smoothed pairs: TRL's losses know one share of flipped labels for all."""
+    unsure = int((pairs.margins[:, 1] < 1).sum())
+    if unsure:
+        raise RecipeError(
+            f"{unsure} of {len(pairs)} pairs have a confidence below 1, which train: dpo does not know: "
+            "train: pairwise does; else select: strength with unsure: 0, or loss: [robust]"
+        )
+
+
 def require_fit(arguments: Any, settings: Settings) -> None:
     """Refuse what would not be the update that the recipe asks for."""
     if arguments.deepspeed is not None or getattr(arguments, "deepspeed_plugin", None) is not None:
@@ -191,7 +202,7 @@ def ids_of(row: Pair, tokenizer: Any, ends: set[int]) -> tuple[Ids, str]:
                 problem_id=row.problem_id, prompt=row.prompt, completion=text, prompt_ids=row.prompt_ids,
                 completion_ids=ids,
             ),
-            AsSft(), tokenizer, ends,
+            AsSft.model_validate({}), tokenizer, ends,
         )
         for text, ids in ((row.chosen, row.chosen_ids), (row.rejected, row.rejected_ids))
     ]  # fmt: skip

@@ -165,19 +165,22 @@ def test_the_split_of_a_batch_changes_nothing(base: Path, tmp_path: Path) -> Non
         np.testing.assert_allclose(first[name], second[name], atol=2e-4, err_msg=name)
 
 
+FEW = [
+    {"loss": ["ipo"]},
+    {"loss": ["robust"], "label_smoothing": 0.1},
+    {"args": {"use_weighting": True, "ld_alpha": 0.5}, "loss": ["sigmoid", "sft"]},
+]
+REST = [
+    *({"loss": [name]} for name in ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
+                                    "apo_down", "discopop", "sigmoid_norm")),
+    {"loss": ["exo_pair"], "label_smoothing": 1e-3},
+    {"args": {"f_divergence_type": "js_divergence"}},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "more",
-    [
-        *({"loss": [name]} for name in ("ipo", "nca_pair", "bco_pair", "sppo_hard", "aot", "apo_zero",
-                                        "apo_down", "discopop", "sigmoid_norm", "aot_unpaired")),
-        {"loss": ["robust"], "label_smoothing": 0.1},
-        {"loss": ["exo_pair"], "label_smoothing": 1e-3},
-        {"args": {"f_divergence_type": "js_divergence"}},
-        {"args": {"ld_alpha": 0.5}},
-        {"args": {"use_weighting": True}, "loss": ["sigmoid", "sft"]},
-    ],
-    ids=str,
-)  # fmt: skip
+    "more", [*FEW, *(pytest.param(more, marks=pytest.mark.full) for more in REST)], ids=str
+)
 def test_every_loss_of_trl_takes_a_step(base: Path, tmp_path: Path, more: dict) -> None:
     report = train(job_of(base, tmp_path, sums(8)), Settings(**FAST | {"steps": 2} | more))
     assert math.isfinite(report.metrics["loss"])
@@ -235,6 +238,8 @@ def test_mistakes_are_said(base: Path, tmp_path: Path) -> None:
         train(job_of(base, tmp_path / "1", sums(8)), Settings(**FAST, args={"beta": 0.2}))
     with pytest.raises(RecipeError, match="aot sorts a whole batch"):
         train(job_of(base, tmp_path / "2", sums(8)), Settings(**FAST, loss=["aot"], micro_batch=2))
+    with pytest.raises(RecipeError, match="8 of 8 pairs have a confidence below 1"):
+        train(job_of(base, tmp_path / "3", sums(8, confidence=0.7)), Settings(**FAST))
     assert "train: dpo cannot train" in Settings().fault_of_lora({"target_modules": ["lm_head"]})
 
 
