@@ -167,6 +167,8 @@ def test_the_measure_is_processbench_s_own(
         if label.labeller == "prm":
             scores[by_question[label.problem_id]] = [s for s in label.step_scores or [] if s is not None]
     assert all(len(scores[one.problem]) == 4 for one in solutions)
+    by_id = {question: problem_id for problem_id, question in by_question.items()}
+    solutions.sort(key=lambda one: by_id[one.problem])  # the halves are by the order of ids
     found = by_file(solutions, [scores[one.problem] for one in solutions])
     assert found["f1"] > 0
     assert measured["metrics"]["bench/first_error_f1"] == pytest.approx(found["f1"])
