@@ -51,7 +51,7 @@ class GradientTrainer(Exact, GradientLoss):
         weights' own word is asked for.
         """
         self.settings, self.episodes = settings, episodes
-        self.objective = _losses.OBJECTIVES[settings.loss]
+        self.objective: _losses.Objective = _losses.OBJECTIVES[settings.loss]
         self.low, self.high = settings.bounds()
         completions = np.diff(episodes.places)
         self.longest = float(settings.longest or completions.max())

@@ -35,7 +35,7 @@ class Objective:
     sequence: bool = False
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Objective] = {
     "reinforce": Objective("plain", "sum"),
     "grpo": Objective("clip", "row"),
     "dr_grpo": Objective("clip", "constant"),

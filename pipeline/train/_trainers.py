@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
@@ -68,7 +68,7 @@ class Exact(Trainer):
         if self.args.deepspeed is None and not packed and not takes_positions(self.model):
             self.without_positions()
         if isinstance(self.model, PeftModel):  # a card that is not kept: an eighth of a second at each save
-            self.model.create_or_update_model_card = lambda *_, **__: None
+            self.model.create_or_update_model_card = lambda *_, **__: None  # type: ignore[method-assign]
         self.remove_callback(PrinterCallback)
         self.add_callback(StepCallback(self))
 
@@ -124,7 +124,7 @@ class Exact(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if fresh and self.job.optimizer is not None:
-            _carried.load(self.model, optimizer, self.job.optimizer)
+            _carried.load(cast("torch.nn.Module", self.model), optimizer, self.job.optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -215,7 +215,7 @@ class Exact(Trainer):
         self.save_model(str(out))
         if self.is_world_process_zero():
             if self.job.carry_optimizer:
-                _carried.save(self.model, self.optimizer, out)
+                _carried.save(cast("torch.nn.Module", self.model), self.optimizer, out)
             for name in ("training_args.bin", "README.md"):
                 (out / name).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()

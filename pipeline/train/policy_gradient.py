@@ -70,7 +70,7 @@ class Settings(TrainSettings):
     batch_size: int = Field(
         0, ge=0, description="rows an optimizer step, over all processes; 0: the rows / minibatches"
     )
-    kl: Reference = Field(Reference(), description="how the policy is held near another")
+    kl: Reference = Field(Reference.model_validate({}), description="how the policy is held near another")
     entropy_bonus: float = Field(0.0, ge=0, description="times the mean entropy, added to the objective")
     top_entropy: float = Field(1.0, gt=0, le=1, description="share of tokens that train, by entropy")
     truncate: float | None = Field(
