@@ -223,7 +223,7 @@ def test_nothing_kept_says_what_would_keep_something(
 ) -> None:
     from types import SimpleNamespace
 
-    from pipeline.stages.run import cure_of
+    from pipeline.stages.selection import cure_of
 
     work: Any = SimpleNamespace(run=SimpleNamespace(name="mine"), stage=SimpleNamespace(name="rows"))
     assert words in cure_of(Counter(dropped), work)
