@@ -65,13 +65,7 @@ def table(recipes: list[Recipe], workspace: Workspace) -> str:
     known = {recipe.name: measures(recipe) for recipe in recipes}
     columns = {m.metric.column: m.metric.main for each in known.values() for m in each if m.metric.column}
     mains, others = ([name for name, main in columns.items() if main == want] for want in (True, False))
-    short = {
-        name: {m.metric.brief for each in known.values() for m in each if m.metric.column == name}
-        for name in mains
-    }  # one metric fills the column: its own word; several (greedy, search): the column's
-    measured = [
-        cell for name in mains for cell in (min(short[name]) if len(short[name]) == 1 else name, "95 %")
-    ]
+    measured = [cell for name in mains for cell in (name, "95 %")]
     head = ("recipe", "round", *measured, "tokens", "PRM tokens", *others, "seconds")
     lines: list[tuple[str, ...]] = [head]
 
