@@ -150,7 +150,7 @@ def test_compare_gives_each_recipe_its_tokens_and_one_table(place: Path, tiny: P
     paths = [Path(small(tiny)), Path("plain.yaml")]
     table = compare(paths, 900, [], Console(file=io.StringIO()), Workspace(DATA, CHECKPOINTS))
     head, *lines = table.splitlines()
-    assert head.split()[:3] == ["recipe", "round", "greedy"]
+    assert head.split()[:3] == ["recipe", "round", "accuracy"]
     assert [(line.split()[0], line.split()[1]) for line in lines] == [
         (name, number) for name in ("guided", "plain") for number in ("0", "1", "test")
     ]
