@@ -18,7 +18,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class ValuedPrefix:
     """One valued prefix."""
 
     prefix: Prefix
@@ -33,26 +33,26 @@ class Place:
 
 
 @dataclass(slots=True)
-class Places:
+class ValuedPrefixes:
     """All places of a problem, in the order in which they were valued; the first one is the root."""
 
-    by_ids: dict[Ids, Place] = field(default_factory=dict)
+    by_ids: dict[Ids, ValuedPrefix] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[ValuedPrefix]:
         return iter(self.by_ids.values())
 
-    def get(self, ids: Ids) -> Place | None:
+    def get(self, ids: Ids) -> ValuedPrefix | None:
         """The place with these ids."""
         return self.by_ids.get(ids)
 
-    def counted(self, prefix: Prefix, found: Counted) -> Place:
+    def counted(self, prefix: Prefix, found: Counted) -> ValuedPrefix:
         """Enter what roll-outs say of a prefix; what is known already stays."""
-        return self.by_ids.setdefault(prefix.token_ids, Place(prefix, found.share, found))
+        return self.by_ids.setdefault(prefix.token_ids, ValuedPrefix(prefix, found.share, found))
 
-    def ended(self, prefix: Prefix, right: bool, trace_id: str | None = None) -> Place:
+    def ended(self, prefix: Prefix, right: bool, trace_id: str | None = None) -> ValuedPrefix:
         """Enter the end of a completion, whose value is its outcome. A place that roll-outs have valued (the
         same ids, still open) keeps its own."""
-        place = self.by_ids.setdefault(prefix.token_ids, Place(prefix, float(right)))
+        place = self.by_ids.setdefault(prefix.token_ids, ValuedPrefix(prefix, float(right)))
         place.trace_id = place.trace_id or trace_id
         return place
 
@@ -62,7 +62,7 @@ class Places:
             self, key=lambda place: place.prefix.token_ids
         )  # a prefix comes before what it began
         names: dict[Ids, str] = {}
-        above: list[tuple[Place, int]] = []  # the places on the way to this one, with their depths
+        above: list[tuple[ValuedPrefix, int]] = []  # the places on the way to this one, with their depths
         rows: list[Node | Label] = []
         for place in ordered:
             ids = place.prefix.token_ids

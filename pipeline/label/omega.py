@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pipeline.asks import Asks, Counted, Cut, Prefix, prefix_of
-from pipeline.label._prefixes import Ids, Place, Places, usable
+from pipeline.label._prefixes import Ids, ValuedPrefix, ValuedPrefixes, usable
 from pipeline.label.rollouts import RolloutSettings
 from pipeline.rows import Dropped, Group, Label, Node, Problem
 from pipeline.settings import Cost, Length
@@ -73,7 +73,7 @@ class Settings(RolloutSettings):
 class Candidate:
     """A wrong roll-out and the place that it began from."""
 
-    place: Place
+    place: ValuedPrefix
     rollout: Prefix
 
     @property
@@ -90,7 +90,7 @@ class Pool:
     met: set[Ids] = field(default_factory=set)  #: completions that are or were here
     searches: int = 0  #: the sum of all N
 
-    def add(self, place: Place, rollouts: Iterable[Prefix]) -> None:
+    def add(self, place: ValuedPrefix, rollouts: Iterable[Prefix]) -> None:
         """Wrong roll-outs from a place, where it can hold a first error: 0 < MC < 1."""
         for rollout in rollouts if 0 < place.value < 1 else ():
             if rollout.token_ids not in self.met and rollout.finish in ("eos", "stop"):
@@ -132,7 +132,7 @@ def label(
     kept, dropped = usable(problem, group.traces, task)
     if not kept:
         return [*dropped]
-    places, pool = Places(), Pool(settings)
+    places, pool = ValuedPrefixes(), Pool(settings)
     root = Prefix(prompt=kept[0][0].prompt)
     [found] = yield settings.asking([root], settings.by, max(settings.filter, settings.n), keep=True)
     if settings.filter and found.share in (0, 1):
@@ -157,7 +157,7 @@ def label(
     ]
 
 
-def meet(place: Place, places: Places, pool: Pool) -> None:
+def meet(place: ValuedPrefix, places: ValuedPrefixes, pool: Pool) -> None:
     """What the roll-outs of a place bring: candidates that end wrong, and ends that are right."""
     found = place.counted or Counted(0, 0)
     verdicts = list(zip(found.rollouts, found.correct, strict=True))
@@ -167,14 +167,14 @@ def meet(place: Place, places: Places, pool: Pool) -> None:
     pool.add(place, [rollout for rollout, right in verdicts if not right])
 
 
-def search(one: Candidate, places: Places, settings: Settings) -> Asks[list[Place]]:
+def search(one: Candidate, places: ValuedPrefixes, settings: Settings) -> Asks[list[ValuedPrefix]]:
     """Search a wrong roll-out for its first error. Returns the places that it tested and nobody had before;
     all are entered, and so is the end of the roll-out, which is known to be wrong.
     """
     ends = borders(one.rollout, one.place.num_tokens, settings)
     prefixes = yield Cut(one.rollout, at=ends, by=settings.by)
     places.ended(one.rollout, False)
-    fresh: list[Place] = []
+    fresh: list[ValuedPrefix] = []
     sound, fault = -1, len(ends)  # the last prefix known to be sound, the first known to be lost
     while fault - sound > 1:
         middle = (sound + fault) // 2

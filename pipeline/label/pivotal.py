@@ -30,7 +30,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from pipeline.asks import All, Asks, Cut, Logprob, MonteCarlo, Prefix, prefix_of
-from pipeline.label._prefixes import Place, Places, usable
+from pipeline.label._prefixes import ValuedPrefix, ValuedPrefixes, usable
 from pipeline.label.rollouts import RolloutSettings
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
 from pipeline.settings import Cost, Length
@@ -89,7 +89,7 @@ def label(
     kept = kept[: settings.traces]
     if not kept:
         return [*dropped]
-    places = Places()
+    places = ValuedPrefixes()
     root = Prefix(prompt=kept[0][0].prompt)
     [found] = yield valued([root], settings)
     low, high = settings.within
@@ -150,7 +150,7 @@ def split(
     parts: list[Part],
     wholes: Sequence[Prefix],
     surprise: Sequence[Sequence[float]],
-    places: Places,
+    places: ValuedPrefixes,
     settings: Settings,
 ) -> Asks[list[Part]]:
     """Halve parts until each moves p by less than the gap or is one token: those of all completions at once.
@@ -201,7 +201,7 @@ def half(surprise: Sequence[float]) -> int:
 
 
 def alternatives(
-    pivots: Sequence[Part], wholes: Sequence[Prefix], places: Places, settings: Settings
+    pivots: Sequence[Part], wholes: Sequence[Prefix], places: ValuedPrefixes, settings: Settings
 ) -> Asks[None]:
     """Value other tokens than the pivotal ones: those with which the roll-outs from before went the other
     way.
@@ -223,7 +223,7 @@ def alternatives(
             places.counted(prefix, found)
 
 
-def others(before: Place, token: int, rises: bool) -> list[Prefix]:
+def others(before: ValuedPrefix, token: int, rises: bool) -> list[Prefix]:
     """For each token but one that roll-outs from a place begin with, one of them: first the token after
     which most (or, where p is to fall, fewest) end right, then the more frequent one.
     """

@@ -22,7 +22,7 @@ POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One question with its walks. labels: -1 where nothing is learned. walk: 0 in the prompt, then 1, 2."""
 
     ids: list[int]
@@ -31,7 +31,7 @@ class Row:
     walk: list[int]
 
 
-def row_of(prompt: list[int], walks: list[list[int]]) -> Row:
+def row_of(prompt: list[int], walks: list[list[int]]) -> PackedRow:
     """The prompt's ids and each walk's, with its end token."""
     shared, last = prompt[:-1], prompt[-1]
     ids, labels, places, number = (
@@ -45,7 +45,7 @@ def row_of(prompt: list[int], walks: list[list[int]]) -> Row:
         labels += [-1, *walk]
         places += range(len(shared), len(prompt) + len(walk))
         number += [count] * (1 + len(walk))
-    return Row(ids, labels, places, number)
+    return PackedRow(ids, labels, places, number)
 
 
 def batches(
@@ -54,7 +54,7 @@ def batches(
     """Endless batches of rule walks: ids, labels, places and mask."""
     draw = random.Random(recipe.hash)
     while True:
-        rows: list[Row] = []
+        rows: list[PackedRow] = []
         for _ in range(POOL * recipe.batch):
             question, walks = task.rule_walks(draw, recipe.walks)
             prompt, *texts = tokenizer([task.prompt(question), *walks])["input_ids"]
@@ -65,7 +65,7 @@ def batches(
         yield from (tensors(each, tokenizer.pad_token_id) for each in cut)
 
 
-def tensors(rows: list[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def tensors(rows: list[PackedRow], pad: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Ids and labels [rows, longest], and what the model is given beside: places, mask [rows, 1, longest,
     longest] with 0 where a token may look."""
     import torch

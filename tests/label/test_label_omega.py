@@ -11,7 +11,7 @@ from label_world import PROBLEM, Lines, World, shares, trace, written
 
 from pipeline.asks import Prefix, prefix_of
 from pipeline.label import omega
-from pipeline.label._prefixes import Place, Places
+from pipeline.label._prefixes import ValuedPrefix, ValuedPrefixes
 from pipeline.rows import Dropped, Group, Label, Node, Problem
 from pipeline.select import step_values
 
@@ -55,8 +55,8 @@ def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> Non
         done = text.count("\n")
         return values[done] if done < error else 0.0
 
-    world, places = World(shares(value)), Places()
-    place = Place(START, value(""))
+    world, places = World(shares(value)), ValuedPrefixes()
+    place = ValuedPrefix(START, value(""))
     whole = written(START, *(f"step {k}" for k in range(num)))
     fresh = world.drive(omega.search(omega.Candidate(place, whole), places, given_settings()))
     known = {len(p.prefix.steps): p.value for p in places}
@@ -69,7 +69,9 @@ def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> Non
 def test_brute_force_asks_of_every_step_and_the_search_of_four_in_sixteen() -> None:
     world = World(shares(lambda text: 0.5 if text.count("\n") < 11 else 0.0))
     whole = written(START, *(f"step {k:02}" for k in range(16)))
-    world.drive(omega.search(omega.Candidate(Place(START, 0.5), whole), Places(), given_settings()))
+    world.drive(
+        omega.search(omega.Candidate(ValuedPrefix(START, 0.5), whole), ValuedPrefixes(), given_settings())
+    )
     assert [text.count("\n") for text in world.asked] == [8, 12, 10, 11]
 
 
@@ -196,7 +198,7 @@ def test_a_place_inside_a_step() -> None:
 
 
 def test_prefix_of_a_trace_and_of_a_rollout_are_one_place() -> None:
-    places = Places()
+    places = ValuedPrefixes()
     one = places.ended(prefix_of(trace(0, "a", "no")), False, "p/0")
     assert places.ended(written(START, "a", "no"), False) is one
     assert one.trace_id == "p/0"
