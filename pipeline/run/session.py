@@ -228,6 +228,8 @@ def session(
                 world.together(begin)
                 yield Run(recipe, console, workspace, world, taken=taken)
             except BaseException as raised:  # outcome.json tells of every end, Ctrl-C too; it goes on
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; the last word comes first
+                error = raised
                 error = group.cause(raised)
                 if error is raised:
                     raise
