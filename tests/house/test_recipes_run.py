@@ -147,6 +147,8 @@ def run_shrunk(path: Path, tiny: Path) -> Recipe:
     for name, model in load(path).models.items():
         lora = [] if model.lora == "none" else [f"models.{name}.lora={{r: 4}}"]
         words += [f"models.{name}.base={tiny}", *lora]
+        # the tiny policy is nearly always right: then there is no AUC that a gate could look at
+        words += [f"models.{name}.gate=[]"] if model.head and model.gate else []
     for stage in load(path).stages:
         here, keys = f"{stage.section}.{stage.name}", list[str]()
         if stage.room == "train":
