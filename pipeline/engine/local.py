@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from pipeline.engine import cpu_attention, cpu_linear, cpu_packed, cuda_engine
+from pipeline.engine import cpu_attention, cpu_linear, cpu_packed, cuda_engine, readings
 from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Stash, cache_of, resumed
 from pipeline.engine.cpu_forward import cpu_forward_of
 from pipeline.engine.endings import sign_tokens
 from pipeline.engine.growth import Request
+from pipeline.engine.masks import Masks
 from pipeline.engine.prefix_cache import (
     CacheBudget,
     Held,
@@ -38,7 +39,7 @@ from pipeline.engine.prefix_cache import (
     remember,
     sizes,
 )
-from pipeline.engine.rungs import RUNGS, Limits, groups, large_rung_of, rung_of, wide_rung_of
+from pipeline.engine.rungs import ON_CPU, ON_GPU, RUNGS, Limits, groups, large_rung_of, rung_of, wide_rung_of
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged
 from pipeline.models.heads import score_kind
@@ -89,11 +90,9 @@ class Engine(Text):
         self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
         config = self.model.config.get_text_config()
         self.num_layers: int = config.num_hidden_layers
-        self._kinds = set(getattr(config, "layer_types", None) or [])
-        self._sliding: int = getattr(config, "sliding_window", None) or 0
+        self._masks = Masks(config)
         self._top = self._plain_head()
-        mixed = self._sliding and "sliding_attention" in self._kinds
-        plain = self.remembers and self._top is not None and not mixed
+        plain = self.remembers and self._top is not None and not self._masks.mixed
         self._lean = cpu_forward_of(self.model, self._top, one_by_one=alone) if plain else None
         if large and self._lean is not None:
             cpu_packed.pack(self.model, self._lean)
@@ -108,12 +107,9 @@ class Engine(Text):
         self._stems = Stems(self)
         if not small:
             cuda_engine.prepare(self)
-        #: in one prefill or scoring forward; on CPU what the cache holds (1.2 to 1.4 times as fast as 4096)
-        self.forward_tokens = 1024 if small else 1 << 15
-        self.forward_cost = 64 if small else 4096  #: tokens of padding that are dearer than one more forward
-        self.cache_bytes = (2 if small else 16) << 30  #: for the rows of one rung
-        #: for what all searches remember
-        self.room = CacheBudget((2 if small else 16) << 30, self._token_bytes)
+        room = ON_CPU if small else ON_GPU
+        self.forward_tokens, self.forward_cost, self.cache_bytes = room.tokens, room.cost, room.cache
+        self.room = CacheBudget(room.memory, self._token_bytes)
 
     def _plain_head(self) -> Any:
         return plain_head(self.model, self.head, self.num_tokens)
@@ -277,14 +273,6 @@ class Engine(Text):
         held = resumed(gathered(known, num, len(columns), like), positions)
         return ids.to(self.device), places, self._masks(mask, positions), held
 
-    def _masks(self, mask: torch.Tensor, positions: torch.Tensor) -> Any:
-        """The mask by kind of layer, where there are several; without kinds a window holds for all."""
-        if not self._sliding or (self._kinds and "sliding_attention" not in self._kinds):
-            return mask
-        columns = torch.arange(mask.shape[-1], device=self.device)
-        near = mask.masked_fill(positions[:, None, :, None] - columns >= self._sliding, -torch.inf)
-        return {"full_attention": mask, "sliding_attention": near} if self._kinds else near
-
     # -- scores
 
     @torch.inference_mode()
@@ -328,11 +316,7 @@ class Engine(Text):
 
     def scores_of(self, logits: torch.Tensor) -> torch.Tensor:
         """The scores that logits [..., labels or vocabulary] stand for."""
-        if self._signs:
-            return logits[..., list(self._signs)].softmax(-1)[..., 0]
-        if logits.shape[-1] > 1:
-            return logits.softmax(-1)[..., 1]  # a two-label PRM: label 1 is "right"
-        return logits[..., 0].sigmoid() if self.score_kind == "probability" else logits[..., 0]
+        return readings.scores_of(logits, self._signs, self.score_kind)
 
     @torch.inference_mode()
     def logprobs(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
@@ -347,11 +331,7 @@ class Engine(Text):
     ) -> torch.Tensor:
         rows = torch.arange(len(at), device=at.device)[:, None]
         following = ids[rows, (at + 1).clamp(max=ids.shape[1] - 1)]
-
-        def reduce(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-            return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
-
-        return self._by_parts(ids, positions, mask, at, held, reduce, following)
+        return self._by_parts(ids, positions, mask, at, held, readings.logprob_of, following)
 
     @torch.inference_mode()
     def certainties(self, items: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
@@ -359,13 +339,8 @@ class Engine(Text):
         spans = [(ids, range(start - 1, len(ids) - 1)) for ids, start in items]
         return self._read(spans, self._certainty_part)
 
-    def _certainty_part(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any
-    ) -> torch.Tensor:
-        def reduce(logits: torch.Tensor) -> torch.Tensor:
-            return logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
-
-        return self._by_parts(ids, positions, mask, at, held, reduce)
+    def _certainty_part(self, *given: Any) -> torch.Tensor:
+        return self._by_parts(*given, readings.certainty_of)  # type: ignore[arg-type]
 
     def _by_parts(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, at: torch.Tensor, held: Any, reduce: Any,
@@ -390,20 +365,20 @@ class Engine(Text):
         asked = [number for number, (_, at) in enumerate(items) if len(at)]
         if memories:
             self._forwards(prompts([items[n][0] for n in asked], [memories[n] for n in asked]), part)
-        readings = []
+        wanted = []
         for n in asked:
             ids, at = items[n]
             memory, num_prompt = memories[n] if memories else (None, 0)
-            readings.append(reading(tuple(ids), at, memory, (num_prompt, *(place + 1 for place in at))))
-        for n, found in zip(asked, self._forwards(readings, part), strict=True):
+            wanted.append(reading(tuple(ids), at, memory, (num_prompt, *(place + 1 for place in at))))
+        for n, found in zip(asked, self._forwards(wanted, part), strict=True):
             replies[n] = found
         return replies
 
-    def _forwards(self, readings: Sequence[Reading], part: Any) -> list[list[float]]:
+    def _forwards(self, wanted: Sequence[Reading], part: Any) -> list[list[float]]:
         """The values at the asked positions of each."""
-        replies: list[list[float]] = [[] for _ in readings]
-        for group, width in self.groups(*sizes(readings)):
-            ones = [readings[i] for i in group]
+        replies: list[list[float]] = [[] for _ in wanted]
+        for group, width in self.groups(*sizes(wanted)):
+            ones = [wanted[i] for i in group]
             known = [one.held for one in ones]
             ids, positions, mask, held = self._begun([one.ids for one in ones], width, known)
             at = np.zeros((len(ids), max(1, *(len(one.at) for one in ones))), np.int64)

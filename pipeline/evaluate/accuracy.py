@@ -21,9 +21,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
 from pipeline.evaluate import GOLD, LEARNING, TROUBLE, EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.intervals import resample
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
-from pipeline.evaluate.paired import Measured, aligned, tabulate
+from pipeline.evaluate.paired import over_problems
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
@@ -270,14 +269,10 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
 
     Every metric is over the problems that all models in `found` were measured on.
     """
-    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
-    ids = aligned({name: list(rows) for name, rows in by_id.items()})
-    weights = resample(len(ids), settings.resamples)
-    measured: dict[str, Measured] = {}
-    for name, rows in by_id.items():
-        votes = [each.label for each in settings.rules]
-        measured[name] = columns([rows[i] for i in ids], settings.ks, votes, settings.chains)
-    return {"problems": float(len(ids)), **tabulate(measured, weights)}
+    votes = [each.label for each in settings.rules]
+    return over_problems(
+        found, lambda rows: columns(rows, settings.ks, votes, settings.chains), settings.resamples
+    )
 
 
 def _right(name: str, says: str, short: str, **more: Any) -> Metric:

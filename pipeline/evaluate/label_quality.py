@@ -31,9 +31,9 @@ from pydantic import Field
 
 from pipeline.asks import Asks
 from pipeline.evaluate import EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.intervals import Statistic, resample
+from pipeline.evaluate.intervals import Statistic
 from pipeline.evaluate.outcomes import ratio
-from pipeline.evaluate.paired import Measured, aligned, tabulate
+from pipeline.evaluate.paired import Measured, over_problems
 from pipeline.evaluate.ranking import Points, Ranking
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Question, Trace
 from pipeline.settings import STANDING, Cost, Length, PolicyName
@@ -216,11 +216,7 @@ def outcomes(
 
 def measure(found: Mapping[str, Sequence[LabelOutcome]], settings: Settings) -> dict[str, float]:
     """Metrics without the stage's name, with intervals over problems."""
-    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
-    ids = aligned({name: list(rows) for name, rows in by_id.items()})
-    weights = resample(len(ids), settings.resamples)
-    measured = {name: columns([rows[i] for i in ids], settings) for name, rows in by_id.items()}
-    return {"problems": float(len(ids)), **tabulate(measured, weights)}
+    return over_problems(found, lambda rows: columns(rows, settings), settings.resamples)
 
 
 def columns(found: Sequence[LabelOutcome], settings: Settings) -> Measured:

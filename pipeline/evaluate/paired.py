@@ -10,13 +10,24 @@ with `/low`, `/high` (`gain/greedy` for `accuracy/greedy`). Another model, `part
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from pipeline.evaluate.intervals import Floats, Ratio, Statistic, change, percentile95, tidy
+from pipeline.evaluate.intervals import Floats, Ratio, Statistic, change, percentile95, resample, tidy
 
 INCUMBENT = "@incumbent"
 GAINS = ("accuracy/", "valid", "pass@", "maj@", "auc")  #: metrics that also get a gain over another version
+
+
+class OfProblem(Protocol):
+    """What an evaluation found on one problem."""
+
+    @property
+    def problem_id(self) -> str: ...
+
+
+Found = TypeVar("Found", bound=OfProblem)
 
 
 @dataclass
@@ -46,6 +57,18 @@ def aligned(ids: Mapping[str, Sequence[str]]) -> list[str]:
     if not shared:
         raise ValueError(f"no problem was measured for all of {', '.join(ids)}")
     return sorted(shared)
+
+
+def over_problems(
+    found: Mapping[str, Sequence[Found]], columns: Callable[[list[Found]], Measured], resamples: int
+) -> dict[str, float]:
+    """The metrics of outcomes by model (keys as `measure` has them), over the problems that all were measured
+    on: `columns` makes the statistics of one model's outcomes, in the order of the problems.
+    """
+    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
+    ids = aligned({name: list(rows) for name, rows in by_id.items()})
+    measured = {name: columns([rows[i] for i in ids]) for name, rows in by_id.items()}
+    return {"problems": float(len(ids)), **tabulate(measured, resample(len(ids), resamples))}
 
 
 class _Once:

@@ -31,9 +31,9 @@ from pydantic import Field
 from pipeline.asks import Asks, Continue, Score, prefix_of, start, to_trace
 from pipeline.evaluate import GOLD, TRUST, EvaluateSettings, Health, Metric, Panel, Search, accuracy
 from pipeline.evaluate.accuracy import judged
-from pipeline.evaluate.intervals import Ratio, Statistic, resample
+from pipeline.evaluate.intervals import Ratio, Statistic
 from pipeline.evaluate.outcomes import ratio
-from pipeline.evaluate.paired import Measured, aligned, tabulate
+from pipeline.evaluate.paired import Measured, over_problems
 from pipeline.evaluate.ranking import (
     Harmonic,
     Points,
@@ -192,11 +192,7 @@ def known_verdicts(said: Sequence[float | None]) -> list[bool]:
 
 def measure(found: Mapping[str, Sequence[PrmOutcome]], settings: Settings) -> dict[str, float]:
     """Metrics without the stage's name. Keys of `found`: the names of `of` in order, and `NAME@incumbent`."""
-    by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
-    ids = aligned({name: list(rows) for name, rows in by_id.items()})
-    weights = resample(len(ids), settings.resamples)
-    measured = {name: columns([rows[i] for i in ids], settings) for name, rows in by_id.items()}
-    return {"problems": float(len(ids)), **tabulate(measured, weights)}
+    return over_problems(found, lambda rows: columns(rows, settings), settings.resamples)
 
 
 def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:

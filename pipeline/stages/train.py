@@ -98,7 +98,6 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
     """
     run, stage = work.run, work.stage
     settings, name = stage.settings, stage.settings.model
-    spec = run.recipe.models[name]
     run.engines.clear()
     start = starting_point(run, stage, work.round)
     sources = inputs_of(run, stage, work.round)
@@ -115,28 +114,8 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
 
     long("loading and compiling")
     with storage_told(target), nothing_left(out), run.console.progress(stage.name, None) as bar:
-        report = method("train", stage.method).train(
-            TrainJob(
-                rows=rows,
-                base=start.base,
-                adapter=start.adapter,
-                out=out,
-                scratch=scratch_of(work),
-                seed=seed_of(run.recipe.seed, work.round, stage.name, "", 0, 0) % 2**31,
-                round=work.round,
-                lora=None if spec.lora == "none" else spec.lora,
-                head=spec.head,
-                dtype=spec.dtype,
-                save_every=run.recipe.header.save_every,
-                carry_optimizer=settings.carry_optimizer,
-                optimizer=carried_from(run, stage, start),
-                schedule=settings.place_in_schedule(work.round),
-                report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
-                say=run.console.note,
-                beat=sign_of_life,
-            ),
-            settings,
-        )
+        job = job_of(work, start, rows, out, bar)
+        report = method("train", stage.method).train(job, settings)
     run.processes.barrier()
 
     weights, optimizer = run.processes.together(partial(commit_training, work, start, out, target))
@@ -152,6 +131,31 @@ def train_stage(work: Any) -> Callable[[], dict[str, Any]]:
         }
 
     return extra
+
+
+def job_of(work: Any, start: Weights, rows: Callable[[], Iterator[Any]], out: Path, bar: Any) -> TrainJob:
+    """What the trainer is given."""
+    run, stage = work.run, work.stage
+    spec = run.recipe.models[stage.settings.model]
+    return TrainJob(
+        rows=rows,
+        base=start.base,
+        adapter=start.adapter,
+        out=out,
+        scratch=scratch_of(work),
+        seed=seed_of(run.recipe.seed, work.round, stage.name, "", 0, 0) % 2**31,
+        round=work.round,
+        lora=None if spec.lora == "none" else spec.lora,
+        head=spec.head,
+        dtype=spec.dtype,
+        save_every=run.recipe.header.save_every,
+        carry_optimizer=stage.settings.carry_optimizer,
+        optimizer=carried_from(run, stage, start),
+        schedule=stage.settings.place_in_schedule(work.round),
+        report=lambda values: bar(values.get("step"), _steps(values), **_shown(values)),
+        say=run.console.note,
+        beat=sign_of_life,
+    )
 
 
 def commit_training(work: Any, start: Weights, out: Path, target: Path) -> tuple[Weights, str]:

@@ -29,6 +29,7 @@ from pipeline.errors import RecipeError
 from pipeline.rows import Example, Pair
 from pipeline.settings import operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 from pipeline.train._owned import OWNED
 from pipeline.train.sft import Settings as AsSft
 from pipeline.train.sft import end_tokens, fault_on_head, token_ids
@@ -111,14 +112,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no pair is left. RecipeError: `args`, `lora`, weights or launches that cannot be.
         Diverged: a loss that is not finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:

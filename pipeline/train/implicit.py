@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.errors import RecipeError
 from pipeline.settings import ModelName, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 from pipeline.train._outcomes import read_outcomes
 
 if TYPE_CHECKING:
@@ -75,16 +75,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no outcome is left. RecipeError: no adapter, or a label that does not fit. Diverged: a
         loss that is not finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    if fault := settings.fault_of_head(job.head, job.lora is None) or settings.fault_of_lora(job.lora or {}):
-        raise RecipeError(fault)
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.errors import RecipeError
 from pipeline.settings import ModelName, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 from pipeline.train._outcomes import read_outcomes
 
 if TYPE_CHECKING:
@@ -80,16 +80,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no outcome is left. RecipeError: a head or a label that does not fit. Diverged: a loss
         that is not finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    if fault := settings.fault_of_head(job.head, job.lora is None):
-        raise RecipeError(fault)
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:

@@ -21,6 +21,7 @@ from pydantic import Field
 from pipeline.rows import Pair
 from pipeline.settings import ModelName, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 
 if TYPE_CHECKING:
     from pipeline.train._pairs import Ids
@@ -50,14 +51,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no pair is left. RecipeError: a base that does not fit. Diverged: a loss that is not
         finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:

@@ -32,6 +32,7 @@ from pipeline.rows import Example
 from pipeline.settings import Settings as Plain
 from pipeline.settings import StageSettings, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 
 if TYPE_CHECKING:
     from pipeline.train._episodes import Episodes
@@ -114,14 +115,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no row is left. RecipeError: settings or weights that cannot be. Diverged: a loss that is
         not finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:

@@ -33,6 +33,7 @@ from pipeline.errors import NothingKept, RecipeError
 from pipeline.rows import StepExample
 from pipeline.settings import ModelName, added, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
+from pipeline.train._frame import exactly
 
 if TYPE_CHECKING:
     import torch
@@ -92,16 +93,7 @@ def train(job: TrainJob, settings: Settings) -> TrainReport:
         NothingKept: no label is left. RecipeError: a head, target or label that do not fit. Diverged: a loss
         that is not finite.
     """
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())  # first: without it every rank on a CPU box is alone
-    from pipeline.train import _setup
-
-    if fault := settings.fault_of_head(job.head, job.lora is None):
-        raise RecipeError(fault)
-    with _setup.exact():
-        return _train(job, settings)
+    return exactly(job, settings, _train)
 
 
 def _train(job: TrainJob, settings: Settings) -> TrainReport:
