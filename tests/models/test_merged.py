@@ -143,7 +143,14 @@ def test_in_bfloat16_too_and_rounding_is_no_fault(base, tmp_path):
     from pipeline.models.load import load
 
     adapter = trained(base, tmp_path, {"target_modules": "all-linear"})
-    load(base, adapter, None, torch.bfloat16, CPU)
+    ids = torch.tensor([[0, 5, 50, 77, 43]])
+    with torch.no_grad():
+        before = load(base, None, None, torch.bfloat16, CPU)(ids).logits.float()
+        exact = load(base, adapter, None, torch.float32, CPU)(ids).logits
+        merged = load(base, adapter, None, torch.bfloat16, CPU)(ids).logits.float()
+    assert (merged - exact).pow(2).mean() < 0.1 * (before - exact).pow(
+        2
+    ).mean()  # it is the adapter that acts
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

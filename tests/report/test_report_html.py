@@ -7,17 +7,19 @@ import dataclasses
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_world import HOSTILE, World
 
+import pipeline.evaluate
 from pipeline.errors import RecipeError
-from pipeline.evaluate import TRUST, Panel
 from pipeline.report.html import build, charts, data, data_panels, data_traces, words
 from pipeline.run.record import metrics_rows
 from pipeline.run.session import open_run
+from pipeline.store.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
@@ -294,18 +296,31 @@ def test_a_long_run_stays_readable(world: World):
     assert len(text) < 6e6
 
 
-def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
-    world: World, monkeypatch: pytest.MonkeyPatch
-):
-    """An evaluation of somebody else's, in a file of its own, with figures of four kinds."""
-    mine = [
-        Panel("Does it think?", "Brier score", "curve", {"points": "steps"}, "of the scored", False),
-        Panel("Does it think?", "In numbers", "table", {"points": "steps"}, share=False),
-        Panel("Does it think?", "Errors", "bars", {"points": "steps", "true_share": "sound"}, share=False),
+THINKS = """
+from pipeline.evaluate import TRUST, Panel
+from pipeline.evaluate.prm_quality import *
+
+def panels(settings):
+    asks = "Does it think?"
+    return [
+        Panel(asks, "Brier score", "curve", {"points": "steps"}, "of the scored", False),
+        Panel(asks, "In numbers", "table", {"points": "steps"}, share=False),
+        Panel(asks, "Errors", "bars", {"points": "steps", "true_share": "sound"}, share=False),
         Panel(TRUST, "AUC", "curve", {"auc": "all steps"}, share=False, picture="prm_auc"),
     ]
-    monkeypatch.setattr("pipeline.evaluate.prm_quality.panels", lambda settings: mine, raising=False)
-    found = load(world)
+"""
+
+
+def test_what_an_evaluation_declares_is_drawn_by_the_names_of_its_metrics(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """An evaluation of somebody else's, in a file of its own, with figures of four kinds."""
+    (tmp_path / "thinks.py").write_text(THINKS)
+    monkeypatch.setattr(pipeline.evaluate, "__path__", [*pipeline.evaluate.__path__, str(tmp_path)])
+    shutil.copytree(world.data, tmp_path / "data")
+    recipe = tmp_path / "data" / "world" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("evaluate: prm_quality", "evaluate: thinks"))
+    found = data.load_run("world", Workspace(tmp_path / "data", tmp_path / "checkpoints"))
     text = build.render([found])
     charted = specs(text)
     assert {"brier-score-0", "errors-0", "prm_auc-0"} <= set(charted)
