@@ -20,7 +20,7 @@ from pipeline.rows import SCHEMA_VERSION
 from pipeline.run.gates import foresee
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, resumed_from, session, stored
-from pipeline.stages.files import folder_of, sources_of
+from pipeline.stages.files import folder_of, step_files_of
 from pipeline.stages.run import plan_stage
 from pipeline.store.adopt import adopt_stage, adopt_weights
 from pipeline.store.plan import Plan
@@ -111,7 +111,7 @@ def _take_prepare(old: Run, run: Run) -> bool:
     if rejected.exists() and not (run.folder / "rejected.jsonl").exists():
         run.disk.link(rejected, run.folder / "rejected.jsonl")
     taken = adopt_stage(old.prepare_folder, run.prepare_folder, wanted, run.disk)[1]
-    for source in sources_of(run.recipe):
+    for source in step_files_of(run.recipe):
         theirs = folder_of(old, source).plan()
         if theirs is not None:
             own = dataclasses.replace(theirs, run=run.name)

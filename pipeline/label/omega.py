@@ -70,7 +70,7 @@ class Settings(RolloutSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RolloutCandidate:
     """A wrong roll-out and the place that it began from."""
 
     place: ValuedPrefix
@@ -82,11 +82,11 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Pool:
+class RolloutPool:
     """The pairs still to be searched, in the order in which they came."""
 
     settings: Settings
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[RolloutCandidate] = field(default_factory=list)
     met: set[Ids] = field(default_factory=set)  #: completions that are or were here
     searches: int = 0  #: the sum of all N
 
@@ -95,9 +95,9 @@ class Pool:
         for rollout in rollouts if 0 < place.value < 1 else ():
             if rollout.token_ids not in self.met and rollout.finish in ("eos", "stop"):
                 self.met.add(rollout.token_ids)
-                self.candidates.append(Candidate(place, rollout))
+                self.candidates.append(RolloutCandidate(place, rollout))
 
-    def take(self) -> Candidate:
+    def take(self) -> RolloutCandidate:
         """Remove and return the candidate of the largest Q + U, the first of equals; its place is visited."""
         best = max(self.candidates, key=lambda one: self.worth(one))
         self.candidates.remove(best)
@@ -105,7 +105,7 @@ class Pool:
         self.searches += 1
         return best
 
-    def worth(self, one: Candidate) -> float:
+    def worth(self, one: RolloutCandidate) -> float:
         """Q + U."""
         return quality(one.place.value, one.length, self.settings) + exploration(
             self.searches, one.place.visits, self.settings
@@ -132,7 +132,7 @@ def label(
     kept, dropped = usable(problem, group.traces, task)
     if not kept:
         return [*dropped]
-    places, pool = ValuedPrefixes(), Pool(settings)
+    places, pool = ValuedPrefixes(), RolloutPool(settings)
     root = Prefix(prompt=kept[0][0].prompt)
     [found] = yield settings.asking([root], settings.by, max(settings.filter, settings.n), keep=True)
     if settings.filter and found.share in (0, 1):
@@ -157,7 +157,7 @@ def label(
     ]
 
 
-def meet(place: ValuedPrefix, places: ValuedPrefixes, pool: Pool) -> None:
+def meet(place: ValuedPrefix, places: ValuedPrefixes, pool: RolloutPool) -> None:
     """What the roll-outs of a place bring: candidates that end wrong, and ends that are right."""
     found = place.counted or Counted(0, 0)
     verdicts = list(zip(found.rollouts, found.correct, strict=True))
@@ -167,7 +167,7 @@ def meet(place: ValuedPrefix, places: ValuedPrefixes, pool: Pool) -> None:
     pool.add(place, [rollout for rollout, right in verdicts if not right])
 
 
-def search(one: Candidate, places: ValuedPrefixes, settings: Settings) -> Asks[list[ValuedPrefix]]:
+def search(one: RolloutCandidate, places: ValuedPrefixes, settings: Settings) -> Asks[list[ValuedPrefix]]:
     """Search a wrong roll-out for its first error. Returns the places that it tested and nobody had before;
     all are entered, and so is the end of the roll-out, which is known to be wrong.
     """

@@ -39,7 +39,7 @@ class Found:
     rejected: list[dict[str, Any]]
 
 
-def sources_of(recipe: Recipe) -> dict[FileSource, bool]:
+def step_files_of(recipe: Recipe) -> dict[FileSource, bool]:
     """The files of published forms that a recipe reads; does anything but an evaluation read each?"""
     found: dict[FileSource, bool] = {}
     for stage in recipe.stages:
@@ -52,7 +52,7 @@ def sources_of(recipe: Recipe) -> dict[FileSource, bool]:
 def path_of(run: Run, source: FileSource) -> str:
     """Its folder relative to data/."""
     stem = "".join(c if c.isalnum() else "-" for c in Path(source.file).stem)[:40]
-    said = [dump(source), sources_of(run.recipe)[source]]
+    said = [dump(source), step_files_of(run.recipe)[source]]
     return f"{run.name}/files/{stem}-{fingerprint(said)[:8]}"
 
 
@@ -67,7 +67,7 @@ def bring_in(run: Run) -> None:
     Raises:
         DamagedData: a file that is not there, or not of its form.
     """
-    for source, learned in sources_of(run.recipe).items():
+    for source, learned in step_files_of(run.recipe).items():
         folder = folder_of(run, source)
         if folder.plan() is None or not folder.is_complete():
             _bring(run, source, folder, held_out(run) if learned else {})
@@ -237,5 +237,5 @@ def reject(run: Run, rows: list[dict[str, Any]]) -> None:
 
 def problems_of(run: Run) -> dict[str, Problem]:
     """The problems that files brought, by id."""
-    folders = [folder_of(run, source) for source in sources_of(run.recipe)]
+    folders = [folder_of(run, source) for source in step_files_of(run.recipe)]
     return {p.id: p for folder in folders if folder.manifest() is not None for p in folder.read(Problem)}

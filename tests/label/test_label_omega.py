@@ -58,7 +58,7 @@ def test_the_search_finds_the_first_error_where_mc_is_monotone(num, data) -> Non
     world, places = World(shares(value)), ValuedPrefixes()
     place = ValuedPrefix(START, value(""))
     whole = written(START, *(f"step {k}" for k in range(num)))
-    fresh = world.drive(omega.search(omega.Candidate(place, whole), places, given_settings()))
+    fresh = world.drive(omega.search(omega.RolloutCandidate(place, whole), places, given_settings()))
     known = {len(p.prefix.steps): p.value for p in places}
     assert known[error] == 0  # the first wrong step was tested, or is the end itself
     assert all(known[k] > 0 for k in known if k < error)
@@ -70,7 +70,9 @@ def test_brute_force_asks_of_every_step_and_the_search_of_four_in_sixteen() -> N
     world = World(shares(lambda text: 0.5 if text.count("\n") < 11 else 0.0))
     whole = written(START, *(f"step {k:02}" for k in range(16)))
     world.drive(
-        omega.search(omega.Candidate(ValuedPrefix(START, 0.5), whole), ValuedPrefixes(), given_settings())
+        omega.search(
+            omega.RolloutCandidate(ValuedPrefix(START, 0.5), whole), ValuedPrefixes(), given_settings()
+        )
     )
     assert [text.count("\n") for text in world.asked] == [8, 12, 10, 11]
 
