@@ -35,7 +35,7 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 from pipeline.asks import Asks, Cut, MonteCarlo, Prefix, prefix_of  # noqa: E402  the environment comes first
 from pipeline.evaluate.intervals import percentile95, resample  # noqa: E402
 from pipeline.label import omega  # noqa: E402
-from pipeline.label._prefixes import Place, Places  # noqa: E402
+from pipeline.label._prefixes import ValuedPrefix, ValuedPrefixes  # noqa: E402
 from pipeline.label.outcome import verdict  # noqa: E402
 from pipeline.loop import run_loop  # noqa: E402
 from pipeline.processes.group import Processes  # noqa: E402
@@ -78,9 +78,9 @@ class Found:
 def searched(whole: Prefix, pieces: int, n: int) -> Asks[int]:
     """The binary search's first border without a right roll-out."""
     settings = omega.Settings(n=n, pieces=pieces, split="tokens")
-    places = Places()
-    start = Place(Prefix(prompt=whole.prompt), 0.5)
-    yield from omega.search(omega.Candidate(start, whole), places, settings)
+    places = ValuedPrefixes()
+    start = ValuedPrefix(Prefix(prompt=whole.prompt), 0.5)
+    yield from omega.search(omega.RolloutCandidate(start, whole), places, settings)
     lost = {place.num_tokens for place in places if place.value == 0}
     borders = omega.borders(whole, 0, settings)
     return next((k for k, border in enumerate(borders) if border in lost), len(borders))

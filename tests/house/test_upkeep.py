@@ -336,3 +336,13 @@ def test_the_commands(here: Path) -> None:
     assert "ratchet run f" in ratchet("fork", "tiny", "f", "stages.learn.steps=3", "-q").stdout
     assert json.loads(ratchet("status", "f", "--json").stdout)["complete"] is False
     assert ratchet("fork", "tiny", "f", "stages.learn.steps=5").returncode == 2
+
+
+def test_every_script_can_be_imported() -> None:
+    """A script is for hands, so no other test would notice that what it imports has another name."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    names = sorted(path.stem for path in scripts.glob("*.py"))
+    assert len(names) > 10
+    code = "import importlib, sys; sys.path.insert(0, sys.argv[1]); [*map(importlib.import_module, sys.argv[2:])]"
+    command = [sys.executable, "-c", code, str(scripts), *names]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
