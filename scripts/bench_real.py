@@ -203,8 +203,8 @@ def sft_rates(folder: Path, engine: Engine, dtype: str, scratch: Path) -> dict[s
             rows=lambda: iter(rows), base=folder, adapter=None, out=scratch / "out", scratch=scratch / "job",
             seed=0, round=1, dtype=dtype, lora=LORA,
         )  # fmt: skip
-        settings = {"train": "sft", "model": "policy", "from": "rows", "steps": STEPS, "batch_size": BATCH}
-        sft.train(job, sft.Settings.model_validate({**settings, "learning_rate": 6e-4, "max_length": 256}))
+        settings = {"steps": STEPS, "batch_size": BATCH, "learning_rate": 6e-4, "max_length": 256}
+        sft.train(job, sft.Settings.model_validate(settings))
 
     def theirs() -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
