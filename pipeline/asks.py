@@ -244,6 +244,17 @@ class Cut:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Which answers mean the same, so that they vote together? Reply: list[str | None], for each answer the
+    first of those that mean what it means; None stays None.
+
+    The task says it, of answers alone: no gold is looked at, nothing is written or read.
+    """
+
+    answers: Sequence[str | None]
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class All:
     """Several asks at once. Reply: the list of their replies, in order."""
@@ -254,7 +265,7 @@ class All:
         object.__setattr__(self, "asks", asks)
 
 
-Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | All
+Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | Same | All
 
 
 def abandoned(prefix: Prefix) -> Prefix:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix
+from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix, Same
 from pipeline.engine.growth import Extracts
 from pipeline.engine.queues import (
     READS,
@@ -29,6 +29,7 @@ from pipeline.engine.queues import (
     TooLong,
     WriteQueue,
     pieces,
+    told_apart,
 )
 
 T = TypeVar("T")
@@ -209,6 +210,8 @@ class Driver:
             return self._reader.prepare(leaf)
         if isinstance(leaf.ask, Cut):
             return pieces(leaf, self.engine(leaf.ask.by))
+        if isinstance(leaf.ask, Same):
+            return told_apart(leaf)
         raise TypeError(
             f"problem {leaf.live.search.problem_id}: a search yielded {leaf.ask!r}, which is no ask"
         )

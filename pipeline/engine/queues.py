@@ -18,7 +18,7 @@ from pipeline.asks import Ask, Choose, Continue, Logprob, MonteCarlo, Prefix, Sc
 from pipeline.engine.draws import monte_carlo_seeds, seed_of
 from pipeline.engine.endings import Rule
 from pipeline.engine.growth import ENDS_ON, Request, begun, cut, ended, fitted, grown
-from pipeline.vote import weight
+from pipeline.vote import keys, weight
 
 Enqueue = Callable[[], None]
 Engines = Callable[[str], Any]
@@ -276,12 +276,20 @@ def pieces(leaf: Leaf, engine: Any) -> Enqueue:
     Raises:
         RecipeError: another tokenizer wrote the completion. ValueError: a place outside of it.
     """
-    replies = [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at]
+    return _at_once(leaf, [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at])
+
+
+def told_apart(leaf: Leaf) -> Enqueue:
+    """Same: replied at once, by the task's equality."""
+    return _at_once(leaf, keys(leaf.ask.answers, leaf.live.search.task.same))
+
+
+def _at_once(leaf: Leaf, replies: Sequence[Any]) -> Enqueue:
     leaf.expect(len(replies))
 
     def enqueue() -> None:
-        for place, prefix in enumerate(replies):
-            leaf.reply(place, prefix)
+        for place, reply in enumerate(replies):
+            leaf.reply(place, reply)
 
     return enqueue
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 
-from pipeline.asks import All, Choose, Continue, Cut, Logprob, MonteCarlo, Prefix, Score, start
+from pipeline.asks import All, Choose, Continue, Cut, Logprob, MonteCarlo, Prefix, Same, Score, start
 from pipeline.engine.draws import monte_carlo_seed
 from pipeline.engine.driver import Driver, Search, drive_with_replies
 from pipeline.engine.local import Engine
@@ -438,6 +438,21 @@ def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
 
     with pytest.raises(ValueError, match=r"cut at 1: the completion has 0 tokens"):
         drive(policy, prm, {"p": beyond()})
+
+
+def test_answers_that_mean_the_same_are_told_by_the_task(policy, prm):
+    class Signless(LineTask):
+        def same(self, one, other):
+            return one.lstrip("-") == other.lstrip("-")
+
+    def grouped():
+        told, written = yield All(
+            Same(["-3", None, "3", "4", "-4", "-3"]), Continue(Prefix("numbers 7 ="), by="policy")
+        )
+        return told, len(written), (yield Same([])), (yield Same([None]))
+
+    found = drive(policy, prm, {"p": grouped()}, task=Signless())["p"]
+    assert found.result == (["-3", None, "-3", "4", "4", "-3"], 1, [], [None])
 
 
 def rollouts_of(finished):
