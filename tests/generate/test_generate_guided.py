@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.asks import All, Continue, Prefix, Score
-from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star, rebase
+from pipeline.asks import All, Continue, Prefix, Same, Score
+from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star, rebase, rstar
 from pipeline.rows import Dropped, Node, Question, Trace
+from pipeline.vote import keys
 from pipeline.vote.aggregate import RULES, aggregate, kind_of
 
 
@@ -399,6 +400,8 @@ SEARCHES = [
     (lookahead, lookahead.Settings(n=4, width=2, max_depth=4, ahead=2)),
     (dvts, dvts.Settings(n=4, width=2, max_depth=4)),
     (rebase, rebase.Settings(n=5, max_depth=4, merge=True)),
+    (rstar, rstar.Settings(rollouts=8, max_depth=3, votes=4)),
+    (rstar, rstar.Settings(rollouts=5, actions=("step",))),
     (mcts_star, mcts_star.Settings(iterations=12, branch=3, max_depth=4, roll_forward=2, roll_branch=2)),
     (mcts_star, mcts_star.Settings(iterations=12, branch=3, max_depth=4, keep_rollouts=True, mode="answer")),
     (alphazero, alphazero.Settings(simulations=3, branch=3, max_depth=4, searches=2)),
@@ -418,6 +421,10 @@ class World:
 
     def reply(self, ask):
         self.asks += 1
+        if isinstance(ask, All):
+            return [self.reply(one) for one in ask.asks]
+        if isinstance(ask, Same):
+            return keys(ask.answers, str.__eq__)
         if isinstance(ask, Score):
             return [[self.score("".join(p.steps[: k + 1])) for k in range(len(p.steps))] for p in ask.listed]
         return [
