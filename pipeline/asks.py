@@ -55,6 +55,11 @@ class Prefix:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def said(self) -> str | None:
+        """The answer that it votes for; None where it has none, or where a limit may have cut it."""
+        return self.answer if self.finish in ("eos", "stop") else None
+
 
 def start(question: Question) -> Prefix:
     """The empty completion of a question."""

@@ -57,6 +57,11 @@ class EvaluateSettings(StageSettings):
         """What it takes the scores of the traces in `from` to be; None: it adds none up."""
         return None
 
+    @property
+    def answers_by_labels(self) -> bool:
+        """Do the labels in `from` say what the answer is? Then no label stage there may see gold."""
+        return False
+
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
         where there is no `search`, or no such method.

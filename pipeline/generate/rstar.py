@@ -1,5 +1,5 @@
-"""rStar's generator (Qi et al., arXiv:2408.06195, section 3): Monte-Carlo tree search over human-like reasoning
-actions, rewarded by votes alone, without a reward model and without gold.
+"""rStar's generator (Qi et al., arXiv:2408.06195, section 3): tree search over human-like actions,
+rewarded by votes alone, without a reward model and without gold.
 
 Two of the five actions need no words. `step` (A1) writes one more step, `steps` times. `rest` (A2) writes the
 answer in one go, `votes` times: the answer that most of them give becomes one end, and its share of the votes
@@ -25,7 +25,6 @@ from pydantic import Field, field_validator
 
 from pipeline.asks import All, Asks, Continue, Prefix, Same, closed, start, to_trace
 from pipeline.generate import GenerateSettings
-from pipeline.generate.tree import answered
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 from pipeline.settings import Cost, Length
 
@@ -58,7 +57,7 @@ class Settings(GenerateSettings):
         return actions
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
-        """As many expansions at each depth as there are nodes, or roll-outs; each writes steps and the rest."""
+        """As many expansions at each depth as there are nodes, or roll-outs, each with steps and the rest."""
         length = max(task.typical_steps, 1.0)
         written, ends, open_nodes = 0.0, 0.0, 1.0
         for depth in range(min(math.ceil(length), self.max_depth)):
@@ -127,7 +126,7 @@ class Thoughts:
         steps = [one for reply in written.get("step", ()) if (one := self.whole(node, reply)) is not None]
         rest = [closed(reply) for reply in written.get("rest", ())]
         voters = [one for one in steps if one.done] + rest
-        votes = (yield Same([said(one) for one in voters])) if voters else []
+        votes = (yield Same([one.said for one in voters])) if voters else []
         counts = Counter(vote for vote in votes if vote is not None)
         shares = {vote: count / len(voters) for vote, count in counts.items()}
         keys = dict(zip(map(id, voters), votes, strict=True))
@@ -222,13 +221,13 @@ def generate(
     for number in range(settings.rollouts):
         yield from tree.roll_out(number)
     ends = [node for node in tree.nodes if node.prefix.done]
-    if not any(said(node.prefix) for node in ends):  # nothing has an answer yet: the best way, written on
+    if not any(node.prefix.said for node in ends):  # nothing has an answer yet: the best way, written on
         node = most_visited(tree.root)
         [reply] = yield tree.write(node, "answer", 1)
         if (whole := tree.whole(node, reply)) is not None:
             tree.add(node, whole, 0.0)
         ends = [node for node in tree.nodes if node.prefix.done]
-    keys = (yield Same([said(node.prefix) for node in ends])) if ends else []
+    keys = (yield Same([node.prefix.said for node in ends])) if ends else []
     return tree.rows(elected(ends, keys))
 
 
@@ -243,11 +242,6 @@ def elected(ends: Sequence[Thought], keys: Sequence[str | None]) -> Thought | No
     winner = max(sums, key=lambda key: sums[key])
     members = [end for end, key in zip(ends, keys, strict=True) if key == winner]
     return max(members, key=lambda end: end.reward or 0.0)
-
-
-def said(prefix: Prefix) -> str | None:
-    """The answer that a completion votes for; None where a limit cut it or it has none."""
-    return prefix.answer if answered(prefix) else None
 
 
 def uct(total: float, visits_above: int, visits: int, exploration: float) -> float:
