@@ -57,6 +57,11 @@ class EvaluateSettings(StageSettings):
         """What it takes the scores of the traces in `from` to be; None: it adds none up."""
         return None
 
+    @property
+    def talks(self) -> bool:
+        acting = self.acting()
+        return bool(self.acts) or (acting is not None and acting.talks)
+
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
         where there is no `search`, or no such method.
