@@ -287,6 +287,7 @@ class StageSettings(Settings):
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
     #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
     on_policy: ClassVar[bool] = False
+    acts: ClassVar[tuple[str, ...]] = ()  #: later turns that it asks for (`asks.Turn`): critique, revise, ...
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -349,6 +350,11 @@ class StageSettings(Settings):
         """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
         0.7`); empty: they were."""
         return ""
+
+    @property
+    def talks(self) -> bool:
+        """Does it ask for later turns, so that a chat template must take them?"""
+        return bool(self.acts)
 
     @property
     def completion_limit(self) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 from pipeline.asks import Ask, Choose, Continue, Logprob, MonteCarlo, Prefix, Score
 from pipeline.engine.draws import monte_carlo_seeds, seed_of
 from pipeline.engine.endings import Rule
-from pipeline.engine.growth import ENDS_ON, Request, begun, cut, ended, fitted, grown
-from pipeline.vote import keys, weight
+from pipeline.engine.growth import ENDS_ON, Request, begun, ended, fitted, grown
+from pipeline.vote import weight
 
 Enqueue = Callable[[], None]
 Engines = Callable[[str], Any]
@@ -268,30 +268,6 @@ class WriteQueue:
         for leaf, places in tag.waiting:
             for place in places:
                 leaf.reply(place, prefix)
-
-
-def pieces(leaf: Leaf, engine: Any) -> Enqueue:
-    """Cut: replied at once.
-
-    Raises:
-        RecipeError: another tokenizer wrote the completion. ValueError: a place outside of it.
-    """
-    return _at_once(leaf, [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at])
-
-
-def told_apart(leaf: Leaf) -> Enqueue:
-    """Same: replied at once, by the task's equality."""
-    return _at_once(leaf, keys(leaf.ask.answers, leaf.live.search.task.same))
-
-
-def _at_once(leaf: Leaf, replies: Sequence[Any]) -> Enqueue:
-    leaf.expect(len(replies))
-
-    def enqueue() -> None:
-        for place, reply in enumerate(replies):
-            leaf.reply(place, reply)
-
-    return enqueue
 
 
 class ReadQueue:

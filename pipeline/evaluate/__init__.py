@@ -62,6 +62,11 @@ class EvaluateSettings(StageSettings):
         """Do the labels in `from` say what the answer is? Then no label stage there may see gold."""
         return False
 
+    @property
+    def talks(self) -> bool:
+        acting = self.acting()
+        return bool(self.acts) or (acting is not None and acting.talks)
+
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
         where there is no `search`, or no such method.

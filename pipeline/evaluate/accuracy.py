@@ -259,7 +259,7 @@ def _named(row: Any, problem_id: str, model: str) -> Any:
 def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     """What the task says of each trace: right or wrong, and for each step the oracle's verdict (1 or 0)."""
     labels = []
-    for trace in (row for row in rows if isinstance(row, Trace)):
+    for trace in (row for row in rows if isinstance(row, Trace) and row.is_attempt):
         verdicts = task.step_oracle(problem, trace.steps)
         labels.append(
             Label(
@@ -282,7 +282,7 @@ def outcomes(
     task: BaseTask,
 ) -> Outcome:
     """One model's outcome on one problem; rows of other models are passed over."""
-    mine = [trace for trace in traces if trace.model == model]
+    mine = [trace for trace in traces if trace.model == model and trace.is_attempt]
     gold = {label.trace_id: label for label in labels if label.labeller == GOLD}
     ratios = {label.trace_id: label.value for label in labels if label.labeller == KL}
     steps = {label.trace_id: label.step_scores or [] for label in labels if label.labeller == settings.value}
