@@ -21,6 +21,7 @@ from pipeline.settings import Settings, added, operational
 from pipeline.tasks import _acts
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
     from pipeline.asks import Said
@@ -171,6 +172,16 @@ class BaseTask:
         if not normalise(question):
             return None
         return Problem(id=f"{self.name}-proposed-{name}", question=question, answer=None, source=self.name)
+
+    def conversation(
+        self, draw: random.Random, holed: bool = False, within: int = 0
+    ) -> _acts.Conversation | None:
+        """A turn made by rules, for a model to learn from: an answer, right or spoiled, and what a critic, a
+        second try or a judge says then. Never about a dev or test question. None: the task makes none.
+
+        holed: the critic believes every step and looks at the end alone; within: an end so near is right.
+        """
+        return None
 
     def examples(self, problem: Problem) -> list[tuple[str, str]]:
         """(question, completion) worked examples shown before a problem; their number is
