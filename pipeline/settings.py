@@ -351,6 +351,13 @@ class StageSettings(Settings):
         return ""
 
     @property
+    def decoding(self) -> Any:
+        """How tokens are drawn where not from the model's own distribution (`engine/decoding.py`); None: from
+        it.
+        """
+        return None
+
+    @property
     def completion_limit(self) -> int:
         """Tokens that a completion it asks for may have; 0: as the task says."""
         return 0

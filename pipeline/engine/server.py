@@ -108,9 +108,9 @@ class ServerEngine(Text):
 
     def _require_servable(self, head: str | None, adapter: Path | None) -> None:
         """What no server holds."""
-        if head == "value":
+        if head_of(head).reads in ("scalar", "hidden"):
             raise RecipeError(
-                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
+                f"model {self.name}: head: {head} cannot be served; use the local engine, or head: token"
             )
         if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
             raise RecipeError(
@@ -184,6 +184,11 @@ class ServerEngine(Text):
 
     def _written_as(self, row: Request) -> dict[str, Any]:
         """The request for a row, of the fields that this server takes."""
+        if row.decoding is not None:
+            raise RecipeError(
+                f"model {self.name}: {self._who} does not draw by {row.decoding.said} as it is done here: leave "
+                "it out of the recipe's stages, or use the local engine"
+            )
         if row.top_k and "top_k" not in self.can.fields and not self.can.whole_config:
             raise RecipeError(
                 f"model {self.name}: {self._who} takes no top_k; set top_k: 0 in the recipe's stages, "

@@ -176,8 +176,8 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
 
     if not head_of(head).mergeable:
         raise RecipeError(
-            f"head: {head} is read against its base, so its adapter is not merged into it: {adapter or base} "
-            "loads with peft over that base, and a recipe names the run's own model"
+            f"head: {head} is read against its base, so what was trained is not merged into it: "
+            f"{adapter or base} stands beside that base, and a recipe names the run's own model"
         )
     temp = target.parent / f".tmp-{target.name}"
     shutil.rmtree(temp, ignore_errors=True)
