@@ -98,7 +98,6 @@ class Layers:
         return torch.stack([self.top(one) for one in early]).float()
 
 
-
 class DecodingBatch(Batch):
     """Rows of one way of drawing, with the running batch's own cache."""
 
@@ -141,7 +140,9 @@ class DecodingBatch(Batch):
         if self.decoding.dola and self.early is not None:
             scores = contrasted(logits, self.early, self.decoding.dola)
         if self.decoding.repetition_penalty != 1:
-            scores = penalised(scores, self._standing(slots).to(logits.device), self.decoding.repetition_penalty)
+            scores = penalised(
+                scores, self._standing(slots).to(logits.device), self.decoding.repetition_penalty
+            )
         tokens, _ = super()._choose(scores, slots)
         chosen = logprob_of(logits, torch.from_numpy(tokens).to(logits.device))
         return tokens, chosen.cpu().numpy()

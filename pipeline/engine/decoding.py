@@ -26,7 +26,7 @@ class Dola(Settings):
     )
     divergence: Literal["js", "released"] = Field(
         "js",
-        description="the farthest layer by the paper's Jensen-Shannon divergence, or by what the authors' code "
+        description="the farthest layer by the paper's Jensen-Shannon divergence, or what the authors' code "
         "computes: both KL with their arguments changed over",
     )
     relative_top: float = Field(
@@ -80,7 +80,9 @@ def candidates(layers: Literal["low", "high"] | tuple[int, ...], num_layers: int
     else:
         found = sorted(set(layers))
     if not found:
-        raise ValueError(f"{layers} leaves none of {num_layers} layers: name some, from 0 to {num_layers - 1}")
+        raise ValueError(
+            f"{layers} leaves none of {num_layers} layers: name some, from 0 to {num_layers - 1}"
+        )
     if found[0] < 0 or found[-1] >= num_layers:
         raise ValueError(f"layer {found[-1] if found[0] >= 0 else found[0]}: there are 0 to {num_layers - 1}")
     return found

@@ -87,7 +87,8 @@ class Engine(Text):
         if small:
             cpu_linear.use(self.model)
         generation = getattr(self.model, "generation_config", None)
-        super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
+        called = name or self.folder.name
+        super().__init__(self.folder, self.model.config, generation, called, self.adapter)
         labels = self.model.config.num_labels if head == "value" else 1
         self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
         config = self.model.config.get_text_config()

@@ -1,4 +1,4 @@
-"""`head: probe`: a language model as it is, whose hidden states at a step's last token say whether it is right.
+"""`head: probe`: a language model whose hidden states at a step's last token say whether the step is right.
 
 What was trained (`train/probe.py`) is one weight for each number of a hidden state, and a bias:
 `probe.safetensors` beside a `prm.json` that names the layer. Layer 0 are the embeddings, layer k is what the

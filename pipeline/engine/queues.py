@@ -146,7 +146,9 @@ class WriteQueue:
         task = live.search.task
         rule = engine.rule(task.step_separator, task.stop)
         until, most = ("answer", 0) if isinstance(ask, MonteCarlo) else (ask.until, ask.max_tokens)
-        decoding = live.search.decoding if isinstance(ask, Continue) else None  # roll-outs are the model's own
+        decoding = (
+            live.search.decoding if isinstance(ask, Continue) else None
+        )  # roll-outs are the model's own
         ready: list[tuple[int, Prefix]] = []
         rows: list[Request] = []
         for number, given in enumerate(ask.listed):

@@ -38,6 +38,7 @@ from urllib.parse import parse_qsl
 from pipeline.errors import RecipeError
 from pipeline.models.packaged import PACKAGES, packaged, wanted
 from pipeline.models.packaged import build as build_packaged
+from pipeline.models.pause import added_to, paused, require_pauses, write_pause
 from pipeline.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -48,33 +49,12 @@ VERSION = 1  #: raise it when a change of this file or of a task's `rule_example
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
 DIALECT = ("check: ", "revise: ", "judge: ")
 PERIODS = (
-    2,
-    3,
-    4,
-    5,
-    7,
-    9,
-    10,
-    13,
-    16,
-    20,
-    25,
-    32,
-    40,
-    50,
-    64,
-    80,
-    100,
-    128,
-    160,
-    200,
-    256,
-    400,
-)  #: of numbers
+    2, 3, 4, 5, 7, 9, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 400,
+)  # fmt: skip  #: of numbers
 RATES = (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 20)  #: turns of the logarithm up to 1000, for products
 POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
-LATER = ("walks", "theta")  #: of a SeedRecipe, which came after seeds had been built
+LATER = ("walks", "theta", "pause")  #: of a SeedRecipe, which came after seeds had been built
 
 Progress = Callable[[int, int, float], None]
 Example = tuple[list[int], list[int]]  #: ids of prompt and completion; labels, -1 where nothing is learned
@@ -98,6 +78,7 @@ class SeedRecipe:
     version: int = VERSION
     walks: int = 1  #: completions of each question, learned side by side (`seed_walks.py`)
     theta: float = 10_000.0  #: of the rotary embedding; a small one tells near places better apart
+    pause: int = 0  #: pause tokens behind each prompt (`models/pause.py`)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -151,8 +132,10 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         temporary = temporary_beside(folder)
         with _one_thread(recipe):
             tokenizer = make_tokenizer(task)
+            pause = added_to(tokenizer, recipe.pause)
             model = train(recipe, task, tokenizer, progress)
         _save(model, temporary)
+        write_pause(temporary, pause)
         tokenizer.save_pretrained(temporary)
         commit_weights(temporary, folder, {"seed": recipe.described})
     return folder
@@ -198,6 +181,7 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
             recipe = dataclasses.replace(recipe, **changed)
         except ValueError:
             raise RecipeError(f"base: {spec}: {key} must be a number, not {text!r}") from None
+    require_pauses(spec, recipe.pause, recipe.walks)
     return recipe, module.Task(module.Settings(use=name, **rules))
 
 
@@ -262,6 +246,7 @@ def _pieces(words: list[str]) -> str:
 def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Example]]:
     """Endless batches of rule examples, each of nearly equal lengths."""
     draw = random.Random(recipe.hash)
+    pause = added_to(tokenizer, recipe.pause)
     while True:
         rows: list[Example] = []
         for question, pieces in (task.rule_example(draw) for _ in range(POOL * recipe.batch)):
@@ -270,7 +255,8 @@ def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) 
             for piece, (_, learned) in zip(texts[1:], pieces, strict=True):
                 ids += piece
                 labels += piece if learned else [-1] * len(piece)
-            rows.append(([*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]))
+            row = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
+            rows.append(paused(row, len(texts[0]), pause, draw) if pause else row)
         rows.sort(key=lambda row: len(row[0]))
         batches = [rows[start : start + recipe.batch] for start in range(0, len(rows), recipe.batch)]
         draw.shuffle(batches)

@@ -310,7 +310,7 @@ def _served(recipe: Recipe) -> Iterator[str]:
             model = recipe.models.get(first_part(one.name))
             if one.does in ("writes", "any") and model is not None and model.engine.server:
                 yield (
-                    f"{stage.section}.{stage.name}: {decoding.said}: servers do not draw so: leave it out, or "
+                    f"{stage.section}.{stage.name}: {decoding.said}: servers do not draw so: drop it, or "
                     f"models.{first_part(one.name)}.engine.server"
                 )
     for name, model in recipe.models.items():

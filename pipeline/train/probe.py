@@ -70,7 +70,8 @@ class Settings(TrainSettings):
         own = {"model", "max_length"}
         fields = TrainSettings.model_fields
         idle = [key for key in fields if key not in {*StageSettings.model_fields, *own}]
-        if said := [key for key in idle if getattr(self, key) != fields[key].get_default(True)]:
+        usual = {key: fields[key].get_default(call_default_factory=True) for key in idle}
+        if said := [key for key in idle if getattr(self, key) != usual[key]]:
             raise ValueError(f"{said[0]}: a probe is fitted to its optimum and has no such key: leave it out")
         return self
 
@@ -250,7 +251,7 @@ def _require_kinds(steps: Steps, settings: Settings, choosing: bool) -> None:
 
 
 def measured(job: TrainJob, steps: Steps, layers: tuple[int, ...], settings: Settings) -> dict[str, float]:
-    """AUC on held-out problems of each layer, of lengths and of embeddings; none where one kind is held out."""
+    """AUC on held-out problems of each layer, of lengths and of embeddings; none where only one kind is."""
     above = steps.labels[steps.held_out] > settings.hard_above
     if above.all() or not above.any():
         job.say("probe: the held-out steps are of one kind, so there is no AUC to tell")
@@ -310,4 +311,6 @@ def _write(job: TrainJob, fit: Fit, layer: int, settings: Settings) -> None:
 
     bias = np.array([fit.bias], np.float32)
     DISK.write(job.out / FILE, save({"weight": fit.weight.astype(np.float32), "bias": bias}))
-    write_reading(job, {"target": "soft", "activation": "sigmoid", "layer": layer, "penalty": settings.penalty})
+    write_reading(
+        job, {"target": "soft", "activation": "sigmoid", "layer": layer, "penalty": settings.penalty}
+    )

@@ -165,7 +165,10 @@ def test_a_probe_guides_votes_and_is_measured(write_recipe: Callable[..., Path],
         models=models(tiny, head="probe"), before=OUTCOMES | learn, stages=stages, rounds=1, **{"finally": {}}
     )
     with session(
-        find(str(path), [], None, DATA), Console(file=io.StringIO()), Processes(), Workspace(DATA, CHECKPOINTS)
+        find(str(path), [], None, DATA),
+        Console(file=io.StringIO()),
+        Processes(),
+        Workspace(DATA, CHECKPOINTS),
     ) as working:
         run_loop(working)
     metrics = run_status("tiny", Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]

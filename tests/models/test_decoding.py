@@ -39,7 +39,9 @@ def engine(deep: Path) -> Engine:
     return Engine(deep, name="deep", dtype="float32")
 
 
-def rows_of(number: int, decoding: Decoding | None, temperature: float = 1.0, limit: int = 12) -> list[Request]:
+def rows_of(
+    number: int, decoding: Decoding | None, temperature: float = 1.0, limit: int = 12
+) -> list[Request]:
     return [
         Request(
             [2 + (7 * i + k) % (len(WORDS) - 2) for k in range(1 + 3 * i % 11)], limit, seed=i, ends_on=0,
@@ -152,7 +154,11 @@ def slowly(engine: Engine, ids: list[int], decoding: Decoding, number: int) -> t
                 scores = last - early[int(np.argmax(far))]
                 scores[last < last.max() + math.log(decoding.dola.relative_top)] = -math.inf
             for token in {*ids, *new} if decoding.repetition_penalty != 1 else ():
-                scores[token] = scores[token] * decoding.repetition_penalty if scores[token] < 0 else scores[token] / decoding.repetition_penalty
+                scores[token] = (
+                    scores[token] * decoding.repetition_penalty
+                    if scores[token] < 0
+                    else scores[token] / decoding.repetition_penalty
+                )
         new.append(int(scores.argmax()))
         said.append(float(last[new[-1]]))
     return new, said
@@ -240,10 +246,16 @@ def test_on_a_gpu_or_read_whole_the_batch_is_another(deep: Path) -> None:
 
 def test_a_family_whose_last_layer_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
     folder = make_model(
-        tmp_path / "capped", word_tokenizer(), kind="Gemma2ForCausalLM", head_dim=16, final_logit_softcapping=5.0
+        tmp_path / "capped",
+        word_tokenizer(),
+        kind="Gemma2ForCausalLM",
+        head_dim=16,
+        final_logit_softcapping=5.0,
     )
     engine = Engine(folder, name="capped", dtype="float32")
-    with pytest.raises(RecipeError, match="model capped: dola: models of type gemma2 change what their last layer says"):
+    with pytest.raises(
+        RecipeError, match="model capped: dola: models of type gemma2 change what their last layer says"
+    ):
         engine.submit(rows_of(1, Decoding(dola=Dola(layers=(1,)))))
 
 
@@ -258,6 +270,8 @@ def test_settings_at_their_default_change_no_fingerprint() -> None:
     changed = Settings(dola={}, repetition_penalty=1.2)
     assert in_fingerprint(changed, "dola")
     assert changed.decoding == Decoding(1.2, Dola())
-    assert changed.drawn_otherwise == "dola, repetition_penalty 1.2"  # trainers on the policy's own draws refuse it
+    assert (
+        changed.drawn_otherwise == "dola, repetition_penalty 1.2"
+    )  # trainers on the policy's own draws refuse it
     assert decoding_of(1.0, None) is None
     assert len({repr(Decoding(1.2, Dola())), repr(Decoding(1.2)), repr(Decoding(1.2, DOLA))}) == 3
