@@ -45,6 +45,7 @@ class Prefix:
     answer: str | None = None  #: filled by the driver once the text holds an answer
     prompt_hash: str = ""  #: filled by the driver
     model: str = ""  #: who wrote the last step
+    act: str = ""  #: what the turn was asked for; its answer is read accordingly (`BaseTask.extract_turn`)
 
     @property
     def done(self) -> bool:
@@ -55,24 +56,29 @@ class Prefix:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def said(self) -> str | None:
+        """The answer that it votes for; None where it has none, or where a limit may have cut it."""
+        return self.answer if self.finish in ("eos", "stop") else None
+
 
 def start(question: Question) -> Prefix:
     """The empty completion of a question."""
-    return Prefix(prompt=question.prompt_used)
+    return Prefix(prompt=question.prompt_used, act=question.act)
 
 
 def to_trace(question: Question, prefix: Prefix, number: int, **more: Any) -> Trace:
-    """A finished or abandoned prefix as a Trace row; `number` makes the id unique within the problem.
+    """A finished or abandoned prefix as a Trace row; `number` makes the id unique within the problem and act.
 
     An unfinished prefix becomes `finish="budget"`. Give `temperature`, `cut`, `tokens_charged`, `chosen`,
-    `score` in `more`.
+    `score`, and the `parent` of a later turn in `more`.
     """
-    from pipeline.rows import Trace
+    from pipeline.rows import Trace, act_id
 
     prefix = closed(prefix)
     return Trace(
         problem_id=question.id,
-        id=f"{question.id}/{number}",
+        id=act_id(question.id, question.act, number),
         prompt=question.prompt,
         text=prefix.text,
         token_ids=list(prefix.token_ids),
@@ -85,6 +91,7 @@ def to_trace(question: Question, prefix: Prefix, number: int, **more: Any) -> Tr
         few_shot=question.few_shot,
         prompt_hash=prefix.prompt_hash,
         model=prefix.model,
+        turn=question.turn,
         **more,
     )
 
@@ -109,6 +116,7 @@ def prefix_of(trace: Trace, num_steps: int | None = None, prompt: str | None = N
             answer=trace.answer,
             prompt_hash=trace.prompt_hash,
             model=trace.model,
+            act=trace.act,
         )
     end = trace.step_ends[num_steps - 1] if num_steps else 0
     return Prefix(
@@ -118,6 +126,7 @@ def prefix_of(trace: Trace, num_steps: int | None = None, prompt: str | None = N
         steps=tuple(trace.steps[:num_steps]),
         text="".join(trace.steps[:num_steps]),
         logprobs=tuple(trace.logprobs[:end]),
+        act=trace.act,
     )
 
 
@@ -244,6 +253,45 @@ class Cut:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Which answers mean the same, so that they vote together? Reply: list[str | None], for each answer the
+    first of those that mean what it means; None stays None.
+
+    The task says it, of answers alone: no gold is looked at, nothing is written or read.
+    """
+
+    answers: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A turn that was taken: what was written, and the act that it was asked for ("": the question)."""
+
+    text: str
+    act: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The next turn of a conversation about a question. Reply: a Question, as that turn shows it: `start`
+    begins its completion, `to_trace` stores it, and training shows the same prompt and learns the turn's own
+    tokens alone.
+
+    The task words the act and what it sees, the driver renders it in `by`'s chat template, or as the task's
+    plain text. Nothing is written, read or charged.
+
+    act: critique, revise, rewrite, judge, compare or propose, or what else the task has words for
+    (`pipeline/tasks/_acts.py`). history: the turns that it sees, oldest first; for `judge` and `compare` the
+    answers in question, for `propose` questions.
+    """
+
+    question: Question
+    act: str
+    history: Sequence[Said]
+    by: str
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class All:
     """Several asks at once. Reply: the list of their replies, in order."""
@@ -254,7 +302,7 @@ class All:
         object.__setattr__(self, "asks", asks)
 
 
-Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | All
+Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | Same | Turn | All
 
 
 def abandoned(prefix: Prefix) -> Prefix:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import pyarrow
 
+#: acts whose completion is another attempt at the question; "" is the first (`pipeline/tasks/_acts.py`)
+ATTEMPTS = ("", "revise", "rewrite")
 SCHEMA_VERSION = 1  #: goes into every fingerprint; a change of a row's meaning raises it
 
 
@@ -85,6 +87,24 @@ class Trace(Row):
     model: str = ""  #: the model that wrote it
     score: float | None = None  #: the generator's own score, where it has one
     chosen: bool = False  #: the search's answer to the problem
+
+    @property
+    def act(self) -> str:
+        """What this turn was asked for: "" for an answer to the question itself, else `critique`, `revise`,
+        ... Its id names it: `PROBLEM/critique.1` (`act_id`)."""
+        name, _, number = self.id.rpartition("/")[2].partition(".")
+        return name if number.isdigit() and name.isidentifier() else ""
+
+    @property
+    def is_attempt(self) -> bool:
+        """Does it answer the question, whatever turn it is? A critique or a verdict does not."""
+        return self.act in ATTEMPTS
+
+
+def act_id(problem_id: str, act: str, number: int) -> str:
+    """The id of a trace within its problem: `PROBLEM/3`, and `PROBLEM/critique.3` where it is a turn of a
+    conversation."""
+    return f"{problem_id}/{act}.{number}" if act else f"{problem_id}/{number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +213,8 @@ class Question:
     few_shot: bool = False
     hinted: bool = False
     stem: str = ""  #: what `prompt_used` shares with other questions of the stage: the examples
+    act: str = ""  #: of a later turn: what is asked for (`asks.Turn`)
+    turn: int = 0  #: how many turns it has seen
 
 
 @dataclass(frozen=True, slots=True)

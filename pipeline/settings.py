@@ -287,6 +287,7 @@ class StageSettings(Settings):
     makes: ClassVar[tuple[str, ...]] = ()  #: row kinds that it writes, for `plan`
     #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
     on_policy: ClassVar[bool] = False
+    acts: ClassVar[tuple[str, ...]] = ()  #: later turns that it asks for (`asks.Turn`): critique, revise, ...
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -352,10 +353,13 @@ class StageSettings(Settings):
 
     @property
     def decoding(self) -> Any:
-        """How tokens are drawn where not from the model's own distribution (`engine/decoding.py`); None: from
-        it.
-        """
+        """How tokens are drawn (`engine/decoding.py`); None: from the model's own distribution."""
         return None
+
+    @property
+    def talks(self) -> bool:
+        """Does it ask for later turns, so that a chat template must take them?"""
+        return bool(self.acts)
 
     @property
     def completion_limit(self) -> int:
@@ -371,14 +375,26 @@ class GateRule(Settings):
     """One condition of a model's gate: no significant loss of `metric`, or a bound on it.
 
     With `margin`: refused only when the paired 95 % upper bound of the change is below -margin. With
-    `at_most`: refused above it."""
+    `at_most`: refused above it; with `at_least`: refused below it."""
 
     metric: str = Field(description="an evaluate stage's metric: measure/accuracy/greedy")
     margin: float | None = Field(None, ge=0)
     at_most: float | None = None
+    at_least: float | None = added(None)
+
+    @property
+    def limit(self) -> float | None:
+        """The bound, where it is one."""
+        return self.at_least if self.at_most is None else self.at_most
+
+    def within(self, value: float) -> bool:
+        """Does a value keep the bound? A NaN does not: a limit must be seen to hold."""
+        if self.at_most is not None:
+            return value <= self.at_most
+        return self.at_least is not None and value >= self.at_least
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> GateRule:
-        if (self.margin is None) == (self.at_most is None):
-            raise ValueError("a gate rule has either margin or at_most")
+    def _one_of_three(self) -> GateRule:
+        if sum(each is not None for each in (self.margin, self.at_most, self.at_least)) != 1:
+            raise ValueError("a gate rule has either margin or at_most or at_least")
         return self

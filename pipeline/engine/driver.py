@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix
+from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix, Same, Turn
 from pipeline.engine.decoding import Decoding
-from pipeline.engine.growth import Extracts
+from pipeline.engine.growth import Extracts, cut
 from pipeline.engine.queues import (
     READS,
     WRITES,
@@ -29,8 +29,8 @@ from pipeline.engine.queues import (
     RolloutKey,
     TooLong,
     WriteQueue,
-    pieces,
 )
+from pipeline.vote import keys
 
 T = TypeVar("T")
 JOIN_EVERY = 4  #: tokens between two looks at the searches
@@ -211,6 +211,10 @@ class Driver:
             return self._reader.prepare(leaf)
         if isinstance(leaf.ask, Cut):
             return pieces(leaf, self.engine(leaf.ask.by))
+        if isinstance(leaf.ask, Same):
+            return told_apart(leaf)
+        if isinstance(leaf.ask, Turn):
+            return worded(leaf, self.engine(leaf.ask.by))
         raise TypeError(
             f"problem {leaf.live.search.problem_id}: a search yielded {leaf.ask!r}, which is no ask"
         )
@@ -220,6 +224,8 @@ class Driver:
         if isinstance(ask, All):
             return [self._assemble(member, leaves) for member in ask.asks]
         leaf = next(leaves)
+        if isinstance(ask, Turn):
+            return leaf.replies[0]
         if not isinstance(ask, MonteCarlo):
             return leaf.replies
         return [self._counted(ask, leaf, start) for start in range(0, len(leaf.replies), ask.n)]
@@ -237,6 +243,43 @@ class Driver:
                 right[key] = bool(self._is_right(leaf.live.search.problem_id, prefix))
         correct = tuple(right[key] for key in keys)
         return Counted(ask.n, sum(correct), *((rollouts, correct) if ask.keep else ()))
+
+
+def pieces(leaf: Leaf, engine: Any) -> Enqueue:
+    """Cut: replied at once.
+
+    Raises:
+        RecipeError: another tokenizer wrote the completion. ValueError: a place outside of it.
+    """
+    return _at_once(leaf, [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at])
+
+
+def told_apart(leaf: Leaf) -> Enqueue:
+    """Same: replied at once, by the task's equality."""
+    return _at_once(leaf, keys(leaf.ask.answers, leaf.live.search.task.same))
+
+
+def _at_once(leaf: Leaf, replies: Sequence[Any]) -> Enqueue:
+    leaf.expect(len(replies))
+
+    def enqueue() -> None:
+        for place, reply in enumerate(replies):
+            leaf.reply(place, reply)
+
+    return enqueue
+
+
+def worded(leaf: Leaf, engine: Any) -> Enqueue:
+    """Turn: replied at once.
+
+    Raises:
+        RecipeError: the task has no words for the act, or the model no template for its turns.
+    """
+    from pipeline.tasks.prepare import render_turn
+
+    question = render_turn(leaf.live.search.task, leaf.ask, engine.render)
+    leaf.expect(1)
+    return lambda: leaf.reply(0, question)
 
 
 def drive_with_replies(asks: Asks[T], replies: Iterable[Any], seen: list[Ask] | None = None) -> T:

@@ -20,12 +20,20 @@ ENDS_ON: dict[str, int] = {"step": STEP | STOP | EOS, "answer": STOP | EOS, "tok
 
 
 class Extracts(Protocol):
-    """What growth needs of a task."""
+    """What growth, and a search that lets answers vote, need of a task."""
 
     step_separator: str
     stop: tuple[str, ...]
 
     def extract(self, text: str) -> str | None: ...
+    def same(self, one: str, other: str) -> bool: ...
+
+    def extract_turn(self, act: str, text: str) -> str | None: ...
+
+
+def _answer(task: Extracts, act: str, text: str) -> str | None:
+    """What a finished completion answers: the question, or what its turn was asked for."""
+    return task.extract_turn(act, text) if act else task.extract(text)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,15 +163,16 @@ def grown(
         text=text,
         logprobs=prefix.logprobs + tuple(row.logprobs[: len(new)]),
         finish=finish or prefix.finish,
-        answer=task.extract(text) if finish else prefix.answer,
+        answer=_answer(task, prefix.act, text) if finish else prefix.answer,
         prompt_hash=prefix.prompt_hash,
         model=model,
+        act=prefix.act,
     )
 
 
 def ended(prefix: Prefix, finish: str, task: Extracts) -> Prefix:
     """The prefix, finished: its last step closed and its answer read."""
-    return replace(closed(prefix), finish=finish, answer=task.extract(prefix.text))
+    return replace(closed(prefix), finish=finish, answer=_answer(task, prefix.act, prefix.text))
 
 
 def _before_stop(prefix: Prefix, new_ids: list[int], engine: Text, stop: Sequence[str]) -> list[int]:

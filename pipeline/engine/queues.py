@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.asks import Ask, Choose, Continue, Logprob, MonteCarlo, Prefix, Score
 from pipeline.engine.draws import monte_carlo_seeds, seed_of
 from pipeline.engine.endings import Rule
-from pipeline.engine.growth import ENDS_ON, Request, begun, cut, ended, fitted, grown
+from pipeline.engine.growth import ENDS_ON, Request, begun, ended, fitted, grown
 from pipeline.vote import weight
 
 Enqueue = Callable[[], None]
@@ -270,22 +270,6 @@ class WriteQueue:
         for leaf, places in tag.waiting:
             for place in places:
                 leaf.reply(place, prefix)
-
-
-def pieces(leaf: Leaf, engine: Any) -> Enqueue:
-    """Cut: replied at once.
-
-    Raises:
-        RecipeError: another tokenizer wrote the completion. ValueError: a place outside of it.
-    """
-    replies = [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at]
-    leaf.expect(len(replies))
-
-    def enqueue() -> None:
-        for place, prefix in enumerate(replies):
-            leaf.reply(place, prefix)
-
-    return enqueue
 
 
 class ReadQueue:

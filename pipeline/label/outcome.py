@@ -35,12 +35,15 @@ def verdict(trace: Trace, problem: Problem, task: BaseTask) -> tuple[bool, str]:
 def label(
     problem: Problem, group: Group, settings: Settings, task: BaseTask
 ) -> Asks[list[Label | Trace | Dropped]]:
-    """One Label a trace, or one Dropped (`no_gold`)."""
+    """One Label a trace, or one Dropped (`no_gold`; `no_attempt` for a critique, a verdict and such)."""
     yield from ()  # asks nothing
     if problem.answer is None:
         return [Dropped(problem_id=problem.id, what=trace.id, reason="no_gold") for trace in group.traces]
     rows: list[Label | Trace | Dropped] = []
     for trace in group.traces:
+        if not trace.is_attempt:
+            rows.append(Dropped(problem_id=problem.id, what=trace.id, reason="no_attempt"))
+            continue
         correct, reason = verdict(trace, problem, task)
         rows.append(
             Label(

@@ -120,15 +120,16 @@ def _template_of(tokenizer: Any) -> ChatTemplate:
     return found
 
 
-def faults_of(tokenizer: Any, tasks: Iterable[Any], name: str = "") -> list[str]:
-    """What a tokenizer's template refuses of the turns that chatting tasks (their settings) will ask for."""
+def faults_of(tokenizer: Any, tasks: Iterable[Any], name: str = "", talks: bool = False) -> list[str]:
+    """What a tokenizer's template refuses of the turns that chatting tasks (their settings) will ask for.
+    talks: later turns too, after an answer."""
     found: list[str] = []
     for task in tasks:
         if not task.chat:
             continue
         system = [{"role": "system", "content": task.system}] if getattr(task, "system", "") else []
         turns = [*system, {"role": "user", "content": "?"}]
-        if task.few_shot:
+        if task.few_shot or talks:
             turns += [{"role": "assistant", "content": "!"}, {"role": "user", "content": "?"}]
         try:
             render(tokenizer, turns, name)

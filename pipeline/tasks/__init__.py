@@ -12,12 +12,18 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from pipeline.rows import Dropped, Problem
-from pipeline.settings import Settings, operational
+from pipeline.rows import ATTEMPTS, Dropped, Problem
+from pipeline.settings import Settings, added, operational
+from pipeline.tasks import _acts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.asks import Said
 
 Message = dict[str, str]
 
@@ -47,6 +53,15 @@ class TaskSettings(Settings):
     train_few_shot: bool = Field(False, description="keep the worked examples in the training prompt too")
     chat: bool = Field(False, description="use the tokenizer's chat template")
     system: str = Field("", description="system prompt, with `chat`")
+    acts: dict[str, str] = added(
+        {},
+        description="words of later turns, by act (critique, revise, rewrite, judge, compare, propose): "
+        "the instruction of a chat, what stands in front of the turn in a plain text",
+    )
+    critique: Literal["neutral", "fault"] = added(
+        "neutral",
+        description="how a chat asks for a critique; fault: as if there were one, as Self-Refine does",
+    )
     cache: str = operational("", description="where downloaded data sets are kept")
 
     def shots(self, trained: int | None = None) -> int:
@@ -85,6 +100,8 @@ class BaseTask:
     stop: tuple[str, ...] = ()  #: texts that end a completion, beside the end token
     example_separator: str = "\n\n"  #: stands between worked examples in a plain prompt
     REQUIRED: ClassVar[tuple[str, ...]] = ("problems", "extract", "correct")  #: what a task must bring
+    licence: ClassVar[str] = ""  #: of its data, for the list of tasks; "": nobody says
+    origin: ClassVar[str] = ""  #: where its data come from, for the list of tasks; "": it makes them itself
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -131,6 +148,29 @@ class BaseTask:
         """The chat turns of a question; used with `chat: true`."""
         system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
         return [*system, {"role": "user", "content": question}]
+
+    def turn_messages(self, question: str, act: str, history: Sequence[Said]) -> list[Message]:
+        """The chat turns that ask for an act after what was said (`_acts.py`); used with `chat: true`."""
+        return _acts.messages(self, question, act, history)
+
+    def turn_prompt(self, question: str, act: str, history: Sequence[Said]) -> str:
+        """The same as plain text, ending where the turn begins."""
+        return _acts.plain(self, question, act, history)
+
+    def extract_turn(self, act: str, text: str) -> str | None:
+        """What the completion of a later turn answers, or None: an attempt's answer, a critique's `right` or
+        `wrong`, a judge's points, which of two is better, a proposed question.
+        """
+        return self.extract(text) if act in ATTEMPTS else _acts.read(act, text)
+
+    def proposed(self, question: str) -> Problem | None:
+        """A question that a model proposed, as a Problem without an answer; None where it is none of this
+        task's.
+        """
+        name = hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
+        if not normalise(question):
+            return None
+        return Problem(id=f"{self.name}-proposed-{name}", question=question, answer=None, source=self.name)
 
     def examples(self, problem: Problem) -> list[tuple[str, str]]:
         """(question, completion) worked examples shown before a problem; their number is

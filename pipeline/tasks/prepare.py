@@ -16,12 +16,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DamagedData, RecipeError
-from pipeline.rows import Dropped, Problem
+from pipeline.rows import Dropped, Problem, Question
 from pipeline.tasks import BaseTask, Message, normalise
+
+if TYPE_CHECKING:
+    from pipeline.asks import Turn
 
 SPLITS = ("train", "dev", "test")
 Template = Callable[[list[Message]], "str | None"]
@@ -259,3 +262,34 @@ def _turns(task: BaseTask, question: str, examples: list[tuple[str, str]]) -> li
     for shown, completion in examples:
         system += [task.messages(shown)[-1], {"role": "assistant", "content": completion.strip()}]
     return [*system, asked]
+
+
+def render_turn(task: Any, ask: Turn, template: Template) -> Question:
+    """The question as a later turn shows it (`asks.Turn`), in the acting model's template where the task
+    chats.
+
+    Raises:
+        RecipeError: the task has no words for the act, or the tokenizer no template that takes these turns.
+    """
+    asked, history = ask.question.question, list(ask.history)
+    if task.settings.chat:
+        turns = task.turn_messages(asked, ask.act, history)
+        prompt, messages = template(turns), json.dumps(turns, ensure_ascii=False)
+        if prompt is None:
+            raise RecipeError(
+                f"task {task.name}: chat: true, but the tokenizer of {ask.by} has no chat template: its "
+                f"{ask.act} cannot be asked for; set task.chat=false, or take a chat model"
+            )
+    else:
+        prompt, messages = task.turn_prompt(asked, ask.act, history), ""
+    return replace(
+        ask.question,
+        prompt=prompt,
+        prompt_used=prompt,
+        messages=messages,
+        few_shot=False,
+        hinted=False,
+        stem="",
+        act=ask.act,
+        turn=len(history),
+    )

@@ -13,13 +13,30 @@ import pytest
 import torch
 from model_world import WORDS, LineTask, make_model, word_tokenizer
 
-from pipeline.asks import All, Choose, Continue, Cut, Logprob, MonteCarlo, Prefix, Score, start
+from pipeline.asks import (
+    All,
+    Choose,
+    Continue,
+    Cut,
+    Logprob,
+    MonteCarlo,
+    Prefix,
+    Said,
+    Same,
+    Score,
+    Turn,
+    prefix_of,
+    start,
+    to_trace,
+)
 from pipeline.engine.draws import monte_carlo_seed
 from pipeline.engine.driver import Driver, Search, drive_with_replies
+from pipeline.engine.endings import hash_ids
 from pipeline.engine.local import Engine
 from pipeline.engine.queues import rollout_key
 from pipeline.errors import Diverged, RecipeError
 from pipeline.rows import Question
+from pipeline.tasks import countdown
 
 
 def beam(prompt: str, steps: int = 4):
@@ -440,6 +457,21 @@ def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
         drive(policy, prm, {"p": beyond()})
 
 
+def test_answers_that_mean_the_same_are_told_by_the_task(policy, prm):
+    class Signless(LineTask):
+        def same(self, one, other):
+            return one.lstrip("-") == other.lstrip("-")
+
+    def grouped():
+        told, written = yield All(
+            Same(["-3", None, "3", "4", "-4", "-3"]), Continue(Prefix("numbers 7 ="), by="policy")
+        )
+        return told, len(written), (yield Same([])), (yield Same([None]))
+
+    found = drive(policy, prm, {"p": grouped()}, task=Signless())["p"]
+    assert found.result == (["-3", None, "-3", "4", "4", "-3"], 1, [], [None])
+
+
 def rollouts_of(finished):
     """What a search drew, as a later one is given it."""
     found = {}
@@ -497,3 +529,46 @@ def test_a_completer_whose_tokenizer_lacks_a_word_ends_the_search_with_a_reason(
     assert ends["unknown"].error.startswith("not readable: the tokenizer of policy cannot say")
     [count] = ends["known"].result
     assert all(prefix.text.startswith("3+4=7\n") for prefix in count.rollouts)
+
+
+def conversation(question, by="policy"):
+    """An answer, a critique of it, a second answer."""
+    [first] = yield Continue(start(question), by=by, max_tokens=6)
+    turn = yield Turn(question, "critique", [Said(first.text)], by=by)
+    [critique] = yield Continue(start(turn), by=by, max_tokens=6)
+    history = [Said(first.text), Said(critique.text, "critique")]
+    last, same = yield All(Turn(question, "revise", history, by=by), Turn(question, "revise", history, by=by))
+    assert last == same
+    [second] = yield Continue(start(last), by=by, max_tokens=6)
+    one = to_trace(question, first, 0)
+    two = to_trace(turn, critique, 0, parent=one.id)
+    return [one, two, to_trace(last, second, 0, parent=two.id)]
+
+
+def test_a_later_turn_sees_the_conversation_and_is_stored_under_it(policy):
+    task = countdown.Task(countdown.Settings(use="countdown"))
+    text = "numbers 1, 2, 3; target 6"
+    question = Question(id="p", question=text, prompt=text + "\n", prompt_used=text + "\n")
+    [end] = driver(policy).run([Search("p", task, conversation(question), 40)])
+    first, critique, second = end.result
+    assert [trace.id for trace in end.result] == ["p/0", "p/critique.0", "p/revise.0"]
+    assert [trace.act for trace in end.result] == ["", "critique", "revise"]
+    assert [trace.is_attempt for trace in end.result] == [True, False, True]
+    assert [trace.turn for trace in end.result] == [0, 1, 2]
+    assert critique.parent == first.id
+    assert second.parent == critique.id
+    assert critique.prompt == f"{text}\n{first.text.removesuffix(chr(10))}\ncheck: "
+    assert second.prompt.endswith("revise: ")
+    assert critique.prompt in second.prompt
+    assert second.prompt_hash == hash_ids(policy.encode(second.prompt))
+    written = sum(len(trace.token_ids) for trace in end.result)
+    assert end.charged == {"policy": written}
+    assert prefix_of(second).act == "revise"
+    assert prefix_of(second).prompt == second.prompt
+
+
+def test_a_turn_of_a_chat_without_a_template_is_a_sentence(policy):
+    task = countdown.Task(countdown.Settings(use="countdown", chat=True))
+    question = Question(id="p", question="numbers 1, 2; target 3", prompt="numbers", prompt_used="numbers")
+    with pytest.raises(RecipeError, match=r"the tokenizer of policy has no chat template: its critique"):
+        list(driver(policy).run([Search("p", task, conversation(question), 40)]))

@@ -1,0 +1,176 @@
+"""The words of later turns: what a task says when it asks a model to look at an answer again, and what it
+reads in the reply. Every task takes these; a recipe replaces an instruction (`task.acts`), a task overrides
+the methods of `BaseTask` that call them.
+
+| act | what is asked | what it sees | its answer |
+|---|---|---|---|
+| critique | is the answer above right? | the turns so far | `right` or `wrong` |
+| revise | another attempt | the turns so far | as of the question |
+| rewrite | a better answer, by the critique | the turns so far | as of the question |
+| judge | points from 0 to 5 | one answer | the number |
+| compare | which is better? | two answers | `first`, `second` or `same` |
+| propose | another question like these | questions | a question |
+
+Sources of the wordings: an answer looked at again without a verdict, SCoRe (arXiv:2409.12917); a critique
+that takes a fault for granted, Self-Refine (arXiv:2303.17651); points that add up, Self-Rewarding
+(arXiv:2401.10020). Ours are written anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pipeline.asks import Said
+
+VERDICT = "End with one line, `Verdict: right` or `Verdict: wrong`."
+#: what a chat asks for, by act; `critique` as `task.critique` says
+INSTRUCTIONS: dict[str, str] = {
+    "critique": "Check the answer above step by step: is each step true, and is the question answered? "
+    + VERDICT,
+    "critique/fault": f"There is a fault in the answer above. Find it and say what is wrong. {VERDICT}",
+    "revise": "There may be a fault in the answer above, such as a misread question. Correct it if there is "
+    "one, and write the whole answer again in the same form.",
+    "rewrite": "Write the whole answer again in the same form, better by what was said.",
+    "judge": "Judge the answer. It gets one point for each that holds: it is about the question; it uses "
+    "what the question gives; each step is true; it reaches an answer; the answer is right. End with one "
+    "line, `Score: N`, with N from 0 to 5.",
+    "compare": "Which of the two answers is better? End with one line, `Better: first`, `Better: second` or "
+    "`Better: same`.",
+    "propose": "Write one more question like these, with other content. Write the question alone.",
+}
+#: what stands in front of a turn in a plain text
+LABELS: dict[str, str] = {
+    "critique": "check: ",
+    "revise": "revise: ",
+    "rewrite": "revise: ",
+    "judge": "judge: ",
+    "compare": "judge: ",
+    "propose": "propose: ",
+}
+ACTS = tuple(LABELS)
+POINTS = (0.0, 5.0)  #: what `judge` may give
+
+_NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
+_VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
+_SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+)?)", re.IGNORECASE)
+_POINTS = re.compile(r"\b(?:score|points?|rating)\b[^\d\n+-]*([+-]?\d+(?:\.\d+)?)", re.IGNORECASE)
+_BETTER = re.compile(r"\b(first|second|same)\b", re.IGNORECASE)
+
+
+def instruction(task: Any, act: str) -> str:
+    """What a chat asks for.
+
+    Raises:
+        RecipeError: nobody has words for this act.
+    """
+    if own := task.settings.acts.get(act):
+        return str(own)
+    key = f"{act}/fault" if act == "critique" and task.settings.critique == "fault" else act
+    if key not in INSTRUCTIONS:
+        raise _unknown(task, act)
+    return INSTRUCTIONS[key]
+
+
+def label(task: Any, act: str) -> str:
+    """What stands in front of a turn in a plain text.
+
+    Raises:
+        RecipeError: nobody has words for this act.
+    """
+    if own := task.settings.acts.get(act):
+        return str(own)
+    if act not in LABELS:
+        raise _unknown(task, act)
+    return LABELS[act]
+
+
+def _unknown(task: Any, act: str) -> RecipeError:
+    return RecipeError(
+        f"task {task.name}: it has no words for the act {act!r} (known: {', '.join(ACTS)}): give them in "
+        f"task.acts.{act}"
+    )
+
+
+def messages(task: Any, question: str, act: str, history: Sequence[Said]) -> list[dict[str, str]]:
+    """A turn as chat messages. Answers that are judged stand in one message with the question."""
+    asked = instruction(task, act)
+    if act == "propose":
+        shown = "\n\n".join(said.text.strip() for said in history)
+        return [*_system(task), {"role": "user", "content": f"{shown}\n\n{asked}"}]
+    turns = list(task.messages(question))
+    if act in ("judge", "compare"):
+        names = ["Answer"] if len(history) == 1 else ["First answer", "Second answer", "Third answer"]
+        shown = "\n\n".join(f"{n}:\n{said.text.strip()}" for n, said in zip(names, history, strict=False))
+        whole = f"{turns[-1]['content']}\n\n{shown}\n\n{asked}"
+        return [*turns[:-1], {"role": "user", "content": whole}]
+    for said in history:
+        if said.act:
+            turns.append({"role": "user", "content": instruction(task, said.act)})
+        turns.append({"role": "assistant", "content": said.text.strip()})
+    return [*turns, {"role": "user", "content": asked}]
+
+
+def _system(task: Any) -> list[dict[str, str]]:
+    system = task.settings.system
+    return [{"role": "system", "content": system}] if system else []
+
+
+def plain(task: Any, question: str, act: str, history: Sequence[Said]) -> str:
+    """A turn as plain text: the question, what was said, each turn on lines of its own."""
+    asked = label(task, act)
+    if act == "propose":
+        return "".join(_line(said.text) for said in history) + asked
+    parts = [task.prompt(question)]
+    between = asked if act in ("judge", "compare") else ""
+    for number, said in enumerate(history):
+        before = label(task, said.act) if said.act else between if number else ""
+        parts.append(before + _line(said.text))
+    return "".join(parts) + asked
+
+
+def _line(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+def verdict(text: str) -> str | None:
+    """`right` or `wrong`, as the last word on it says; None where it says neither. After `Verdict:` if
+    there is one."""
+    said = _SAID.findall(text)
+    found = list(_VERDICT.finditer(said[-1] if said else text))
+    if not found:
+        return None
+    denied, word = found[-1].groups()
+    right = word.lower() in ("right", "correct", "true")
+    return "right" if right != bool(denied) else "wrong"
+
+
+def points(text: str, low: float = POINTS[0], high: float = POINTS[1]) -> str | None:
+    """The last number after `Score`, as text; None where there is none or it lies outside."""
+    found = _POINTS.findall(text)
+    if not found and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", text):
+        found = [text.strip()]
+    if not found or not low <= float(found[-1]) <= high:
+        return None
+    return f"{float(found[-1]):g}"
+
+
+def better(text: str) -> str | None:
+    """`first`, `second` or `same`, the last one named; None where none is."""
+    found = _BETTER.findall(text)
+    return found[-1].lower() if found else None
+
+
+def read(act: str, text: str) -> str | None:
+    """What the completion of a critique, judge, compare or propose turn answers."""
+    if act == "critique":
+        return verdict(text)
+    if act == "judge":
+        return points(text)
+    if act == "compare":
+        return better(text)
+    return text.strip() or None
