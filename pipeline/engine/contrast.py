@@ -94,7 +94,8 @@ class Layers:
     def words(self, states: Any, line: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """The float32 logits [layers, R, V] of the hidden states of all layers, at one place of each row."""
         early = torch.stack([states[k][line, at] for k in self.numbers])
-        early = self.norm(early) if self.with_norm else early
+        if self.with_norm and self.norm is not None:
+            early = self.norm(early)
         return torch.stack([self.top(one) for one in early]).float()
 
 

@@ -145,8 +145,8 @@ class Engine(Text):
             key = columns, repr(row.decoding or "")
             if key not in self._batches:
                 given = self, columns, self._cap(columns)
-                plain = row.decoding is None
-                self._batches[key] = self.batch_kind(*given) if plain else batch_of(*given, row.decoding)
+                how = row.decoding
+                self._batches[key] = batch_of(*given, how) if how else self.batch_kind(*given)
             self._batches[key].waiting.append(row)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import nearest
 from pipeline.label import Draw
@@ -321,7 +322,7 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 def _served(recipe: Recipe) -> Iterator[str]:
     """Models that servers hold: what no server can do."""
     for stage in recipe.stages:
-        decoding = stage.settings.decoding if stage.built else None
+        decoding: Any = stage.settings.decoding if stage.built else None
         for one in stage.actors if decoding else ():
             model = recipe.models.get(first_part(one.name))
             if one.does in ("writes", "any") and model is not None and model.engine.server:
