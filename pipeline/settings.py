@@ -352,6 +352,11 @@ class StageSettings(Settings):
         return ""
 
     @property
+    def decoding(self) -> Any:
+        """How tokens are drawn (`engine/decoding.py`); None: from the model's own distribution."""
+        return None
+
+    @property
     def talks(self) -> bool:
         """Does it ask for later turns, so that a chat template must take them?"""
         return bool(self.acts)

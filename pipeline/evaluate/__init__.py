@@ -83,6 +83,12 @@ class EvaluateSettings(StageSettings):
             return None
         return kind.model_validate(given | {"by": model or self.measured[0]})
 
+    @property
+    def decoding(self) -> Any:
+        """As the generate method draws that it acts by."""
+        acting = self.acting()
+        return None if acting is None else acting.decoding
+
     def answering(self, model: str, task: Length) -> Cost:
         """What one model's answers to a problem cost; a search's are what its method says."""
         acting = self.acting(model)

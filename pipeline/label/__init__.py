@@ -48,6 +48,13 @@ class LabelSettings(StageSettings):
         return False
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Files of text that it looks things up in: part of the fingerprint, and no dev or test problem may
+        stand in them.
+        """
+        return ()
+
+    @property
     def reused(self) -> tuple[str, ...]:
         """Earlier stages whose roll-outs it reads in place of drawing them."""
         return ()

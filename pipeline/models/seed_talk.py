@@ -30,6 +30,8 @@ def look(spec: str, recipe: Any, task: Any) -> None:
     """
     if recipe.talk not in (0, SOUND, HOLED) or recipe.blind < 0:
         raise RecipeError(f"base: {spec}: talk is 0, 1 or 2 (the holed critic), blind a number from 0")
+    if recipe.talk and recipe.pause:
+        raise RecipeError(f"base: {spec}: a seed that talks learns no pauses: leave one of the two out")
     if recipe.blind and not recipe.talk:
         raise RecipeError(f"base: {spec}: blind makes a critic worse, and without talk=1 there is none")
     if recipe.talk and task.conversation(random.Random(0)) is None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import nearest
 from pipeline.label import Draw
-from pipeline.models.heads import DOES, can, fitting
+from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
 from pipeline.recipe.measures import declared
 from pipeline.recipe.methods import NotBuilt, method
-from pipeline.recipe.shape import Recipe, Stage, split_name
+from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
 from pipeline.settings import Actor, FileSource
 
@@ -320,11 +321,20 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 
 def _served(recipe: Recipe) -> Iterator[str]:
     """Models that servers hold: what no server can do."""
+    for stage in recipe.stages:
+        decoding: Any = stage.settings.decoding if stage.built else None
+        for one in stage.actors if decoding else ():
+            model = recipe.models.get(first_part(one.name))
+            if one.does in ("writes", "any") and model is not None and model.engine.server:
+                yield (
+                    f"{stage.section}.{stage.name}: {decoding.said}: servers do not draw so: drop it, or "
+                    f"models.{first_part(one.name)}.engine.server"
+                )
     for name, model in recipe.models.items():
         if not model.engine.server:
             continue
-        if model.head == "value":
-            yield f"models.{name}: head: value cannot be served; use head: token, or no engine.server"
+        if head_of(model.head).reads in ("scalar", "hidden"):
+            yield f"models.{name}: head: {model.head} cannot be served; use head: token, or no engine.server"
         if model.lora == "none" and learns(recipe, name):
             yield (
                 f"models.{name}: lora: none trains all weights, which a server does not take while it runs, "

@@ -32,6 +32,7 @@ from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Recipe, Stage, measured, split_name
 from pipeline.settings import FileSource
 from pipeline.store.model_folder import check_model_folder
+from pipeline.store.passages import read_passages
 from pipeline.store.workspace import Workspace
 from pipeline.tasks import BaseTask
 from pipeline.tasks.prepare import gather
@@ -79,6 +80,11 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
         for source in stage.sources:
             if isinstance(source, FileSource):
                 _file(source, stage.room, here, seen)
+        for text in stage.settings.texts if stage.built and stage.room == "label" else ():
+            try:
+                read_passages(Path(text).expanduser())
+            except DamagedData as error:
+                seen.add(f"{here}.{error}", kind=DamagedData)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)

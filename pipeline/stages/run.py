@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError, WorkerLost
@@ -40,6 +41,7 @@ from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.manifest import Manifest
+from pipeline.store.passages import hash_of, leak, read_passages
 from pipeline.store.plan import ChunkPlan, Plan
 
 Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is through: gives the manifest's extra
@@ -92,7 +94,10 @@ def plan_stage(
         room=stage.room,
         method=stage.method,
         main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
-        settings=data_settings(stage.settings) | model_settings(run, stage) | carried(run, stage, models),
+        settings=data_settings(stage.settings)
+        | model_settings(run, stage)
+        | carried(run, stage, models)
+        | looked_up(stage),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
         models={name: weights.hash for name, weights in models.items()},
@@ -131,6 +136,25 @@ def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
         return {}
     settings = data_settings(run.recipe.models[stage.settings.model])
     return {"model_settings": {key: value for key, value in settings.items() if key != "gate"}}
+
+
+def looked_up(stage: Stage) -> dict[str, Any]:
+    """What the texts say that a labeller looks things up in: it changes labels, so it belongs to the
+    fingerprint."""
+    texts = stage.settings.texts if stage.room == "label" else ()
+    return {"texts": [hash_of(Path(text).expanduser()) for text in texts]} if texts else {}
+
+
+def require_unseen(run: Run, stage: Stage) -> None:
+    """No problem that is measured later stands in a text that a labeller looks things up in.
+
+    Raises:
+        DamagedData: one does.
+    """
+    measured = [problem for problem in run.problems.values() if problem.split != "train"]
+    for text in stage.settings.texts:
+        if said := leak(read_passages(Path(text).expanduser()), measured):
+            raise DamagedData(f"{stage.section}.{stage.name}: store: {text}: {said}")
 
 
 def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
@@ -271,6 +295,7 @@ def _generate(work: Work) -> Finish:
 def _label(work: Work) -> Finish:
     module = method("label", work.stage.method)
     settings = work.stage.settings
+    require_unseen(work.run, work.stage)
     groups: dict[str, Group] = {}  # of the problems under way
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
     hashes = {name: weights.hash for name, weights in work.models.items()}
