@@ -215,6 +215,17 @@ class EvaluateMethod(Protocol):
         """Is the first model of `of` fit to go on? A failure refuses it at the gate; well."""
         return Health()
 
+    @optional
+    def spend(
+        self, question: Question, settings: Any, model: str, metrics: Mapping[str, float], budget: int
+    ) -> Asks[list[Any]]:
+        """Answer one question within a budget of samples, by what this evaluation measured (`metrics` as
+        `measure` gives them), for `ratchet solve --budget`: Trace rows, one of them `chosen`, and a Label
+        whose reason says how. Not every evaluation can.
+        """
+        raise NotImplementedError
+        yield  # pragma: no cover
+
 
 def contract(module: ModuleType) -> type:
     """The Protocol that a module has to keep."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import real_world as world
 
+from pipeline.commands import solve
+from pipeline.commands.curve import curve
 from pipeline.commands.show import show_rows
 from pipeline.engine.endings import hash_ids
+from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe
 from pipeline.report.console import Console
+from pipeline.report.html import build, data
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
 from pipeline.run.session import session
@@ -64,6 +70,7 @@ TALKING = ("score_countdown", "cac_countdown")
 #: in test_looked_at_recipes.py
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
+ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -98,7 +105,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -242,6 +249,85 @@ def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) ->
         assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), (
             stage.name
         )
+
+
+def test_better_or_only_sharper(place: Path, tiny: Path) -> None:
+    """Two rounds: the base's samples are drawn once, gates read what drifts, the report says both."""
+    small = ["stages.ceiling.samples=6", "stages.ceiling.read=2", "stages.ceiling.problems=5"]
+    small += ["stages.drift.samples=3", "stages.drift.problems=6", "stages.drift.warn={kl: -1}"]
+    said = run("ceiling_countdown", f"models.policy.base={tiny}", *COUNTDOWN, *BRIEF, *small)
+    whole("ceiling_countdown")
+    assert "nats a token from the base" in said  # the warning
+    written = [
+        Counter(row.model for row in rows("ceiling_countdown", n, "ceiling", Trace)) for n in (0, 1, 2)
+    ]
+    assert written[0] == {"policy": 30, "policy@0": 30}
+    assert written[1] == written[2] == {"policy": 30}  # nothing of the base, nor of the round before
+    status = run_status("ceiling_countdown", Workspace(DATA, CHECKPOINTS))
+    found = status["rounds"][2]["metrics"]
+    assert found["ceiling/pass@1@0"] == status["rounds"][0]["metrics"]["ceiling/pass@1"]
+    assert {"ceiling/pass@6" in found, "ceiling/pass@4" in found} == {False, True}
+    assert found["ceiling/lost"] == pytest.approx(
+        found["ceiling/lost@incumbent"] + found["ceiling/lost/change"]
+    )
+    gate = json.loads((DATA / "ceiling_countdown" / "round-002" / "gate.json").read_text())
+    assert any("drift/distinct" in reason for reason in gate["decisions"]["policy"]["reasons"])
+    report = page_of("ceiling_countdown")
+    for told in ("Better, or only sharper? Round 2", "Does it go astray? Round 2", "Beware: nats a token"):
+        assert told in report
+
+
+def page_of(name: str) -> str:
+    return build.render([data.load_run(name, Workspace(DATA, CHECKPOINTS))])
+
+
+def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
+    """Every strategy at every budget; then `solve` spends by what was measured."""
+    name = "compute_optimal_countdown"
+    small = [f"models.{model}.base={tiny}" for model in ("policy", "verifier")]
+    small += ["before.sample.n=6", "before.sample.temperature=1.5", "before.learn.steps=2"]
+    small += ["before.learn.batch_size=8", "before.learn.on_empty=continue"]
+    small += ["before.spend.budgets=[1,4]", "before.spend.difficulty=3", "before.spend.bins=2"]
+    beam = "{generate: beam, n: N, width: 4, budgets: [4]}"
+    small += [f"before.spend.strategies={{majority: majority, best: best, beam: {beam}}}"]
+    run(name, *COUNTDOWN, *THREE, "task.train=16", *small)
+    status = run_status(name, Workspace(DATA, CHECKPOINTS))
+    assert status["complete"]
+    found = status["rounds"][0]["metrics"]
+    assert {
+        f"spend/{line}@{n}" for line in ("optimal", "optimal/predicted", "single") for n in (1, 4)
+    } <= set(found)
+    assert found["spend/accuracy/majority@1"] == pytest.approx(found["spend/accuracy/best@1"])  # one is one
+    assert found["spend/tokens/beam@4"] > 0
+    assert found["spend/tokens/optimal@4/counted"] == pytest.approx(
+        found["spend/tokens/optimal@4"] + found["spend/tokens/difficulty"]
+    )
+    assert "How should samples be spent?" in page_of(name)
+    problem = next(iter(StageFolder(DATA / name / "prepare").read(Problem)))
+    told = solve.Solver(name, None, [], Workspace(DATA, CHECKPOINTS), 5).answer(problem.question)
+    assert re.match(r"difficulty [12] of 2 \(1 is the easiest\): (majority|best|beam), 4 samples\n", told)
+    with pytest.raises(RecipeError, match="leave out --search"):
+        solve.Solver(name, "beam", [], Workspace(DATA, CHECKPOINTS), 4)
+
+
+@pytest.mark.full
+def test_a_learning_curve(place: Path, tiny: Path) -> None:
+    """Three sizes in two arms: five runs, and the same again reads them."""
+    small = [f"models.policy.base={tiny}", *COUNTDOWN, "rounds=1", *BRIEF[1:], "wandb.mode=disabled"]
+    call = (RECIPES / "quickstart.yaml", [8, 16, 24], [0], small, Console(quiet=True, main=False))
+    told = curve(*call, Workspace(DATA, CHECKPOINTS))
+    names = sorted(path.name for path in DATA.glob("curve-quickstart-*"))
+    assert names == [
+        "curve-quickstart-16-epochs-s0",
+        "curve-quickstart-16-steps-s0",
+        "curve-quickstart-24-full-s0",
+        "curve-quickstart-8-epochs-s0",
+        "curve-quickstart-8-steps-s0",
+    ]
+    assert "same steps: error =" in told
+    before = (DATA / "curve-quickstart.json").read_bytes()
+    assert curve(*call, Workspace(DATA, CHECKPOINTS)) == told
+    assert (DATA / "curve-quickstart.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", DEDUCTION)
