@@ -233,6 +233,7 @@ class Group:
     rollouts: list[Trace] = dataclasses.field(default_factory=list)
     #: tokens by model that the label stages read were charged for it: its even share of its chunk's
     charged: dict[str, float] = dataclasses.field(default_factory=dict)
+    question: str = ""  #: its text, for a selector that asks for turns
 
     def label(self, trace: Trace) -> Label | None:
         """The merged label of a trace."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pipeline.asks import All, Continue, Prefix, Same, Score
+from pipeline.asks import All, Continue, Prefix, Same, Score, Turn
 from pipeline.rows import Question
 from pipeline.vote import keys
 
@@ -34,6 +34,12 @@ class Table:
             return [self.reply(member) for member in ask.asks]
         if isinstance(ask, Continue):
             return [self.write(prefix, ask) for prefix in ask.listed for _ in range(ask.n)]
+        if isinstance(ask, Turn):
+            prompt = (
+                ask.question.prompt + "".join(f"{one.act}[{one.text}]" for one in ask.history) + f"{ask.act}:"
+            )
+            turn = len(ask.history)
+            return replace(ask.question, prompt=prompt, prompt_used=prompt, act=ask.act, turn=turn)
         if isinstance(ask, Same):
             return keys(ask.answers, str.__eq__)
         assert isinstance(ask, Score)
