@@ -15,7 +15,7 @@ from pipeline.vote import keys
 class Table:
     """Canned replies.
 
-    `steps[text]`: the next steps sampled there, in order, again from the first when used up; a step ends
+    `steps[text]` (`steps["act:text"]` in a turn that has some): the next steps sampled there, in order, again from the first when used up; a step ends
     with a line break, the last one with a full stop, one cut by a limit with a tilde. `greedy[text]`: what
     temperature 0 writes. `values[text]`: what the PRM says of a text.
     """
@@ -51,9 +51,11 @@ class Table:
             if ask.temperature == 0 and prefix.text in self.greedy:
                 step = self.greedy[prefix.text]
             else:
-                place = self.used.get(prefix.text, 0)
-                step = self.steps[prefix.text][place % len(self.steps[prefix.text])]
-                self.used[prefix.text] = place + 1
+                turn = f"{prefix.act}:{prefix.text}"
+                key = turn if turn in self.steps else prefix.text
+                place = self.used.get(key, 0)
+                step = self.steps[key][place % len(self.steps[key])]
+                self.used[key] = place + 1
             prefix = longer(prefix, step, self.logprobs.get(step, -1.0))
             if ask.until == "step":
                 break
