@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 #: acts whose completion is another attempt at the question; "" is the first (`pipeline/tasks/_acts.py`)
-ATTEMPTS = ("", "revise", "rewrite")
+ATTEMPTS = ("", "revise", "rewrite", "solve")
 SCHEMA_VERSION = 1  #: goes into every fingerprint; a change of a row's meaning raises it
 
 
@@ -233,6 +233,7 @@ class Group:
     rollouts: list[Trace] = dataclasses.field(default_factory=list)
     #: tokens by model that the label stages read were charged for it: its even share of its chunk's
     charged: dict[str, float] = dataclasses.field(default_factory=dict)
+    question: str = ""  #: its text, for a selector that asks for turns
 
     def label(self, trace: Trace) -> Label | None:
         """The merged label of a trace."""

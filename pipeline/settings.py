@@ -357,9 +357,14 @@ class StageSettings(Settings):
         return None
 
     @property
+    def asked_acts(self) -> tuple[str, ...]:
+        """The later turns that it asks for under these settings."""
+        return self.acts
+
+    @property
     def talks(self) -> bool:
         """Does it ask for later turns, so that a chat template must take them?"""
-        return bool(self.acts)
+        return bool(self.asked_acts)
 
     @property
     def completion_limit(self) -> int:

@@ -63,9 +63,9 @@ class EvaluateSettings(StageSettings):
         return False
 
     @property
-    def talks(self) -> bool:
+    def asked_acts(self) -> tuple[str, ...]:
         acting = self.acting()
-        return bool(self.acts) or (acting is not None and acting.talks)
+        return (*self.acts, *(acting.asked_acts if acting is not None else ()))
 
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None

@@ -149,6 +149,13 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
     return folder
 
 
+def unsaid(task_settings: Any, act: str) -> bool:
+    """Does no seed know the words that stand in front of an act's turn?"""
+    from pipeline.tasks._acts import LABELS
+
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in DIALECT
+
+
 def look(spec: str, task_settings: Any) -> None:
     """Is there such a seed? Builds and fetches nothing.
 

@@ -162,7 +162,8 @@ class BaseTask:
         """What the completion of a later turn answers, or None: an attempt's answer, a critique's `right` or
         `wrong`, a judge's points, which of two is better, a proposed question.
         """
-        return self.extract(text) if act in ATTEMPTS else _acts.read(act, text)
+        answers = act in ATTEMPTS or act == "subanswer"
+        return self.extract(text) if answers else _acts.read(act, text)
 
     def proposed(self, question: str) -> Problem | None:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this

@@ -48,6 +48,8 @@ NO_HEALTH = ["min_auc=0", "min_sd=0", "max_length_correlation=1", "samples=2", "
 SMALL_SEARCH = {
     "mcts_star": ["iterations=3"],
     "alphazero": ["simulations=2", "branch=3"],
+    "revise": ["chains=2", "length=2"],
+    "rstar": ["rollouts=2", "votes=3"],
 }
 #: how each labeller is made small, and able to find something where the tiny policy is nearly always right
 SMALL_LABELS = {
@@ -71,6 +73,7 @@ TALKING = ("score_countdown", "cac_countdown")
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
+THINKING = ("rebase_countdown", "revise_countdown", "rstar_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -105,7 +108,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS, *THINKING]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -213,8 +216,15 @@ def run_shrunk(path: Path, tiny: Path) -> Recipe:
             keys = ["n=2"]
         elif stage.method == "prm_quality":
             keys = [word for word in NO_HEALTH if not word.startswith("split")]
-        elif stage.room == "evaluate":
-            keys = ["search.n=4"] if stage.settings.search else ["samples=2"]
+        elif stage.room == "generate":
+            keys = [
+                *SMALL_SEARCH.get(stage.method, ["n=2"]),
+                *(["problems=8"] if stage.settings.problems else []),
+            ]
+        elif stage.room == "evaluate" and (search := stage.settings.search):
+            keys = [f"search.{key}" for key in SMALL_SEARCH.get(search["generate"], ["n=4"])]
+        elif stage.room == "evaluate" and not stage.sources:
+            keys = ["samples=2"]
         words += [f"{here}.{key}" for key in keys]
     recipe = load(path, words)
     workspace = Workspace(DATA, CHECKPOINTS)
@@ -328,6 +338,46 @@ def test_a_learning_curve(place: Path, tiny: Path) -> None:
     before = (DATA / "curve-quickstart.json").read_bytes()
     assert curve(*call, Workspace(DATA, CHECKPOINTS)) == told
     assert (DATA / "curve-quickstart.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("rebase_countdown", marks=pytest.mark.full),
+        "revise_countdown",
+        "rstar_countdown",
+        "rstar",
+    ],
+)
+def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """The three recipes, and rStar with a partner of another run."""
+    path = RECIPES / f"{name}.yaml" if name in THINKING else ROOT / "tests" / "recipes" / f"{name}.yaml"
+    recipe = run_shrunk(path, tiny)
+    stages = {stage.name: stage for stage in recipe.stages}
+    final = run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
+    for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
+        head = "search" if stage.settings.search or stage.sources else "greedy"
+        assert 0 <= final[f"{stage.name}/accuracy/{head}"] <= 1
+    here = DATA / recipe.name / "final-000"
+    if "agree" in stages:
+        said = list(StageFolder(here / "agree").read(Label))
+        assert {label.labeller for label in said} == {"mutual"}
+        assert all(label.correct is None and 0 <= label.value <= 1 for label in said)
+        known = {label.problem_id for label in said}
+        scores = [
+            trace.score
+            for trace in StageFolder(here / "final").read(Trace)
+            if trace.problem_id in known and trace.score is not None
+        ]
+        assert sorted(scores) == sorted(label.value for label in said)
+    if "mixed" in stages:
+        turns = [trace for trace in StageFolder(here / "mixed").read(Trace) if trace.act]
+        assert {trace.act for trace in turns} == {"revise"}
+        assert all(trace.prompt.endswith("\nrevise: ") and trace.parent for trace in turns)
+        assert {row.prompt.endswith("\nrevise: ") for row in rows(recipe.name, 0, "chains", Example)} <= {
+            True,
+            False,
+        }
 
 
 @pytest.mark.parametrize("name", DEDUCTION)
