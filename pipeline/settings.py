@@ -364,14 +364,23 @@ class GateRule(Settings):
     """One condition of a model's gate: no significant loss of `metric`, or a bound on it.
 
     With `margin`: refused only when the paired 95 % upper bound of the change is below -margin. With
-    `at_most`: refused above it."""
+    `at_most`: refused above it; with `at_least`: below it."""
 
-    metric: str = Field(description="an evaluate stage's metric: measure/accuracy/greedy")
+    metric: str = Field(
+        description="an evaluate stage's metric: measure/accuracy/greedy; with a bound also what the model's "
+        "training says of itself: learn/kl/old"
+    )
     margin: float | None = Field(None, ge=0)
     at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def bound(self) -> bool:
+        """Is it a bound, which counts without anything to compare with?"""
+        return self.margin is None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> GateRule:
-        if (self.margin is None) == (self.at_most is None):
-            raise ValueError("a gate rule has either margin or at_most")
+    def _one_of_three(self) -> GateRule:
+        if sum(one is not None for one in (self.margin, self.at_most, self.at_least)) != 1:
+            raise ValueError("a gate rule has either margin or at_most or at_least")
         return self

@@ -92,7 +92,9 @@ def _after(run: Run, name: str, number: int, old: dict[str, Any], metrics: Mappi
     rules = [rule for rule in spec.gate if rule.metric.split("/")[0] in ran]
     less = {rule.metric for rule in rules if (one := metric_of(run.recipe, rule.metric)) and one.less}
     health = health_of(run, name, number)
-    decision = gates.decide(() if unmeasured else rules, metrics, first, health, less)
+    if unmeasured:  # nothing to compare, but a bound on what was measured holds
+        rules = [rule for rule in rules if rule.bound]
+    decision = gates.decide(rules, metrics, first, health, less)
     if first and not decision.promote:
         raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
     record = run.versions.record(candidate)

@@ -177,6 +177,9 @@ def _rule(rule: Any, metrics: Mapping[str, float], declared: Metric | None) -> s
     if rule.at_most is not None:
         verb = "is within" if value <= rule.at_most else "is above"
         return f"{short} is {form(value)}, which {verb} the limit of {form(rule.at_most)}."
+    if rule.at_least is not None:
+        verb = "reaches" if value >= rule.at_least else "is below"
+        return f"{short} is {form(value)}, which {verb} the least of {form(rule.at_least)}."
     change, low, high = (metrics.get(f"{name}/change{part}") for part in ("", "/low", "/high"))
     if change is None or low is None or high is None:
         return ""
