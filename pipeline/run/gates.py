@@ -98,7 +98,7 @@ def _after(run: Run, name: str, number: int, old: dict[str, Any], metrics: Mappi
     if first and not decision.promote:
         raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
     record = run.versions.record(candidate)
-    said = decision.as_dict() | {"trial": unmeasured, "candidate": record}
+    said = decision.as_dict() | {"trial": unmeasured and decision.promote, "candidate": record}
     back = old.get("measured") or {key: value for key, value in old.items() if key != "trial"}
     if not decision.promote:
         return _After(back, decision, said)  # the last version that was measured and promoted
