@@ -201,7 +201,7 @@ def loss_of(
         how = "mse" if target in MEAN_SQUARE else "bce"
         if weights is not None:
             weights = weights[known]
-        if starts is not None and clip is not None:
+        if starts is not None and weights is not None and clip is not None:
             total = torch.sum(clipped_errors(scores, starts[known], labels[known], clip) * weights)
         else:
             total = summed(scores, labels[known], how, weights)
