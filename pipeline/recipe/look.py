@@ -346,7 +346,7 @@ def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Findings) -> Non
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
             stage = stages.get(read)
-            if rule.margin is None or stage is None:
+            if rule.margin is None or stage is None or stage.room != "evaluate":
                 continue
             here = f"models.{name}.gate"
             if rule.margin >= 1 and not metric.startswith(OWN_UNIT):

@@ -32,6 +32,13 @@ def declared(stage: Stage) -> list[Metric]:
     return list(hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings))
 
 
+def watched(stage: Stage) -> Mapping[str, str]:
+    """What a training says of itself that a gate may bound, and what a reader calls it."""
+    if stage.room != "train" or not stage.built:
+        return {}
+    return dict(hook("train", method("train", stage.method), "monitors")(stage.settings))
+
+
 def main_of(stage: Stage) -> Metric | None:
     """The metric that a stage judges its models by, where it is one that judges those who answer."""
     return next((one for one in declared(stage) if one.main), None)

@@ -36,7 +36,7 @@ from pipeline.stages.inputs import (
 from pipeline.stages.pieces import chunk_size
 from pipeline.stages.rollouts import brought, require_equal_weights
 from pipeline.stages.search import Drive
-from pipeline.stages.selection import select_stage
+from pipeline.stages.selection import select_stage, surveyed
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
@@ -300,6 +300,7 @@ def _label(work: Work) -> Finish:
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
     hashes = {name: weights.hash for name, weights in work.models.items()}
     require_equal_weights(work.stage, work.reader, work.plan.chunks, hashes)
+    more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
         found = work.reader.groups(chunk)
@@ -309,7 +310,7 @@ def _label(work: Work) -> Finish:
             task = work.run.task_of(problem)
             shown = problem if settings.sees_gold else without_gold(problem)
             groups[problem_id] = group
-            asks = module.label(shown, group, settings, task)
+            asks = module.label(shown, group, settings, task, **more)
             yield make_search(task, settings, problem_id, asks, rollouts=brought(group, settings))
 
     Drive(work, items, lambda chunk: given.pop(chunk.ids[0]), group=groups.pop).run()

@@ -39,7 +39,7 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
 
 def surveyed(work: Work, module: Any) -> Any:
-    """What a selector says of the whole set: its inputs are read once for it, chunk by chunk."""
+    """What a selector or labeller says of the whole set: its inputs are read once for it, chunk by chunk."""
 
     def surveys() -> Iterator[Any]:
         for chunk in work.plan.chunks:

@@ -74,6 +74,8 @@ LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa",
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
 THINKING = ("rebase_countdown", "revise_countdown", "rstar_countdown")
+REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
+GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -108,7 +110,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS, *THINKING]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS, *GRADIENT_ELSEWHERE]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -200,9 +202,9 @@ def test_checks_as_context(place: Path, tiny: Path) -> None:
         assert 0 <= status["final"]["metrics"][f"{stage}/accuracy/search"] <= 1
 
 
-def run_shrunk(path: Path, tiny: Path) -> Recipe:
+def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
     """A recipe on countdown to its end, each stage as small as it goes."""
-    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled"]
+    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled", *more]
     for name, model in load(path).models.items():
         lora = [] if model.lora == "none" else [f"models.{name}.lora={{r: 4}}"]
         words += [f"models.{name}.base={tiny}", *lora]
@@ -378,6 +380,58 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
             True,
             False,
         }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_that_are_not_gold_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """PRM and critic, Q + alpha A, implicit rewards, votes: what came of them stands in the rows of a round."""
+    few = ["rounds=3", "problems_per_round=6", "stages.measure.every=3", "stages.sample.temperature=1"]
+    few += ["stages.episodes.on_empty=continue", "stages.episodes.where=all"]
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny, *few)
+    episodes = rows(recipe.name, 3, "episodes", Example)
+    assert len(episodes) == 8 * len({row.problem_id for row in episodes}) >= 32
+    steps = [row.advantage for row in episodes if len(row.advantage) > 1]
+    assert bool(steps) == (name != "ttrl_countdown")
+    labels = rows(recipe.name, 3, "votes" if name == "ttrl_countdown" else "reward", Label)
+    assert all(label.correct is None for label in labels)
+    if name == "ppo_steps_countdown":
+        assert not (DATA / recipe.name / "round-002" / "learn").exists()  # the critic warms up alone
+        assert (DATA / recipe.name / "round-002" / "refit" / "manifest.json").exists()
+        braked = {row.trace_id: row for row in rows(recipe.name, 3, "braked", Label)}
+        drawn = {row.id: row for row in rows(recipe.name, 3, "sample", Trace)}
+        raw = {row.trace_id: row.step_scores for row in labels}
+        assert {len(row.step_scores) for row in braked.values()} == {
+            len(drawn[name].step_ends) for name in braked
+        }
+        assert any(row.step_scores != raw[name] for name, row in braked.items())
+
+
+@pytest.mark.full
+def test_leave_one_out_on_addition(place: Path) -> None:
+    base, small = addition_policy(place)
+    small += ["rounds=2", "problems_per_round=6", "stages.measure.every=2", "stages.episodes.where=all"]
+    run("rloo_addition", f"models.policy.base={base}", *small)
+    whole("rloo_addition")
+    assert len(rows("rloo_addition", 2, "episodes", Example)) == 48
+
+
+@pytest.mark.full
+def test_a_policy_gradient_on_real_rows(place: Path) -> None:
+    """The GPU recipe on a few rows of GSM8K, with a small chat model made on the spot."""
+    name, folder = "grpo_gsm8k", place / "real"
+    task = task_of(name, [])
+    world.write_rows(
+        folder / "train.jsonl", world.rows_of(task, "gsm8k/train.jsonl", 250, {"train": 9, "dev": 2})
+    )
+    world.write_rows(folder / "test.jsonl", world.rows_of(task, "gsm8k/test.jsonl", 250, {"train": 2}))
+    small = [f"task.path={folder}", "task.max_tokens=64", "task.dev=2"]
+    base = real_policy(name, place, small)
+    small += [f"models.policy.base={base}", "models.policy.lora={r: 4}", "rounds=2", "problems_per_round=4"]
+    small += ["stages.measure.every=2", "stages.episodes.where=all", "stages.learn.learning_rate=1e-4"]
+    run(name, *small)
+    whole(name)
+    assert len(rows(name, 2, "episodes", Example)) == 32
 
 
 @pytest.mark.parametrize("name", DEDUCTION)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Panel
-from pipeline.recipe.measures import Measure, declared
+from pipeline.recipe.measures import Measure, declared, watched
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage
 from pipeline.report.html import charts, data, data_panels, data_traces
@@ -44,7 +44,12 @@ class Figure:
 
 
 def panels_of(stage: Stage) -> list[Panel]:
-    """What a stage's method declares; nothing of another room."""
+    """What a stage's method declares, and of a training what it watches; nothing of another room."""
+    if watches := watched(stage):
+        return [
+            Panel(TROUBLE, says, "curve", {name: says}, share=False, small=True)
+            for name, says in watches.items()
+        ]
     if stage.room != "evaluate" or not stage.built:
         return []
     return list(hook("evaluate", method("evaluate", stage.method), "panels")(stage.settings))
