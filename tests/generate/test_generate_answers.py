@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from talking import TASK, Talker
 
-from pipeline.asks import Choose, Continue, Said, Turn
+from pipeline.asks import Choose, Said, Turn
 from pipeline.generate import mctsr, mctsr_oracle, sr_mcts
 from pipeline.generate._answers import Answer, Answers
 from pipeline.rows import Dropped, Node, Problem, Question, Trace
@@ -287,4 +287,3 @@ def test_settings_of_answer_searches():
     texts = [f"{A}\n{'1 + 1 = 2' * k}" for k in range(1, 9)]
     rows = talker(rewrite=texts, grade=["50"]).drive(mctsr.generate(QUESTION, deep, None))
     assert {n.depth for n in kind(rows, Node)} == {0, 1, 2}
-    assert not [ask for ask in kind(rows, Continue)]
