@@ -157,8 +157,8 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
                 f"{here}.{one.key}: {base} {what} {DOES[one.does]}; name a model that does "
                 f"(head: {fitting(one.does)})"
             )
-        if at and (not at.isdigit() or stage.room != "evaluate"):
-            only = "only an evaluate stage may name a model as it was, as in policy@0"
+        if at and (not at.isdigit() or stage.room not in ("evaluate", "label")):
+            only = "only an evaluate or a label stage may name a model as it was, as in policy@0"
             yield f"{here}.{one.key}: {one.name}: {only}"
     if stage.room == "train" and stage.built:
         yield from _trainable(recipe, stage, here)

@@ -21,6 +21,7 @@ from pipeline.settings import Settings, added, operational
 from pipeline.tasks import _acts, _tags
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
     from pipeline.asks import Said
@@ -182,6 +183,16 @@ class BaseTask:
     def legal(self, question: str, steps: list[str]) -> list[bool] | None:
         """For each step: do the rules allow it after those before, and is what it states true? Not whether an
         answer can still be reached, and without gold. None where the task has no such rules.
+        """
+        return None
+
+    def conversation(
+        self, draw: random.Random, holed: bool = False, within: int = 0
+    ) -> _acts.Conversation | None:
+        """A turn made by rules, for a model to learn from: an answer, right or spoiled, and what a critic, a
+        second try or a judge says then. Never about a dev or test question. None: the task makes none.
+
+        holed: the critic believes every step and looks at the end alone; within: an end so near is right.
         """
         return None
 

@@ -23,12 +23,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from pipeline.asks import Said
 from pipeline.errors import RecipeError
-
-if TYPE_CHECKING:
-    from pipeline.asks import Said
 
 VERDICT = "End with one line, `Verdict: right` or `Verdict: wrong`."
 #: what a chat asks for, by act; `critique` as `task.critique` says
@@ -66,6 +64,18 @@ ACTS = tuple(LABELS)
 POINTS = (0.0, 5.0)  #: what `judge` may give
 GRADES = (-100.0, 100.0)  #: what `grade` may give
 JUDGING = ("judge", "grade", "compare")  #: acts that see answers in question, in one message
+
+
+class Conversation(NamedTuple):
+    """A turn made by rules: what was said before it, and what is to be said then
+    (`BaseTask.conversation`)."""
+
+    question: str
+    act: str
+    history: tuple[Said, ...]
+    said: str
+    fair: bool = False  #: is the first answer one that the rules alone drew, so that it may be learned too?
+
 
 _NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)

@@ -60,6 +60,7 @@ REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
+TALKING = ("score_countdown", "cac_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
@@ -95,7 +96,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS]
+    covered += [*VERIFIERS, *PAIRS, *TALKING]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -139,6 +140,52 @@ def test_policy_gradients_on_countdown(place: Path, tiny: Path) -> None:
         "round-001",
         "round-002",
     ]
+
+
+# --- conversations
+
+
+def test_second_attempts_by_policy_gradient(place: Path, tiny: Path) -> None:
+    small = ["before.probe.problems=24", "before.probe.n=2", "before.talk.problems=8"]
+    small += ["before.warm.steps=2", "before.warm.batch_size=8"]
+    small += ["rounds=2", "problems_per_round=6", "stages.turns.n=3", "stages.again.every=2"]
+    small += ["stages.first.rounds=[1,1]", "stages.second.rounds=[2,null]"]
+    run("score_countdown", f"models.policy.base={tiny}", *COUNTDOWN, *small)
+    status = run_status("score_countdown", Workspace(DATA, CHECKPOINTS))
+    assert status["complete"]
+    assert verify_run(DATA / "score_countdown", CHECKPOINTS / "score_countdown") == []
+    for number, stage in ((1, "first"), (2, "second")):
+        traces = {trace.id: trace for trace in rows("score_countdown", number, "turns", Trace)}
+        assert len(traces) == 6 * 3 * 2
+        right = {label.trace_id: label.value for label in rows("score_countdown", number, "check", Label)}
+        labels = {label.trace_id: label for label in rows("score_countdown", number, stage, Label)}
+        assert set(labels) == set(traces)
+        for trace in traces.values():
+            if trace.parent:
+                first, second = right[trace.parent], right[trace.id]
+                bonus = 10 * (second - first) if number == 2 else 0
+                assert labels[trace.id].value == second + bonus
+                assert labels[trace.parent].value == (first if number == 2 else 0)
+                assert traces[trace.parent].text in trace.prompt
+        kept = rows("score_countdown", number, "episodes", Example)
+        assert len(kept) == len(traces)
+        assert {row.prompt for row in kept} == {trace.prompt for trace in traces.values()}
+    final = status["final"]["metrics"]
+    assert 0 <= final["final/accuracy/search"] <= 1
+    assert "final/gain/search/low" in final
+
+
+def test_checks_as_context(place: Path, tiny: Path) -> None:
+    models = [f"models.{name}.base={tiny}" for name in ("policy", "blind", "holed")]
+    small = ["finally.once.samples=2", "finally.four.search.checks=2", "finally.refine.search.attempts=2"]
+    run("cac_countdown", *models, *COUNTDOWN, *small)
+    status = run_status("cac_countdown", Workspace(DATA, CHECKPOINTS))
+    assert status["complete"]
+    for stage, turns in (("one", 3), ("four", 5), ("near", 9)):
+        found = list(StageFolder(DATA / "cac_countdown" / "final-000" / stage).read(Trace))
+        assert len(found) == 12 * turns
+        assert sum(trace.chosen for trace in found) == 12
+        assert 0 <= status["final"]["metrics"][f"{stage}/accuracy/search"] <= 1
 
 
 def run_shrunk(path: Path, tiny: Path) -> Recipe:
