@@ -281,8 +281,9 @@ class Turn:
     The task words the act and what it sees, the driver renders it in `by`'s chat template, or as the task's
     plain text. Nothing is written, read or charged.
 
-    act: critique, revise, rewrite, judge, compare or propose, or what else the task has words for
-    (`pipeline/tasks/_acts.py`). history: the turns that it sees, oldest first; for `judge` and `compare` the
+    act: critique, revise, rewrite, judge, grade, compare, reflect or propose, or what else the task has words
+    for (`pipeline/tasks/_acts.py`); "": the question alone, as a first turn without worked examples shows it,
+    for one that was imagined. history: the turns that it sees, oldest first; for `judge` and `compare` the
     answers in question, for `propose` questions.
     """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 #: acts whose completion is another attempt at the question; "" is the first (`pipeline/tasks/_acts.py`)
-ATTEMPTS = ("", "revise", "rewrite", "solve")
+ATTEMPTS = ("", "revise", "rewrite", "solve", "reflect")
 SCHEMA_VERSION = 1  #: goes into every fingerprint; a change of a row's meaning raises it
 
 

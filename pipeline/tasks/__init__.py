@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.rows import ATTEMPTS, Dropped, Problem
 from pipeline.settings import Settings, added, operational
-from pipeline.tasks import _acts
+from pipeline.tasks import _acts, _tags
 
 if TYPE_CHECKING:
     import random
@@ -162,6 +162,12 @@ class BaseTask:
         """What the completion of a later turn answers, or None: an attempt's answer, a critique's `right` or
         `wrong`, a judge's points, which of two is better, a proposed question.
         """
+        if act == "reflect":
+            said = _tags.output(text)
+            return None if said is None else self.extract(said)
+        if act == "propose":
+            found = self.proposed(text)
+            return found.question if found else None
         answers = act in ATTEMPTS or act == "subanswer"
         return self.extract(text) if answers else _acts.read(act, text)
 
@@ -169,10 +175,17 @@ class BaseTask:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this
         task's.
         """
-        name = hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
         if not normalise(question):
             return None
-        return Problem(id=f"{self.name}-proposed-{name}", question=question, answer=None, source=self.name)
+        name = hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
+        text = question.strip()
+        return Problem(id=f"{self.name}-proposed-{name}", question=text, answer=None, source=self.name)
+
+    def legal(self, question: str, steps: list[str]) -> list[bool] | None:
+        """For each step: do the rules allow it after those before, and is what it states true? Not whether an
+        answer can still be reached, and without gold. None where the task has no such rules.
+        """
+        return None
 
     def conversation(
         self, draw: random.Random, holed: bool = False, within: int = 0

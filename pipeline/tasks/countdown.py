@@ -37,6 +37,8 @@ from pipeline.tasks import BaseTask, TaskSettings, _dialect, split_of
 from pipeline.tasks._acts import Conversation
 from pipeline.tasks._moves import LINE, OPERATION, QUESTION, Move, Numbers, apply, moves, question_of, ways
 
+LONGEST = 200  #: characters of a question that a model proposes
+
 
 class Settings(TaskSettings):
     """Countdown's settings."""
@@ -215,17 +217,39 @@ class Task(BaseTask):
 
     def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
         """Exact: was every step so far legal, its `left` list true, and can the target still be reached?"""
-        left: Numbers | None
-        left, target = self.parse(problem.question)
-        verdicts: list[bool] = []
+        _, target = self.parse(problem.question)
+        played = self._played(problem.question, steps)
+        return [left is not None and target in ways(left, self.settings.largest) for left in played]
+
+    def legal(self, question: str, steps: list[str]) -> list[bool] | None:
+        """Is every step so far an operation on numbers that are left, its result and its `left` list true?"""
+        return [left is not None for left in self._played(question, steps)]
+
+    def _played(self, question: str, steps: list[str]) -> Iterator[Numbers | None]:
+        """The sorted numbers after each step; None from the first one on that is illegal or states what is
+        not so.
+        """
+        left: Numbers | None = self.parse(question)[0]
         for step in steps:
             match = LINE.fullmatch(step.rstrip("\n"))
             left = self.play(left, match) if match and left else None
             if left is not None and match is not None:
                 shown = tuple(map(int, match[5].split(", "))) if match[5] else ()
                 left = left if tuple(sorted(shown)) == (left if len(left) > 1 else ()) else None
-            verdicts.append(left is not None and target in ways(left, self.settings.largest))
-        return verdicts
+            yield left
+
+    def proposed(self, question: str) -> Problem | None:
+        """A well-formed question of the recipe's own rules, its numbers sorted; whether they can make the
+        target stays unknown.
+        """
+        match = QUESTION.fullmatch(question.strip())
+        if match is None or "hint" in match[0] or len(match[0]) > LONGEST:
+            return None
+        s, (numbers, target) = self.settings, self.parse(match[0])
+        inside = all(s.range[0] <= number <= s.range[1] for number in numbers)
+        if len(numbers) != s.numbers or not inside or not s.target[0] <= target <= s.target[1]:
+            return None
+        return super().proposed(question_of(numbers, target))
 
     def step_result(self, step: str) -> str | None:
         match = LINE.fullmatch(step.strip())
@@ -257,18 +281,6 @@ class Task(BaseTask):
 
     def conversation(self, draw: random.Random, holed: bool = False, within: int = 0) -> Conversation:
         return _dialect.conversation(self, draw, _dialect.Critic(holed, within))
-
-    def proposed(self, question: str) -> Problem | None:
-        """A question by the task's rules; whether its target can be reached nobody has looked."""
-        match = QUESTION.fullmatch(question.strip())
-        if match is None or "; hint" in question:
-            return None
-        numbers, target = self.parse(question.strip())
-        s = self.settings
-        ranges = [(target, s.target), *((number, s.range) for number in numbers)]
-        if len(numbers) != s.numbers or any(not low <= n <= high for n, (low, high) in ranges):
-            return None
-        return super().proposed(question_of(numbers, target))
 
     @property
     def vocabulary(self) -> list[str]:
