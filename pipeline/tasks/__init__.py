@@ -161,6 +161,12 @@ class BaseTask:
         """
         return self.extract(text) if act in ATTEMPTS else _acts.read(act, text)
 
+    def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
+        """What a checker that knows the truth says of an answer, as a critique is worded: its verdict alone,
+        the first fault, or all of them. It sees gold: for evaluations alone.
+        """
+        return _acts.feedback(self, problem, text, detail)
+
     def proposed(self, question: str) -> Problem | None:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this
         task's.
