@@ -89,7 +89,13 @@ def test_more_turns_than_two_and_several_conversations():
 
 @pytest.mark.parametrize(
     ("one", "other", "edits"),
-    [([1, 2, 3], [1, 3, 4], 2), ([], [1, 2], 2), ([1], [], 1), ([1, 2], [1, 2], 0), ([1, 2, 3, 4], [2, 3], 2)],
+    [
+        ([1, 2, 3], [1, 3, 4], 2),
+        ([], [1, 2], 2),
+        ([1], [], 1),
+        ([1, 2], [1, 2], 0),
+        ([1, 2, 3, 4], [2, 3], 2),
+    ],
 )
 def test_edit_distance(one, other, edits):
     assert turns.edit_distance(one, other) == edits
@@ -318,14 +324,18 @@ def test_the_formula_of_endless_resampling():
     assert float(verification.predicted(0.2, 0.9, 0.1)) == pytest.approx(0.18 / 0.26)
     assert float(verification.predicted(0.4, 0.5, 0.5)) == pytest.approx(0.4)
     assert float(verification.predicted(0.3, 1.0, 0.0)) == 1
-    assert verification.predicted(0.3, 0.0, 0.0) != verification.predicted(0.3, 0.0, 0.0)  # NaN: nothing passes
+    assert verification.predicted(0.3, 0.0, 0.0) != verification.predicted(
+        0.3, 0.0, 0.0
+    )  # NaN: nothing passes
 
 
 def test_gold_reaches_only_the_arms_that_say_so():
     """Poisoned, it changes what sound verifiers did and said, and no row of the others."""
 
     def rows(answer):
-        model = Model([["so", "bad"], ["no"], ["right"]], [["right"]], lambda t: "wrong" if "bad" in t else "right")
+        model = Model(
+            [["so", "bad"], ["no"], ["right"]], [["right"]], lambda t: "wrong" if "bad" in t else "right"
+        )
         found = model.drive(verification.Settings(rounds=3), dataclasses.replace(PROBLEM, answer=answer))
         arms = {}
         for row in found:

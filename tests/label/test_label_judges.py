@@ -42,7 +42,8 @@ class Talker:
             return [writes(prefix, k) for prefix in ask.listed for k in range(ask.n)]
         if isinstance(ask, Cut):
             return [
-                Prefix(ask.prefix.prompt, ask.prefix.token_ids[:at], text=ask.prefix.text[:at]) for at in ask.at
+                Prefix(ask.prefix.prompt, ask.prefix.token_ids[:at], text=ask.prefix.text[:at])
+                for at in ask.at
             ]
         if isinstance(ask, Choose):
             return [self.chance(prefix, ask.options) for prefix in ask.listed]
@@ -132,11 +133,15 @@ def test_a_token_that_carries_its_space_is_an_option_with_it():
     class Words(Talker):
         def reply(self, ask):
             if isinstance(ask, Cut):
-                return [Prefix("right\n", (1,) * k, text=text) for k, text in enumerate(["", "so", "so it is"])]
+                return [
+                    Prefix("right\n", (1,) * k, text=text) for k, text in enumerate(["", "so", "so it is"])
+                ]
             return super().reply(ask)
 
     seen = []
-    talker = Words(lambda act, text, k: "so it is right", lambda p, options: (seen.append(options), [1, 0])[1])
+    talker = Words(
+        lambda act, text, k: "so it is right", lambda p, options: (seen.append(options), [1, 0])[1]
+    )
     talker.drive(judge, Group("p", traces=[trace(0, "right")]), judge.Settings(how="chance", after="check"))
     assert seen == [(" right", " wrong")]
 
@@ -225,7 +230,9 @@ def test_three_critics_by_hand():
     talker = Talker(score=scores, writes=rolled)
     [row] = talker.drive(critic, group, settings)
     # (v + .9 + 2 * share) / 4 with v .1, .2, .3 and shares 1/4, 3/4, and the trace itself: 1
-    assert row.step_scores == pytest.approx([(0.1 + 0.9 + 0.5) / 4, (0.2 + 0.9 + 1.5) / 4, (0.3 + 0.9 + 2) / 4])
+    assert row.step_scores == pytest.approx(
+        [(0.1 + 0.9 + 0.5) / 4, (0.2 + 0.9 + 1.5) / 4, (0.3 + 0.9 + 2) / 4]
+    )
     assert row.value == row.step_scores[-1]
     [asked] = [ask for ask in talker.asked if isinstance(ask, Continue)]
     assert [len(prefix.steps) for prefix in asked.listed] == [1, 2]  # an ended trace needs no roll-out
@@ -234,7 +241,9 @@ def test_three_critics_by_hand():
 def test_critics_that_do_not_count_are_not_asked():
     group = Group("p", traces=[trace(0, "a", "good"), trace(1)])
     talker = Talker(score=scores, writes=rolled)
-    rows = talker.drive(critic, group, critic.Settings(value="value", prm="prm", outcome="orm", weights=(1, 0, 0)))
+    rows = talker.drive(
+        critic, group, critic.Settings(value="value", prm="prm", outcome="orm", weights=(1, 0, 0))
+    )
     assert labels(rows)["p/0"].step_scores == pytest.approx([0.1, 0.2])
     assert reasons(rows) == {"p/1": "no_steps"}
     assert not any(isinstance(ask, Continue) for ask in talker.asked)

@@ -214,7 +214,15 @@ OLD, NEW = turn("0", answer="1", text="old"), turn("rewrite.0", "0", "1", text="
 
 
 def losses(**changed):
-    given = {"x": 3.0, "y_old": 2.0, "y_new": 2.0, "old": 1.0, "new": 1.2, "x_old": 2.8, "x_new": 2.0} | changed
+    given = {
+        "x": 3.0,
+        "y_old": 2.0,
+        "y_new": 2.0,
+        "old": 1.0,
+        "new": 1.2,
+        "x_old": 2.8,
+        "x_new": 2.0,
+    } | changed
     return {
         ("", "?"): given["x"], ("", "old"): given["y_old"], ("", "new"): given["y_new"],
         ("<q>", "old"): given["old"], ("<q>", "new"): given["new"],
