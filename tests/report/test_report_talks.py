@@ -174,7 +174,7 @@ def screenshots(to: Path) -> None:
     with Browser() as browser:
         page = browser.open(build.build_report(["world"], made.workspace, None))
         page.evaluate("byId('f-stage').value = 'probe'; findTraces(); openTree(0); goTo(wood.nodes[2])")
-        for name in ("traces", "trees"):
-            page.evaluate(f"byId('{name}').scrollIntoView()")
+        for name in ("traces-count", "tree-panel"):
+            page.evaluate(f"byId('{name}').scrollIntoView({{behavior: 'instant'}})")
             shot = page.ask("Page.captureScreenshot", format="png")
             (to / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))

@@ -167,7 +167,11 @@ function describe() {
   if (path.length > 1) {
     parts.push(make("h3", "", "The way here"));
     const steps = make("ol", "steps bare");
-    path.forEach((each) => steps.appendChild(make("li")).append(make("span", "", stepText(each))));
+    path.forEach((each) => {
+      const line = steps.appendChild(make("li"));
+      if (each.row.w) line.append(make("span", "act", each.row.w));
+      line.append(make("span", "", stepText(each)));
+    });
     parts.push(steps);
   }
   if (node.up && tree.question) parts.push(make("p", "facts", tree.question + (tree.answer ? ` · gold ${tree.answer}` : "")));
