@@ -49,6 +49,7 @@ COMMANDS = {
     "new": "new",
     "rm": "rm",
     "recipes": "recipes",
+    "tasks": "tasks",
     "schema": "schema",
     "env": "env",
 }

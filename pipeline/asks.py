@@ -56,6 +56,11 @@ class Prefix:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def said(self) -> str | None:
+        """The answer that it votes for; None where it has none, or where a limit may have cut it."""
+        return self.answer if self.finish in ("eos", "stop") else None
+
 
 def start(question: Question) -> Prefix:
     """The empty completion of a question."""
@@ -257,6 +262,17 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Same:
+    """Which answers mean the same, so that they vote together? Reply: list[str | None], for each answer the
+    first of those that mean what it means; None stays None.
+
+    The task says it, of answers alone: no gold is looked at, nothing is written or read.
+    """
+
+    answers: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """A turn that was taken: what was written, and the act that it was asked for ("": the question)."""
 
@@ -294,7 +310,7 @@ class All:
         object.__setattr__(self, "asks", asks)
 
 
-Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | Turn | All
+Ask = Continue | Score | Logprob | Choose | MonteCarlo | Cut | Same | Turn | All
 
 
 def abandoned(prefix: Prefix) -> Prefix:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix, Turn
+from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix, Same, Turn
 from pipeline.engine.growth import Extracts, cut
 from pipeline.engine.queues import (
     READS,
@@ -29,6 +29,7 @@ from pipeline.engine.queues import (
     TooLong,
     WriteQueue,
 )
+from pipeline.vote import keys
 
 T = TypeVar("T")
 JOIN_EVERY = 4  #: tokens between two looks at the searches
@@ -208,6 +209,8 @@ class Driver:
             return self._reader.prepare(leaf)
         if isinstance(leaf.ask, Cut):
             return pieces(leaf, self.engine(leaf.ask.by))
+        if isinstance(leaf.ask, Same):
+            return told_apart(leaf)
         if isinstance(leaf.ask, Turn):
             return worded(leaf, self.engine(leaf.ask.by))
         raise TypeError(
@@ -246,12 +249,20 @@ def pieces(leaf: Leaf, engine: Any) -> Enqueue:
     Raises:
         RecipeError: another tokenizer wrote the completion. ValueError: a place outside of it.
     """
-    replies = [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at]
+    return _at_once(leaf, [cut(leaf.ask.prefix, place, engine) for place in leaf.ask.at])
+
+
+def told_apart(leaf: Leaf) -> Enqueue:
+    """Same: replied at once, by the task's equality."""
+    return _at_once(leaf, keys(leaf.ask.answers, leaf.live.search.task.same))
+
+
+def _at_once(leaf: Leaf, replies: Sequence[Any]) -> Enqueue:
     leaf.expect(len(replies))
 
     def enqueue() -> None:
-        for place, prefix in enumerate(replies):
-            leaf.reply(place, prefix)
+        for place, reply in enumerate(replies):
+            leaf.reply(place, reply)
 
     return enqueue
 

@@ -19,12 +19,13 @@ ENDS_ON: dict[str, int] = {"step": STEP | STOP | EOS, "answer": STOP | EOS, "tok
 
 
 class Extracts(Protocol):
-    """What growth needs of a task."""
+    """What growth, and a search that lets answers vote, need of a task."""
 
     step_separator: str
     stop: tuple[str, ...]
 
     def extract(self, text: str) -> str | None: ...
+    def same(self, one: str, other: str) -> bool: ...
 
     def extract_turn(self, act: str, text: str) -> str | None: ...
 

@@ -60,6 +60,11 @@ class EvaluateSettings(StageSettings):
         return None
 
     @property
+    def answers_by_labels(self) -> bool:
+        """Do the labels in `from` say what the answer is? Then no label stage there may see gold."""
+        return False
+
+    @property
     def talks(self) -> bool:
         acting = self.acting()
         return bool(self.acts) or (acting is not None and acting.talks)
@@ -128,6 +133,8 @@ class Panel:
       same section and title share a figure;
     - bars: the newest round's metrics side by side;
     - table: a row a round, a column a metric;
+    - lines: the newest round's metrics over the number behind each one's last `@` (`beam@16`: 16), a line for
+      each name that a reader calls them by;
     - over: the metrics of a round over the number that each is called by (`pass@8`: 8), a line a round;
     - changes: a metric's paired change in each round, with its interval;
     - bins: what stands behind a prefix (`accuracy/greedy/`: difficulties) by round, as a heat map;
@@ -137,7 +144,7 @@ class Panel:
 
     section: str  #: the question that its section of the report answers: Can I trust the PRM?
     title: str
-    kind: Literal["curve", "bars", "table", "over", "changes", "bins", "calibration", "roc"]
+    kind: Literal["curve", "bars", "table", "lines", "over", "changes", "bins", "calibration", "roc"]
     metrics: Mapping[str, str]
     note: str = ""
     share: bool = True  #: in per cent

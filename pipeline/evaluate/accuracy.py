@@ -13,9 +13,10 @@ Not here: whether the model may take over (`gate.py`), drawing (the driver), wha
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -57,6 +58,11 @@ class Settings(EvaluateSettings):
         description="where the task has a step oracle: `valid`, right answers by right steps, which a gate "
         "may name; a headline, as trace_error then is",
     )
+    choose: Literal["trace", "label"] = added(
+        "trace",
+        description="with `from`: who says which trace is the answer and what each is worth, the search that "
+        "wrote them or the values of the label stages",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +97,8 @@ class Settings(EvaluateSettings):
                 f"votes: {', '.join(own)}: an aggregate of its own needs samples whose steps are scored: set "
                 "value, and no search"
             )
+        if self.choose == "label" and not self.from_:
+            raise ValueError("choose: label needs the label stage that says it: set from")
         if self.search is not None or self.from_:
             return self
         if self.votes and not self.samples:
@@ -115,7 +123,11 @@ class Settings(EvaluateSettings):
     @property
     def takes_scores_as(self) -> Kind | None:
         scored = any(each.settings.scored for each in self.rules)
-        return self.score_kind if self.from_ and scored else None
+        return self.score_kind if self.from_ and scored and self.choose == "trace" else None
+
+    @property
+    def answers_by_labels(self) -> bool:
+        return self.choose == "label"
 
     @property
     def chosen(self) -> bool:
@@ -154,7 +166,8 @@ def answer(
     and Dropped rows.
     """
     if given is not None:
-        return [named(trace, question.id, model) for trace in given.traces]
+        traces = by_label(given) if settings.choose == "label" else given.traces
+        return [named(trace, question.id, model) for trace in traces]
     if search is not None:
         found = yield from search(question)
         return [named(row, question.id, model) for row in found]
@@ -186,6 +199,19 @@ def answer(
     if settings.kl and settings.kl != model:
         labels += yield from _distance(traces, [greedy, *samples], settings.kl)
     return [*traces, *labels]
+
+
+def by_label(group: Group) -> list[Trace]:
+    """The traces with their labels' values for scores, the highest chosen, the better one by its own score of
+    equals; as they were where no label has a value.
+    """
+    valued = {name: one.value for name, one in group.labels.items() if one.value is not None}
+    known = [trace for trace in group.traces if trace.id in valued]
+    if not known:
+        return group.traces
+    own = {trace.id: -math.inf if trace.score is None else trace.score for trace in known}
+    best = max(known, key=lambda trace: (valued[trace.id], own[trace.id]))
+    return [replace(one, score=valued.get(one.id), chosen=one is best) for one in group.traces]
 
 
 def judged(

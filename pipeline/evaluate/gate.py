@@ -2,7 +2,7 @@
 
 It refuses only what is surely worse: the paired 95 % upper bound of the change lies below -margin
 (docs/design.md, 1). It reads metrics, never rows. A model that had no working weights before skips the
-comparison; limits (`at_most`) and a reward model's health check always count.
+comparison; limits (`at_most`, `at_least`) and a reward model's health check always count.
 
 For a metric of which less is better (trace_error, brier, ...) a margin works the other way round: refused
 when the lower bound of the change is above +margin.
@@ -72,7 +72,7 @@ def decide(
 
 def _read(rule: GateRule, first: bool) -> list[str]:
     """The metrics that a rule reads."""
-    if rule.at_most is not None:
+    if rule.limit is not None:
         return [rule.metric]
     return [] if first else [rule.metric, *(f"{rule.metric}/change{part}" for part in ("", "/low", "/high"))]
 
@@ -84,10 +84,10 @@ def _missing(name: str, metrics: Mapping[str, float]) -> str:
 
 
 def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool, less: bool) -> tuple[bool, str]:
-    if rule.at_most is not None:
+    if rule.limit is not None:
         value = metrics[rule.metric]
-        ok = value <= rule.at_most  # a NaN is refused: a limit must be seen to hold
-        return ok, f"{rule.metric}: {value:.4g}, at most {rule.at_most:g}: {'kept' if ok else 'refused'}"
+        ok, bound = rule.within(value), "at least" if rule.at_most is None else "at most"
+        return ok, f"{rule.metric}: {value:.4g}, {bound} {rule.limit:g}: {'kept' if ok else 'refused'}"
     if first:
         return True, f"{rule.metric}: not compared"
     assert rule.margin is not None

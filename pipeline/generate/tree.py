@@ -364,7 +364,7 @@ class Tree:
 
 def answered(prefix: Prefix) -> bool:
     """Ended by the policy itself, with an answer in it."""
-    return prefix.finish in ("eos", "stop") and prefix.answer is not None
+    return prefix.said is not None
 
 
 def number(score: float | None) -> float:

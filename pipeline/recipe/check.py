@@ -286,8 +286,24 @@ def _searches(stage: Stage, here: str) -> Iterator[str]:
     yield from (problem.removeprefix(": ") for problem in problems)
 
 
+def _labels(recipe: Recipe, stage: Stage) -> list[Stage]:
+    """The label stages whose labels a stage reads: those in its `from`, and those that these read."""
+    earlier = recipe.stages[: recipe.stages.index(stage)]
+    found = [other for other in earlier if other.name in stage.sources and other.room == "label"]
+    return [label for one in found for label in (one, *_labels(recipe, one))]
+
+
 def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
-    """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?"""
+    """An evaluation that adds up scores of traces in `from`: does it take them for what their search says?
+    One that answers by labels: are there some, and by whom?
+    """
+    if stage.built and stage.room == "evaluate" and stage.settings.answers_by_labels:
+        labels = _labels(recipe, stage)
+        if not labels:
+            yield f"{here}: answers by labels, and no label stage is in its from"
+        for one in (one for one in labels if one.built and one.settings.sees_gold):
+            seen = f"{one.name} (label: {one.method}) has seen what is right"
+            yield f"{here}: answers by labels, and {seen}: name a label stage that sees no gold"
     taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None
     if taken is None:
         return

@@ -23,10 +23,11 @@ INCUMBENT = "@incumbent"
 
 
 def with_incumbents(run: Run, stage: Stage, number: int, models: dict[str, Weights]) -> dict[str, Weights]:
-    """The acting models of an evaluate stage: in a round, each candidate's incumbent stands beside it."""
+    """The acting models of an evaluate stage: in a round, each candidate's incumbent stands beside it; a
+    version that never changes (`policy@0`) has none."""
     found = dict(models)
     if stage.section == "stages" and number > 0:
-        for name in measured(stage):
+        for name in (name for name in measured(stage) if "@" not in name):
             incumbent = run.versions.standing(name, number - 1)
             if incumbent.hash != models[name].hash and not incumbent.fresh_head:
                 found[name + INCUMBENT] = incumbent
@@ -34,8 +35,8 @@ def with_incumbents(run: Run, stage: Stage, number: int, models: dict[str, Weigh
 
 
 def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weights]) -> dict[str, str]:
-    """`NAME@incumbent` -> the folder (relative to data/) of an earlier round whose rows of NAME are of these
-    very weights.
+    """`NAME@incumbent`, or a version that never changes (`policy@0`), -> the folder (relative to data/) of an
+    earlier round whose rows of NAME are of these very weights.
 
     The other models that act (a reward model that scores, a policy that writes) must be the same too.
     """
@@ -43,13 +44,17 @@ def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weigh
     if stage.sources:
         return found  # what it measures is this round's rows
     others = {n: w.hash for n, w in models.items() if n.removesuffix(INCUMBENT) not in measured(stage)}
-    for name in (n for n in models if n.endswith(INCUMBENT)):
+    fixed = [n for n in measured(stage) if "@" in n] if stage.section == "stages" else []
+    for name in (n for n in models if n.endswith(INCUMBENT) or n in fixed):
         base = name.removesuffix(INCUMBENT)
         for earlier in range(number - 1, -1, -1):
             if stage not in run.stages_in(earlier):
                 continue
-            plan = run.stage_folder(stage, earlier).plan()
-            if plan is None or run.stage_folder(stage, earlier).manifest() is None:
+            plan, manifest = (
+                run.stage_folder(stage, earlier).plan(),
+                run.stage_folder(stage, earlier).manifest(),
+            )
+            if plan is None or manifest is None or base in manifest.extra.get("reused", {}):
                 continue
             same = all(plan.models.get(n) == digest for n, digest in others.items())
             if same and plan.models.get(base) == models[name].hash:

@@ -100,6 +100,8 @@ class BaseTask:
     stop: tuple[str, ...] = ()  #: texts that end a completion, beside the end token
     example_separator: str = "\n\n"  #: stands between worked examples in a plain prompt
     REQUIRED: ClassVar[tuple[str, ...]] = ("problems", "extract", "correct")  #: what a task must bring
+    licence: ClassVar[str] = ""  #: of its data, for the list of tasks; "": nobody says
+    origin: ClassVar[str] = ""  #: where its data come from, for the list of tasks; "": it makes them itself
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

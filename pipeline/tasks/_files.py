@@ -23,7 +23,7 @@ from pipeline.errors import DamagedData, RecipeError, nearest
 from pipeline.rows import Dropped, Problem
 from pipeline.tasks import BaseTask, Message, TaskSettings, normalise, split_of
 from pipeline.tasks import _sources as sources
-from pipeline.tasks._sources import BadRow, Found
+from pipeline.tasks._sources import BadRow, Found, LeftOut
 
 _TELLS = re.compile(
     r"\bhint(?:s|ed)?\b|\bgiven (?:final )?answer\b|\banswer (?:is|was) (?:already )?(?:given|provided)\b"
@@ -108,6 +108,11 @@ class FileTask(BaseTask):
                 if isinstance(found.row, BadRow):
                     raise found.row
                 problem = self.read(found.row)
+            except LeftOut as why:
+                place = f"{found.file}:{found.line}"
+                named = f"{self.name}-{Path(found.file).name}:{found.line}"
+                self._dropped.append(Dropped(problem_id=named, what=place, reason=f"{place}: {why}"))
+                continue
             except BadRow as bad:
                 self._rejected.append({"file": found.file, "line": found.line, "reason": str(bad)})
                 continue

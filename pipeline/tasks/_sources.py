@@ -34,6 +34,10 @@ class BadRow(Exception):
     """One input row that cannot be a problem; the message is the reason."""
 
 
+class LeftOut(BadRow):
+    """A good input row that the task does not take (a question with a picture); the message is the reason."""
+
+
 class Found(NamedTuple):
     """One input row, or the reason why it is none."""
 

@@ -42,6 +42,7 @@ class Task(FileTask):
     """Multiple choice."""
 
     settings: Settings
+    licence = "MIT"
     own_splits = {"dev": "test"}
     instruction = (
         "Give a short reason. Then end with the words: the answer is, the chosen option, and its letter in "

@@ -38,6 +38,7 @@ class Task(FileTask):
     """Word problems with a number as answer."""
 
     settings: Settings
+    licence = "MIT"
     instruction = "Reason step by step, one short step a line. End with a last line of the form: #### number"
 
     def __init__(self, settings: Settings) -> None:

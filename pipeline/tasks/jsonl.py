@@ -24,12 +24,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.answers import extract, units
-from pipeline.answers.compare import same
+from pipeline.answers.compare import Kind, same
 from pipeline.answers.extract import How
 from pipeline.answers.jail import default_jail
 from pipeline.rows import Problem
 from pipeline.tasks import _sources as sources
 from pipeline.tasks._files import FileSettings, FileTask
+
+Extract = Literal["any", "boxed", "hashes", "last_number", "choice", "regex"]
 
 
 class Settings(FileSettings):
@@ -48,11 +50,11 @@ class Settings(FileSettings):
     template: str = Field("Q: {question}\nA:", description="the prompt, with {question} in it")
     step_separator: str = Field("\n", min_length=1, description="what separates the steps")
     stop: tuple[str, ...] = Field(("\nQ:",), description="texts that end a completion, without `chat`")
-    extract: Literal["any", "boxed", "hashes", "last_number", "choice", "regex"] = Field(
+    extract: Extract = Field(
         "any", description="how the final answer is found; any: box, then ####, then the last number"
     )
     regex: str = Field("", description="with `extract: regex`: the last match's first group is the answer")
-    compare: Literal["exact", "numeric", "math"] = Field("math", description="when two answers are the same")
+    compare: Kind = Field("math", description="when two answers are the same")
     tolerance: float = Field(0.0, ge=0, lt=1, description="relative, with `compare: numeric`")
     hint: str = Field("{question} (answer: {answer})", description="how a hint is given; none: no hints")
 
@@ -85,6 +87,8 @@ class Task(FileTask):
     """A file of questions."""
 
     settings: Settings
+    origin = "your file"
+    licence = "yours"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -95,8 +99,9 @@ class Task(FileTask):
         named = ("question", "answer", "id", "difficulty", "solution", "split")
         return {key: name for key in named if (name := getattr(self.settings, key))}
 
-    def read(self, row: dict[str, Any]) -> Problem:
-        s = self.settings
+    def read(self, row: dict[str, Any], named: Settings | None = None) -> Problem:
+        """named: settings that say which field is what in this row, where they are not the recipe's."""
+        s = named or self.settings
         question = sources.text(row, s.question).strip()
         split = str(sources.field(row, s.split)).strip().lower() if s.split else ""
         if s.split and split not in sources.SPLITS:

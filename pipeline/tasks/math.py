@@ -54,6 +54,7 @@ class Task(FileTask):
     """Problems whose answer is a mathematical object."""
 
     settings: Settings
+    licence = "MIT"
     instruction = "Reason step by step and put the final answer into \\boxed{}."
 
     def __init__(self, settings: Settings) -> None:

@@ -41,6 +41,7 @@ class Task(FileTask):
     """Short word problems with a number as answer."""
 
     settings: Settings
+    licence = "MIT"
     instruction = word_problems.INSTRUCTION
     built_in = word_problems.EXAMPLES
 

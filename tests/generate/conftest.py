@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pipeline.asks import All, Continue, Prefix, Score
+from pipeline.asks import All, Continue, Prefix, Same, Score
 from pipeline.rows import Question
+from pipeline.vote import keys
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Table:
             return [self.reply(member) for member in ask.asks]
         if isinstance(ask, Continue):
             return [self.write(prefix, ask) for prefix in ask.listed for _ in range(ask.n)]
+        if isinstance(ask, Same):
+            return keys(ask.answers, str.__eq__)
         assert isinstance(ask, Score)
         table = self.progress if ask.by == "progress" else self.values
         return [[table["".join(p.steps[: k + 1])] for k in range(len(p.steps))] for p in ask.listed]

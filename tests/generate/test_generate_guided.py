@@ -1,5 +1,5 @@
-"""best_of_n, beam, lookahead, dvts and alphazero: golden trees, and what holds for every search in any
-world.
+"""best_of_n, beam, rebase, lookahead, dvts and alphazero: golden trees, and what holds for every search in
+any world.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.asks import All, Continue, Prefix, Score
-from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star
+from pipeline.asks import All, Continue, Prefix, Same, Score
+from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star, rebase, rstar
 from pipeline.rows import Dropped, Node, Question, Trace
+from pipeline.vote import keys
 from pipeline.vote.aggregate import RULES, aggregate, kind_of
 
 
@@ -132,7 +133,7 @@ def two_ways(table):
 
 
 @pytest.mark.parametrize("how", RULES)
-@pytest.mark.parametrize("method", [best_of_n, beam, dvts, lookahead, mcts_star, alphazero])
+@pytest.mark.parametrize("method", [best_of_n, beam, rebase, dvts, lookahead, mcts_star, alphazero])
 def test_every_search_honours_every_aggregation(table, question, method, how):
     """A trace's score is the rule's word; what a search reckons with is a number from 0 to 1, whatever that word is."""
     small = (
@@ -226,6 +227,110 @@ def test_the_beams_must_divide(question):
         beam.Settings(n=6, width=4)
 
 
+# rebase
+
+
+@pytest.mark.parametrize(
+    ("rewards", "budget", "balance", "wanted"),
+    [
+        # w = 1, e^-2, e^-4: ceil(8 * .867) = 7, ceil(1 * .881) = 1, nothing left
+        ([0.9, 0.5, 0.1], 8, 0.2, [7, 1, 0]),
+        # w = 1, e^-.4, e^-.8: ceil(8 * .4718) = 4, ceil(4 * .5987) = 3, the rest
+        ([0.9, 0.5, 0.1], 8, 1.0, [4, 3, 1]),
+        ([0.5, 0.5, 0.5], 6, 0.2, [2, 2, 2]),
+        ([0.5, 0.5, 0.5], 7, 0.2, [3, 2, 2]),
+        ([0.0, 0.0], 5, 0.2, [3, 2]),
+        ([1.0, 0.0], 4, 1e-6, [4, 0]),
+        ([0.7], 3, 0.2, [3]),
+        ([0.7, 0.6], 0, 0.2, [0, 0]),
+        ([], 4, 0.2, []),
+    ],
+)
+def test_golden_widths(rewards, budget, balance, wanted):
+    assert rebase.widths(rewards, budget, balance) == wanted
+
+
+@given(
+    rewards=st.lists(st.floats(0, 1), min_size=1, max_size=40),
+    budget=st.integers(0, 300),
+    balance=st.floats(1e-3, 1e3),
+)
+def test_widths_are_the_whole_budget_and_never_rise(rewards, budget, balance):
+    found = rebase.widths(sorted(rewards, reverse=True), budget, balance)
+    assert sum(found) == budget
+    assert found == sorted(found, reverse=True)
+
+
+def balanced(table):
+    return table(
+        steps={
+            "": ["a\n", "b\n", "a\n", "c.", "c.", "d\n", "d\n", "b\n"],
+            "a\n": ["1.", "2\n"], "b\n": ["3."], "d\n": ["5."], "a\n2\n": ["4."],
+        },
+        values={
+            "a\n": 0.9, "b\n": 0.5, "d\n": 0.1, "c.": 0.3, "a\n1.": 0.4, "a\n2\n": 0.7, "b\n3.": 0.6, "d\n5.": 0.2,
+            "a\n2\n4.": 0.8,
+        },
+    )  # fmt: skip
+
+
+def test_golden_rebase_tree(table, question):
+    one = balanced(table)
+    rows = one.drive(rebase.generate(question, rebase.Settings(n=8, merge=True), None))
+    # c ended twice: 6 left for a, b, d at .9, .5, .1: ceil(6 * .867) = 6. Of a's six, 1 ended three times and 2
+    # is open: 3 left, all for it.
+    asks = [ask for ask in one.asked if isinstance(ask, Continue)]
+    assert [[prefix.text for prefix in ask.listed] for ask in asks] == [[""] * 8, ["a\n"] * 6, ["a\n2\n"] * 3]
+    assert all(ask.n == 1 and ask.temperature == 1 for ask in asks)
+    assert texts(rows) == [("c.", 0.3, False), ("a\n1.", 0.4, False), ("a\n2\n4.", 0.8, True)]
+    # apart, as in the paper: a, a, b, b, d, d at w = 1, 1, e^-2, e^-2, ...: ceil(6 * .433) = 3, ceil(3 * .766) = 3
+    one = balanced(table)
+    rows = one.drive(rebase.generate(question, rebase.Settings(n=8), None))
+    asks = [ask for ask in one.asked if isinstance(ask, Continue)]
+    assert [len(ask.listed) for ask in asks] == [8, 6, 3]
+    assert [text for text, _, _ in texts(rows)] == ["c.", "c.", *["a\n1."] * 3, *["a\n2\n4."] * 3]
+    assert sum(row.step == "a\n" for row in tree(rows).values()) == 2
+
+
+def test_the_order_of_samples_changes_no_width(table, question):
+    """Which steps get how much follows from rewards alone."""
+    first, other = balanced(table), balanced(table)
+    other.steps[""] = other.steps[""][::-1]
+    for one in (first, other):
+        one.drive(rebase.generate(question, rebase.Settings(n=8, merge=True), None))
+    second = [next(ask for ask in one.asked[1:] if isinstance(ask, Continue)) for one in (first, other)]
+    assert [prefix.text for prefix in second[0].listed] == [prefix.text for prefix in second[1].listed]
+
+
+def test_rebase_without_a_word_from_the_verifier_spreads_evenly(table, question):
+    one = balanced(table)
+    one.values = dict.fromkeys(one.values, 0.0)
+    one.drive(rebase.generate(question, rebase.Settings(n=8, merge=True), None))
+    second = [ask for ask in one.asked if isinstance(ask, Continue)][1]
+    assert [prefix.text for prefix in second.listed] == [
+        step for step in ("a\n", "b\n", "d\n") for _ in range(2)
+    ]
+
+
+def test_rebase_at_the_last_depth_and_with_a_policy_that_never_ends(table, question):
+    endless = table(
+        steps={"": ["a\n"], "a\n": ["b\n"], "a\nb\n": ["c~"]},
+        values={"a\n": 0.5, "a\nb\n": 0.5, "a\nb\nc~": 0.5},
+    )
+    rows = endless.drive(rebase.generate(question, rebase.Settings(n=2, max_depth=1), None))
+    assert [(row.text, row.finish, row.chosen) for row in rows if isinstance(row, Trace)] == [
+        ("a\nb\nc~", "length", True), ("a\nb\nc~", "length", False),
+    ]  # fmt: skip
+    rows = endless.drive(rebase.generate(question, rebase.Settings(n=2, max_depth=1, budget_tokens=1), None))
+    assert [(row.text, row.finish) for row in rows if isinstance(row, Trace)] == [("a\n", "budget")]
+
+
+@pytest.mark.parametrize(("key", "value"), [("n", 0), ("balance", 0), ("value", None)])
+def test_rebase_refuses_what_means_nothing(key, value):
+    with pytest.raises(ValidationError, match=key):
+        rebase.Settings(**{key: value})
+
+
 # alphazero
 
 
@@ -294,6 +399,9 @@ SEARCHES = [
     (beam, beam.Settings(n=4, width=2, max_depth=4)),
     (lookahead, lookahead.Settings(n=4, width=2, max_depth=4, ahead=2)),
     (dvts, dvts.Settings(n=4, width=2, max_depth=4)),
+    (rebase, rebase.Settings(n=5, max_depth=4, merge=True)),
+    (rstar, rstar.Settings(rollouts=8, max_depth=3, votes=4)),
+    (rstar, rstar.Settings(rollouts=5, actions=("step",))),
     (mcts_star, mcts_star.Settings(iterations=12, branch=3, max_depth=4, roll_forward=2, roll_branch=2)),
     (mcts_star, mcts_star.Settings(iterations=12, branch=3, max_depth=4, keep_rollouts=True, mode="answer")),
     (alphazero, alphazero.Settings(simulations=3, branch=3, max_depth=4, searches=2)),
@@ -313,6 +421,10 @@ class World:
 
     def reply(self, ask):
         self.asks += 1
+        if isinstance(ask, All):
+            return [self.reply(one) for one in ask.asks]
+        if isinstance(ask, Same):
+            return keys(ask.answers, str.__eq__)
         if isinstance(ask, Score):
             return [[self.score("".join(p.steps[: k + 1])) for k in range(len(p.steps))] for p in ask.listed]
         return [

@@ -22,6 +22,7 @@ from pipeline.asks import (
     MonteCarlo,
     Prefix,
     Said,
+    Same,
     Score,
     Turn,
     prefix_of,
@@ -454,6 +455,21 @@ def test_another_tokenizer_s_completion_is_not_cut(policy, prm):
 
     with pytest.raises(ValueError, match=r"cut at 1: the completion has 0 tokens"):
         drive(policy, prm, {"p": beyond()})
+
+
+def test_answers_that_mean_the_same_are_told_by_the_task(policy, prm):
+    class Signless(LineTask):
+        def same(self, one, other):
+            return one.lstrip("-") == other.lstrip("-")
+
+    def grouped():
+        told, written = yield All(
+            Same(["-3", None, "3", "4", "-4", "-3"]), Continue(Prefix("numbers 7 ="), by="policy")
+        )
+        return told, len(written), (yield Same([])), (yield Same([None]))
+
+    found = drive(policy, prm, {"p": grouped()}, task=Signless())["p"]
+    assert found.result == (["-3", None, "-3", "4", "4", "-3"], 1, [], [None])
 
 
 def rollouts_of(finished):

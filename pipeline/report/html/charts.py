@@ -139,6 +139,14 @@ def pass_curves(rows: Rows, description: str, y: str = "share of problems") -> d
     return lines(shown, y=y, series="series", x=x, description=description)
 
 
+def budget_lines(rows: Rows, description: str, y: str, share: bool) -> dict[str, Any]:
+    """What stands at each number, a line for each name."""
+    ns = sorted({row["k"] for row in rows})
+    x = alt.X("k:Q", title="budget", scale=alt.Scale(type="log", base=2, nice=False, padding=10))
+    x = x.axis(values=ns, format="d", grid=False)
+    return lines(rows, y=y, x=x, share=share, description=description)
+
+
 def change_bars(rows: Rows, description: str, share: bool = True) -> dict[str, Any]:
     """The change of each round with its interval, coloured by whether it is sure."""
     colour = alt.Color(

@@ -83,6 +83,10 @@ def rows_of(found: RunData, figure: Figure, traces: Traces | None = None) -> Row
         return data.bins_of(rows, data_traces.bin_sizes(traces) if traces else None)
     if panel.kind == "over":
         return [row | {"k": int(row["what"])} for row in rows]
+    if panel.kind == "lines":
+        newest = max((row["round"] for row in rows), default=0)
+        kept = [row | {"k": int(row["metric"].rpartition("@")[2])} for row in rows if row["round"] == newest]
+        return sorted(kept, key=lambda row: row["k"])
     if panel.kind == "curve" and len({row["stage"] for row in rows}) > 1 and not panel.small:
         return [row | {"what": f"{row['what']} ({row['stage']})"} for row in rows]
     return rows
@@ -93,7 +97,7 @@ def draw(
 ) -> Markup | None:
     """A figure on the page; None where nothing of it was measured."""
     panel, rows = figure.panel, rows_of(found, figure, traces)
-    if not rows or (panel.kind == "over" and len({row["k"] for row in rows}) < 2):
+    if not rows or (panel.kind in ("over", "lines") and len({row["k"] for row in rows}) < 2):
         return None
     if panel.kind == "table":
         return _table(figure, rows)
@@ -155,6 +159,10 @@ def _drawn(figure: Figure, rows: Rows) -> tuple[dict[str, Any], dict[str, str], 
     if kind == "over":
         spec = charts.pass_curves(rows, f"{panel.title}, a line a round.", panel.axis)
         return spec, {"round": "round", "k": "k", **RANGE}, forms
+    if kind == "lines":
+        said = f"{panel.title} in round {rows[0]['round']}, over the budget."
+        spec = charts.budget_lines(rows, said, panel.axis, panel.share)
+        return spec, {"what": "metric", "k": "budget", **RANGE}, forms
     if kind == "bars":
         said = f"{panel.title} in round {rows[0]['round']}."
         return charts.bars(rows, share=panel.share, description=said), columns, forms
@@ -177,6 +185,16 @@ def drawn(
         if figure.panel.small == small
     )
     return [one for one in made if one is not None]
+
+
+def own_remarks(found: RunData) -> list[str]:
+    """What evaluations say to questions of their own, a sentence or two each."""
+    asked = dict.fromkeys(figure.panel.section for figure in figures(found))
+    return [
+        f"{section} Round {number} ({stage.name}): {said}"
+        for section in asked
+        for number, stage, said in remarks(found, section)
+    ]
 
 
 def remarks(found: RunData, section: str) -> Sequence[tuple[int, Stage, str]]:

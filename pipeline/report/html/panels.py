@@ -90,9 +90,9 @@ def more(page: Page, found: Sequence[RunData]) -> Markup:
     lead = "What this run's evaluations measured beside the above."
 
     def body(number: int, one: RunData) -> Markup:
-        return pair(
-            [made for small in (False, True) for made in declared.drawn(page, number, one, small=small)]
-        )
+        drawn = [made for small in (False, True) for made in declared.drawn(page, number, one, small=small)]
+        said = [nothing(text) for text in declared.own_remarks(one)]
+        return joined([*said, pair(drawn)]) if drawn else joined(said)
 
     return section("more", "What else was measured?", lead, by_run(found, body))
 

@@ -174,9 +174,9 @@ def _rule(rule: Any, metrics: Mapping[str, float], declared: Metric | None) -> s
     def form(number: float) -> str:
         return wording.amount(number, share)
 
-    if rule.at_most is not None:
-        verb = "is within" if value <= rule.at_most else "is above"
-        return f"{short} is {form(value)}, which {verb} the limit of {form(rule.at_most)}."
+    if rule.limit is not None:
+        verb = "is within" if rule.within(value) else "is below" if rule.at_most is None else "is above"
+        return f"{short} is {form(value)}, which {verb} the limit of {form(rule.limit)}."
     change, low, high = (metrics.get(f"{name}/change{part}") for part in ("", "/low", "/high"))
     if change is None or low is None or high is None:
         return ""
