@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.rows import ATTEMPTS, Dropped, Problem
 from pipeline.settings import Settings, added, operational
-from pipeline.tasks import _acts
+from pipeline.tasks import _acts, _sound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,7 @@ class BaseTask:
         """What a checker that knows the truth says of an answer, as a critique is worded: its verdict alone,
         the first fault, or all of them. It sees gold: for evaluations alone.
         """
-        return _acts.feedback(self, problem, text, detail)
+        return _sound.feedback(self, problem, text, detail)
 
     def proposed(self, question: str) -> Problem | None:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this

@@ -26,7 +26,6 @@ from pipeline.errors import RecipeError
 
 if TYPE_CHECKING:
     from pipeline.asks import Said
-    from pipeline.rows import Problem
 
 VERDICT = "End with one line, `Verdict: right` or `Verdict: wrong`."
 #: what a chat asks for, by act; `critique` as `task.critique` says
@@ -136,20 +135,6 @@ def plain(task: Any, question: str, act: str, history: Sequence[Said]) -> str:
 
 def _line(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
-
-
-def feedback(task: Any, problem: Problem, text: str, detail: str) -> str:
-    """A sound checker's critique, by the task's equality and its step oracle: `Step 2 is wrong.`, verdict.
-
-    Where the task has no oracle, or every step may stand, what is wrong is the answer."""
-    if task.correct(task.extract(text), problem):
-        return "Verdict: right"
-    faults = [
-        place for place, ok in enumerate(task.step_oracle(problem, task.steps(text)) or (), 1) if not ok
-    ]
-    said = [f"Step {place} is wrong." for place in faults] or ["The answer is wrong."]
-    shown = {"verdict": [], "first": said[:1], "all": said}[detail]
-    return " ".join([*shown, "Verdict: wrong"])
 
 
 def verdict(text: str) -> str | None:
