@@ -34,6 +34,8 @@ class EvaluateSettings(StageSettings):
     """What every evaluation takes."""
 
     sees_gold: ClassVar[bool] = True
+    #: does `answer` act by what the task knows (a sound verifier)? Its metrics must say so
+    answers_with_gold: ClassVar[bool] = False
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Label", "Dropped")
 
     of: ModelName | list[ModelName] = Field(
@@ -227,6 +229,25 @@ class EvaluateMethod(Protocol):
         yield  # pragma: no cover
 
 
+class GoldEvaluateMethod(EvaluateMethod, Protocol):
+    """What a file in evaluate/ has that declares `answers_with_gold`."""
+
+    def answer(  # type: ignore[override]
+        self,
+        question: Question,
+        settings: Any,
+        model: str,
+        search: Search | None,
+        given: Group | None,
+        *,
+        problem: Problem,
+        task: BaseTask,
+    ) -> Asks[list[Any]]:
+        """The same, with the answer at hand: for upper bounds, told apart in what is measured."""
+        ...
+
+
 def contract(module: ModuleType) -> type:
-    """The Protocol that a module has to keep."""
-    return EvaluateMethod
+    """Which of the two a module has to keep."""
+    settings = getattr(module, "Settings", EvaluateSettings)
+    return GoldEvaluateMethod if getattr(settings, "answers_with_gold", False) else EvaluateMethod

@@ -28,8 +28,8 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
     def selected(problem_id: str, group: Group) -> Any:
         problem = work.problem(problem_id)
-        asked = dataclasses.replace(group, question=problem.question)
-        return module.select(asked, settings, run.task_of(problem), encode, **more)
+        shown = dataclasses.replace(group, question=problem.question)
+        return module.select(shown, settings, run.task_of(problem), encode, **more)
 
     if inspect.isgeneratorfunction(module.select):
         _select_by_asks(work, selected)
