@@ -105,7 +105,7 @@ def subject_of(trace: Trace, known: Mapping[str, Trace]) -> Trace | None:
     """The attempt that a later turn is about: the nearest one among those that it follows; `known` by id."""
     seen: set[str] = set()
     here = trace
-    while here.parent in known and here.parent not in seen:
+    while here.parent and here.parent in known and here.parent not in seen:
         seen.add(here.parent)
         here = known[here.parent]
         if here.is_attempt:

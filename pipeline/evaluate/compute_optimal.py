@@ -154,7 +154,7 @@ def answer(
             name = f"{question.id}/{model}/{each.name}@{budget}"
             if (chosen := picked(found)) is not None:
                 rows.append(replace(chosen, id=f"{name}/0", parent=None, model=model))
-            told = [float(spent["written"]), float(spent["read"])]
+            told: list[float | None] = [float(spent["written"]), float(spent["read"])]
             rows.append(Label(problem_id=question.id, trace_id=f"{name}/0", step_scores=told, labeller=SPENT))
     return rows
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.evaluate import TROUBLE, Metric, Panel
 from pipeline.recipe.methods import hook, method
@@ -44,7 +45,7 @@ def declared(stage: Stage) -> list[Metric]:
 
 def _marked(one: Metric) -> Metric:
     """A metric that says of itself that its answers saw gold."""
-    said = {key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))}
+    said: dict[str, Any] = {key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))}
     gain = f"{SAW_GOLD}{one.gain}" if one.gain else ""
     return replace(one, name=f"{SAW_GOLD}{one.name}", gain=gain, **said)
 
