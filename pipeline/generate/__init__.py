@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from pipeline.asks import Asks
+from pipeline.engine.decoding import Decoding, Dola, decoding_of
 from pipeline.rows import Group, Problem, Question
 from pipeline.settings import Cost, Length, PolicyName, StageSettings, added
 from pipeline.tasks import BaseTask
@@ -37,6 +38,12 @@ class GenerateSettings(StageSettings):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off")
+    repetition_penalty: float = added(
+        1.0, gt=0, le=10, description="of tokens that stand in prompt or completion already; 1: off"
+    )
+    dola: Dola | None = added(
+        None, description="DoLa: draw by the last layer against an earlier one; {}: the paper's; none: off"
+    )
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:
@@ -51,6 +58,11 @@ class GenerateSettings(StageSettings):
         return self.problems
 
     @property
+    def shows_hint(self) -> bool:
+        """Is its question rendered with the task's hint? Where gold is seen it is, unless that says not."""
+        return self.sees_gold
+
+    @property
     def draws_alike(self) -> bool:
         return self.temperature == 0
 
@@ -59,8 +71,13 @@ class GenerateSettings(StageSettings):
         found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
-        found += ["a hint in the prompt"] if self.sees_gold else []
+        found += [self.decoding.said] if self.decoding else []
+        found += ["a hint in the prompt"] if self.shows_hint else []
         return ", ".join(found)
+
+    @property
+    def decoding(self) -> Decoding | None:
+        return decoding_of(self.repetition_penalty, self.dola)
 
     @property
     def completion_limit(self) -> int:
@@ -100,7 +117,7 @@ class GoldGenerateMethod(Protocol):
     def generate(
         self, question: Question, settings: Any, given: Group | None, *, problem: Problem, task: BaseTask
     ) -> Asks[list[Any]]:
-        """The same; `question` is rendered with the task's hint."""
+        """The same; `question` is rendered with the task's hint where `shows_hint` says so."""
         ...
 
 

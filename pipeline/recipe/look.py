@@ -33,6 +33,7 @@ from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Recipe, Stage, measured, split_name
 from pipeline.settings import FileSource
 from pipeline.store.model_folder import check_model_folder
+from pipeline.store.passages import read_passages
 from pipeline.store.workspace import Workspace
 from pipeline.tasks import BaseTask
 from pipeline.tasks.prepare import gather
@@ -80,6 +81,11 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
         for source in stage.sources:
             if isinstance(source, FileSource):
                 _file(source, stage.room, here, seen)
+        for text in stage.settings.texts if stage.built and stage.room == "label" else ():
+            try:
+                read_passages(Path(text).expanduser())
+            except DamagedData as error:
+                seen.add(f"{here}.{error}", kind=DamagedData)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
@@ -340,7 +346,7 @@ def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Findings) -> Non
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
             stage = stages.get(read)
-            if rule.margin is None or stage is None:
+            if rule.margin is None or stage is None or stage.room != "evaluate":
                 continue
             here = f"models.{name}.gate"
             if rule.margin >= 1 and not metric.startswith(OWN_UNIT):

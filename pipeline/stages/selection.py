@@ -28,8 +28,8 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
     def selected(problem_id: str, group: Group) -> Any:
         problem = work.problem(problem_id)
-        asked = dataclasses.replace(group, question=problem.question)
-        return module.select(asked, settings, run.task_of(problem), encode, **more)
+        shown = dataclasses.replace(group, question=problem.question)
+        return module.select(shown, settings, run.task_of(problem), encode, **more)
 
     if inspect.isgeneratorfunction(module.select):
         _select_by_asks(work, selected)
@@ -39,7 +39,7 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
 
 def surveyed(work: Work, module: Any) -> Any:
-    """What a selector says of the whole set: its inputs are read once for it, chunk by chunk."""
+    """What a selector or labeller says of the whole set: its inputs are read once for it, chunk by chunk."""
 
     def surveys() -> Iterator[Any]:
         for chunk in work.plan.chunks:
