@@ -149,11 +149,17 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
     return folder
 
 
-def unsaid(task_settings: Any, act: str) -> bool:
-    """Does no seed know the words that stand in front of an act's turn?"""
+def unsaid(spec: str, task_settings: Any, act: str) -> bool:
+    """Does this seed have no word for what stands in front of an act's turn?
+
+    Raises:
+        RecipeError: there is no such seed.
+    """
     from pipeline.tasks._acts import LABELS
 
-    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in DIALECT
+    recipe, _ = plan(spec, task_settings)
+    known = (*DIALECT, *seed_talk.words(recipe.talk))
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in known
 
 
 def look(spec: str, task_settings: Any) -> None:

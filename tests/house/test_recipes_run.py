@@ -361,6 +361,11 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
         head = "search" if stage.settings.search or stage.sources else "greedy"
         assert 0 <= final[f"{stage.name}/accuracy/{head}"] <= 1
     here = DATA / recipe.name / "final-000"
+    if name == "rstar":  # no training: the policy writes what a typical answer is
+        charged = sum(row.tokens_charged for row in StageFolder(here / "search").read(Trace))
+        settings = stages["search"].settings
+        said_before = settings.cost(recipe.tasks[0]).written["policy"] * 12
+        assert 0.5 * said_before <= charged <= 2 * said_before
     if "agree" in stages:
         said = list(StageFolder(here / "agree").read(Label))
         assert {label.labeller for label in said} == {"mutual"}
