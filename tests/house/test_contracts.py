@@ -280,7 +280,13 @@ def test_every_head_is_served() -> None:
 
 
 #: keys without a default
-NEEDED = {"ensemble": {"by": ("prm",)}, "gae": {"critic": "prm"}, "step_reward": {"value": "prm"}}
+NEEDED = {
+    "ensemble": {"by": ("prm",)},
+    "evidence": {"store": "train"},
+    "gae": {"critic": "prm"},
+    "self_check": {"by": "policy"},
+    "step_reward": {"value": "prm"},
+}
 
 
 @pytest.mark.parametrize(("room", "name"), [one for one in ALL if one[0] in methods.ROOMS])
