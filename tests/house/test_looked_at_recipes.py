@@ -42,7 +42,16 @@ def test_a_probe_votes(place: Path, tiny: Path) -> None:
 
 
 def test_a_probe_is_a_critic(place: Path, tiny: Path) -> None:
-    small("self_check_countdown", tiny, *PROBE, "finally.asked.temperature=1.5", "finally.asked.n=4")
+    small(
+        "self_check_countdown",
+        tiny,
+        *PROBE,
+        "finally.asked.n=6",
+        "finally.asked.split=train",
+        "finally.asked.problems=8",
+        "finally.majority.split=train",
+        "finally.chosen.split=train",
+    )
     labels = finals("self_check_countdown", "checked", Label)
     assert labels
     believed = ("accepted", "certain", "critic_silent")
