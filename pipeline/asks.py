@@ -67,6 +67,14 @@ def start(question: Question) -> Prefix:
     return Prefix(prompt=question.prompt_used, act=question.act)
 
 
+def about(problem_id: str, question: str) -> Question:
+    """A problem as `Turn` needs it, for a method that is given no Question (a labeller, a selector): it has
+    no prompt of its own."""
+    from pipeline.rows import Question
+
+    return Question(id=problem_id, question=question, prompt="", prompt_used="")
+
+
 def to_trace(question: Question, prefix: Prefix, number: int, **more: Any) -> Trace:
     """A finished or abandoned prefix as a Trace row; `number` makes the id unique within the problem and act.
 
@@ -281,8 +289,9 @@ class Turn:
     The task words the act and what it sees, the driver renders it in `by`'s chat template, or as the task's
     plain text. Nothing is written, read or charged.
 
-    act: critique, revise, rewrite, judge, compare or propose, or what else the task has words for
-    (`pipeline/tasks/_acts.py`). history: the turns that it sees, oldest first; for `judge` and `compare` the
+    act: critique, revise, rewrite, judge, grade, compare, reflect or propose, or what else the task has words
+    for (`pipeline/tasks/_acts.py`); "": the question alone, as a first turn without worked examples shows it,
+    for one that was imagined. history: the turns that it sees, oldest first; for `judge` and `compare` the
     answers in question, for `propose` questions.
     """
 

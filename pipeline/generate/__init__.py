@@ -58,6 +58,11 @@ class GenerateSettings(StageSettings):
         return self.problems
 
     @property
+    def shows_hint(self) -> bool:
+        """Is its question rendered with the task's hint? Where gold is seen it is, unless that says not."""
+        return self.sees_gold
+
+    @property
     def draws_alike(self) -> bool:
         return self.temperature == 0
 
@@ -67,7 +72,7 @@ class GenerateSettings(StageSettings):
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
         found += [self.decoding.said] if self.decoding else []
-        found += ["a hint in the prompt"] if self.sees_gold else []
+        found += ["a hint in the prompt"] if self.shows_hint else []
         return ", ".join(found)
 
     @property
@@ -112,7 +117,7 @@ class GoldGenerateMethod(Protocol):
     def generate(
         self, question: Question, settings: Any, given: Group | None, *, problem: Problem, task: BaseTask
     ) -> Asks[list[Any]]:
-        """The same; `question` is rendered with the task's hint."""
+        """The same; `question` is rendered with the task's hint where `shows_hint` says so."""
         ...
 
 

@@ -209,6 +209,12 @@ class Tree:
             return None
         return self._child(parent, closed(reply), keep)
 
+    def join(self, child: TreeNode) -> None:
+        """Take into the tree what `grow(keep=False)` looked at."""
+        assert child.parent is not None
+        self._enter(child)
+        child.parent.children.append(child)
+
     def seen(self, before: Prefix, reply: Prefix) -> Prefix:
         """What a look ahead found, its tokens counted; a reply that ends no step shows nothing new."""
         self.spent += max(0, reply.num_tokens - before.num_tokens)

@@ -11,7 +11,7 @@ bit on one kind of processor. `seed://countdown?steps=20` overrides a number of 
 The tokenizer has one token a whole number or sign; signs carry their spaces, so texts are the plain
 concatenation of tokens, and every printable ASCII character is a token of its own besides: `+` and `-` for
 a token head, and the words of a later dialect (`check: `, `revise: `, `judge: `), whose embeddings nothing
-has trained yet.
+has trained but in a seed that talks (`?talk=1`, `seed_talk.py`).
 
 Two choices make it cheap. Number tokens start from Fourier features of their value, so that sums are
 rotations; and the matrices are trained by Muon (Jordan et al. 2024: orthogonalised momentum), which needs a
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from pipeline.errors import RecipeError
+from pipeline.models import seed_talk
 from pipeline.models.packaged import PACKAGES, packaged, wanted
 from pipeline.models.packaged import build as build_packaged
 from pipeline.models.pause import added_to, paused, require_pauses, write_pause
@@ -48,13 +49,18 @@ if TYPE_CHECKING:
 VERSION = 1  #: raise it when a change of this file or of a task's `rule_example` changes the weights
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
 DIALECT = ("check: ", "revise: ", "judge: ")
-PERIODS = (
-    2, 3, 4, 5, 7, 9, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 400,
-)  # fmt: skip  #: of numbers
+#: of numbers
+PERIODS = (2, 3, 4, 5, 7, 9, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 400)
 RATES = (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 20)  #: turns of the logarithm up to 1000, for products
 POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
-LATER = ("walks", "theta", "pause")  #: of a SeedRecipe, which came after seeds had been built
+LATER = (
+    "walks",
+    "theta",
+    "talk",
+    "blind",
+    "pause",
+)  #: of a SeedRecipe, which came after seeds had been built
 
 Progress = Callable[[int, int, float], None]
 Example = tuple[list[int], list[int]]  #: ids of prompt and completion; labels, -1 where nothing is learned
@@ -78,6 +84,8 @@ class SeedRecipe:
     version: int = VERSION
     walks: int = 1  #: completions of each question, learned side by side (`seed_walks.py`)
     theta: float = 10_000.0  #: of the rotary embedding; a small one tells near places better apart
+    talk: int = 0  #: 1: it learns a dialect about answers too, 2: with a holed critic (`seed_talk.py`)
+    blind: int = 0  #: its critic calls an end right that is so near to the target
     pause: int = 0  #: pause tokens behind each prompt (`models/pause.py`)
 
     @property
@@ -131,7 +139,7 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         sweep_temporaries(folder.parent)
         temporary = temporary_beside(folder)
         with _one_thread(recipe):
-            tokenizer = make_tokenizer(task)
+            tokenizer = make_tokenizer(task, recipe.talk)
             pause = added_to(tokenizer, recipe.pause)
             model = train(recipe, task, tokenizer, progress)
         _save(model, temporary)
@@ -139,6 +147,13 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         tokenizer.save_pretrained(temporary)
         commit_weights(temporary, folder, {"seed": recipe.described})
     return folder
+
+
+def unsaid(task_settings: Any, act: str) -> bool:
+    """Does no seed know the words that stand in front of an act's turn?"""
+    from pipeline.tasks._acts import LABELS
+
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in DIALECT
 
 
 def look(spec: str, task_settings: Any) -> None:
@@ -169,8 +184,10 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
         task_settings = module.Settings(use=name)
     keys, differing = SEEDS[name]
     rules = {key: getattr(task_settings, key) for key in keys}
-    recipe = SeedRecipe(name=name, rules=rules, **differing)
-    for key, text in parse_qsl(query, keep_blank_values=True):
+    asked = parse_qsl(query, keep_blank_values=True)
+    talks = any(key == "talk" and text.strip() != "0" for key, text in asked)
+    recipe = SeedRecipe(name=name, rules=rules, **(differing | (seed_talk.SHAPE if talks else {})))
+    for key, text in asked:
         default = getattr(recipe, key, None)
         if key == "version" or not isinstance(default, (int, float)):
             numbers = [f.name for f in dataclasses.fields(recipe) if f.type in ("int", "float")]
@@ -182,7 +199,9 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
         except ValueError:
             raise RecipeError(f"base: {spec}: {key} must be a number, not {text!r}") from None
     require_pauses(spec, recipe.pause, recipe.walks)
-    return recipe, module.Task(module.Settings(use=name, **rules))
+    task = module.Task(module.Settings(use=name, **rules))
+    seed_talk.look(spec, recipe, task)
+    return recipe, task
 
 
 def _save(model: LlamaForCausalLM, folder: Path) -> None:
@@ -213,13 +232,14 @@ def _one_thread(recipe: SeedRecipe) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def make_tokenizer(task: Any) -> PreTrainedTokenizerFast:
+def make_tokenizer(task: Any, talk: int = 0) -> PreTrainedTokenizerFast:
     """Whole-number tokens; decoding joins them without spaces, so ASCII text comes back exactly."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     characters = [chr(code) for code in range(32, 127)]
-    words = list(dict.fromkeys([*SPECIAL.values(), *task.vocabulary, *DIALECT, "\n", *characters]))
+    more = seed_talk.words(talk)
+    words = list(dict.fromkeys([*SPECIAL.values(), *task.vocabulary, *DIALECT, *more, "\n", *characters]))
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_pieces(words[len(SPECIAL) :])), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -249,7 +269,10 @@ def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) 
     pause = added_to(tokenizer, recipe.pause)
     while True:
         rows: list[Example] = []
-        for question, pieces in (task.rule_example(draw) for _ in range(POOL * recipe.batch)):
+        if recipe.talk:
+            rows = [seed_talk.row(recipe, task, tokenizer, draw) for _ in range(POOL * recipe.batch)]
+        plain = 0 if recipe.talk else POOL * recipe.batch
+        for question, pieces in (task.rule_example(draw) for _ in range(plain)):
             texts = tokenizer([task.prompt(question), *(text for text, _ in pieces)])["input_ids"]
             ids, labels = list(texts[0]), [-1] * len(texts[0])
             for piece, (_, learned) in zip(texts[1:], pieces, strict=True):

@@ -14,11 +14,11 @@ from pipeline.errors import nearest
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
-from pipeline.recipe.measures import declared
+from pipeline.recipe.measures import declared, watched
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
-from pipeline.settings import Actor, FileSource
+from pipeline.settings import Actor, FileSource, GateRule
 
 
 def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
@@ -158,8 +158,8 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
                 f"{here}.{one.key}: {base} {what} {DOES[one.does]}; name a model that does "
                 f"(head: {fitting(one.does)})"
             )
-        if at and (not at.isdigit() or stage.room != "evaluate"):
-            only = "only an evaluate stage may name a model as it was, as in policy@0"
+        if at and (not at.isdigit() or stage.room not in ("evaluate", "label")):
+            only = "only an evaluate or a label stage may name a model as it was, as in policy@0"
             yield f"{here}.{one.key}: {one.name}: {only}"
     if stage.room == "train" and stage.built:
         yield from _trainable(recipe, stage, here)
@@ -352,14 +352,32 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     return [] if known else names
 
 
+def _bounds(stage: Stage, model: str, metric: str, rule: GateRule) -> Iterator[str]:
+    """A gate's bound on what a training says of itself."""
+    known, here = watched(stage), f"models.{model}.gate"
+    if stage.settings.model != model:
+        yield f"{here}: {stage.name} trains {stage.settings.model}, not {model}"
+    elif stage.built and metric not in known:
+        says = f"{stage.name} watches no {metric!r}{nearest(metric, known)}"
+        yield (
+            f"{here}: {says}" if known else f"{here}: train: {stage.method} watches nothing a gate may bound"
+        )
+    elif not rule.bound:
+        yield f"{here}: {rule.metric} has no interval: a training's numbers take at_most or at_least"
+
+
 def _gates(recipe: Recipe) -> Iterator[str]:
     measures = {s.name: s for s in recipe.section("stages") if s.room == "evaluate"}
+    trainings = {s.name: s for s in recipe.section("stages") if s.room == "train"}
     trained = {s.settings.model for s in recipe.stages if s.room == "train"}
     for name, model in recipe.models.items():
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
-            if read not in measures:
-                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, measures)}"
+            if read in trainings:
+                yield from _bounds(trainings[read], name, metric, rule)
+            elif read not in measures:
+                known = [*measures, *trainings]
+                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, known)}"
             elif known := _unknown_metric(measures[read], metric):
                 yield f"models.{name}.gate: {read} measures no {metric!r}{nearest(metric, known)}"
         if model.gate and name not in trained:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from pipeline.errors import DamagedData, RatchetError, RecipeError, UnsafeFile, nearest
 from pipeline.models import seeds
 from pipeline.models.folder import context_of, lacking, modules_of
+from pipeline.models.packaged import packaged
 from pipeline.models.registry import local_folder, standing_of
 from pipeline.recipe.libraries import schedules, wrong_values
 from pipeline.recipe.methods import method
@@ -88,6 +89,7 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
+            _turns(recipe, stage, here, seen)
             _splits(stage, here, counts, seen)
     _lengths(recipe, tasks, folders, seen)
     _gates(recipe, counts, seen)
@@ -249,6 +251,25 @@ def _draws(stage: Stage, here: str, seen: Findings) -> None:
                 )
 
 
+def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
+    """Turns that an embedded seed was never taught the words of."""
+    try:
+        asked = stage.settings.asked_acts
+    except ValidationError:
+        return
+    for name in dict.fromkeys(split_name(named)[0] for named in _writers(stage)):
+        base = recipe.models[name].base if name in recipe.models else ""
+        if not base.startswith("seed://") or packaged(base):
+            continue
+        unknown = {act for act in asked for task in recipe.tasks if seeds.unsaid(task, act)}
+        if unknown:
+            turns = ", ".join(sorted(unknown))
+            seen.odd.append(
+                f"{here}: asks {name} for turns ({turns}) that {base} knows no word of: leave those actions "
+                "out, or take a model of language"
+            )
+
+
 def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], seen: Findings) -> None:
     """Limits that a model's context does not hold."""
     longest = max((task.max_tokens for task in recipe.tasks), default=0)
@@ -325,7 +346,7 @@ def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Findings) -> Non
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
             stage = stages.get(read)
-            if rule.margin is None or stage is None:
+            if rule.margin is None or stage is None or stage.room != "evaluate":
                 continue
             here = f"models.{name}.gate"
             if rule.margin >= 1 and not metric.startswith(OWN_UNIT):

@@ -5,9 +5,10 @@ name. Not here: what a method declares (`evaluate/__init__.py`), how numbers are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from pipeline.evaluate import Metric
+from pipeline.evaluate import TROUBLE, Metric, Panel
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Recipe, Stage
 
@@ -25,11 +26,53 @@ class Measure:
         return f"{self.stage}/{self.metric.name}"
 
 
+#: in front of every metric of answers whose generator saw gold: gold/accuracy/search
+SAW_GOLD = "gold/"
+
+
+def mark_of(stage: Stage) -> str:
+    """What stands in front of the names of a stage's metrics: nothing, unless its answers saw gold."""
+    return SAW_GOLD if stage.saw_gold else ""
+
+
 def declared(stage: Stage) -> list[Metric]:
     """The metrics that an evaluate stage declares; none of another room."""
     if stage.room != "evaluate" or not stage.built:
         return []
-    return list(hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings))
+    found = list(hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings))
+    return [_marked(one) for one in found] if stage.saw_gold else found
+
+
+def _marked(one: Metric) -> Metric:
+    """A metric that says of itself that its answers saw gold."""
+    said: dict[str, Any] = {key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))}
+    gain = f"{SAW_GOLD}{one.gain}" if one.gain else ""
+    return replace(one, name=f"{SAW_GOLD}{one.name}", gain=gain, **said)
+
+
+def panels_of(stage: Stage) -> list[Panel]:
+    """The figures that an evaluate stage offers, and of a training what it watches; none of another room."""
+    if watches := watched(stage):
+        return [
+            Panel(TROUBLE, says, "curve", {name: says}, share=False, small=True)
+            for name, says in watches.items()
+        ]
+    if stage.room != "evaluate" or not stage.built:
+        return []
+    found = list(hook("evaluate", method("evaluate", stage.method), "panels")(stage.settings))
+    if not stage.saw_gold:
+        return found
+    return [
+        replace(one, metrics={f"{SAW_GOLD}{k}": f"{says} (sees gold)" for k, says in one.metrics.items()})
+        for one in found
+    ]
+
+
+def watched(stage: Stage) -> Mapping[str, str]:
+    """What a training says of itself that a gate may bound, and what a reader calls it."""
+    if stage.room != "train" or not stage.built:
+        return {}
+    return dict(hook("train", method("train", stage.method), "monitors")(stage.settings))
 
 
 def main_of(stage: Stage) -> Metric | None:

@@ -32,6 +32,7 @@ from pipeline.recipe.shape import (
     data_settings,
     dump,
     fingerprint,
+    with_gold_told,
 )
 from pipeline.recipe.validate import validate
 from pipeline.settings import Settings
@@ -279,7 +280,12 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
             if stage := stage_of(str(name), section, raw, where, problems, not_built):
                 stages.append(stage)
     recipe = Recipe(
-        where, header or Header.model_validate({}), tuple(tasks), models, tuple(stages), tuple(not_built)
+        where,
+        header or Header.model_validate({}),
+        tuple(tasks),
+        models,
+        with_gold_told(stages),
+        tuple(not_built),
     )
     if header and tasks and listed and len(models) == len(listed) and len(stages) == wanted:
         from pipeline.recipe.check import problems_of  # it reads this module's classes

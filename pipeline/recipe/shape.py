@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -157,6 +158,18 @@ class Stage:
     method: str
     settings: Any
     built: bool = True
+    of_gold: bool = False  #: does it read traces of a generator that sees gold? (`with_gold_told`)
+
+    @property
+    def saw_gold(self) -> bool:
+        """Is this an evaluation of answers whose generator saw gold, by `search` or in `from`?"""
+        if self.room != "evaluate" or not self.built:
+            return False
+        try:
+            acting = self.settings.acting()
+        except ValidationError:
+            return False  # said elsewhere
+        return self.of_gold or (acting is not None and acting.sees_gold)
 
     @property
     def sources(self) -> tuple[str | FileSource, ...]:
@@ -204,6 +217,18 @@ class Stage:
         return " ".join(
             p for p in (self.room, self.method, f"from {sources}" if sources else "", actors) if p
         )
+
+
+def with_gold_told(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """The stages, those marked that read traces of a generator which sees gold, at any distance."""
+    seen: set[str] = set()
+    found: list[Stage] = []
+    for stage in stages:
+        of_gold = any(isinstance(source, str) and source in seen for source in stage.sources)
+        if of_gold or (stage.built and stage.room == "generate" and stage.settings.sees_gold):
+            seen.add(stage.name)
+        found.append(replace(stage, of_gold=True) if of_gold else stage)
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.rows import Dropped, Example, Group, Label, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
@@ -38,10 +38,25 @@ class Settings(SelectSettings):
     truncated: Literal["keep", "drop"] = Field(
         "keep", description="traces that a limit cut: keep them as the failures they are, or drop them"
     )
-    kl_weight: Weight | None = Field(
-        None, description="multiplies the training's KL coefficient for these rows; none: 1"
+    kl_weight: Weight | tuple[Weight, ...] | None = Field(
+        None,
+        description="multiplies the training's KL coefficient for these rows, or [first turn, second, ...], "
+        "the last number for all later ones; none: 1",
     )
     turns: tuple[int, int | None] = Field((0, None), description="[first, last]: turns that are trained on")
+
+    @field_validator("kl_weight")
+    @classmethod
+    def _some(cls, weight: Any) -> Any:
+        if weight == ():
+            raise ValueError("[] weighs no turn: write a number, or [first turn, second, ...]")
+        return weight
+
+    def kl_of(self, turn: int) -> float | None:
+        """The KL weight of a turn's rows."""
+        if isinstance(self.kl_weight, tuple):
+            return self.kl_weight[min(turn, len(self.kl_weight) - 1)]
+        return self.kl_weight
 
 
 def refused(trace: Trace, label: Label | None, settings: Settings) -> str:
@@ -145,7 +160,7 @@ def select(
                 completion_ids=list(trace.token_ids),
                 advantage=list(advantage),
                 old_logprobs=list(trace.logprobs),
-                kl_weight=settings.kl_weight,
+                kl_weight=settings.kl_of(trace.turn),
             )
         )
     return rows

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.models.registry import Weights
+from pipeline.recipe.measures import mark_of
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage, measured
-from pipeline.rows import Dropped, Label, Trace
+from pipeline.rows import Dropped, Label, Problem, Trace
 from pipeline.run.run import Run
 from pipeline.stages.search import Drive
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan
+from pipeline.tasks import BaseTask
 
 INCUMBENT = "@incumbent"
 
@@ -80,11 +82,12 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
         for problem_id in chunk.ids:
             problem = work.problem(problem_id)
             task = run.task_of(problem)
+            more = {"problem": problem, "task": task} if settings.answers_with_gold else {}
             for name in fresh:
                 question = question_of(task, problem, templates[name], work.models[name].round)
                 assert question is not None  # no hint was asked for
-                search = searcher(stage, name) if settings.search else None
-                asks = module.answer(question, settings, name, search, groups.get(problem_id))
+                search = searcher(stage, name, problem, task) if settings.search else None
+                asks = module.answer(question, settings, name, search, groups.get(problem_id), **more)
                 yield make_search(task, settings, problem_id, asks, question.stem)
 
     def finish(problem_id: str, rows: list[Any]) -> list[Any]:
@@ -100,7 +103,7 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
         metrics = measure(work, module, fresh, reused)
         health = health_of(metrics, settings)
         return {
-            "metrics": metrics,
+            "metrics": {f"{mark_of(stage)}{name}": value for name, value in metrics.items()},
             "reused": {name: path.removeprefix(f"{run.name}/") for name, path in reused.items()},
             "warnings": list(health.warnings),
             "failures": list(health.failures),
@@ -160,8 +163,10 @@ def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[
             into.append(outcome)
 
 
-def searcher(stage: Stage, model: str) -> Callable[[Any], Any]:
-    """The generate method that an evaluation acts by, with the measured model in its `by`."""
+def searcher(stage: Stage, model: str, problem: Problem, task: BaseTask) -> Callable[[Any], Any]:
+    """The generate method that an evaluation acts by, with the measured model in its `by`. One that sees gold
+    is given it, and the stage's metrics say so (`Stage.saw_gold`)."""
     module = method("generate", stage.settings.search["generate"])
     settings = stage.settings.acting(model)
-    return lambda question: module.generate(question, settings, None)
+    more = {"problem": problem, "task": task} if settings.sees_gold else {}
+    return lambda question: module.generate(question, settings, None, **more)

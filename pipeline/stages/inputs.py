@@ -7,7 +7,7 @@ group holds its own sources' rows too."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Source:
     path: str
     folder: StageFolder
     plan: Plan
+    imagines: bool = False  #: does its method write Problem rows?
 
     @classmethod
     def at(cls, data: Path, path: str) -> Source:
@@ -50,6 +51,20 @@ def within(chunks: list[ChunkPlan], ids: set[str]) -> list[ChunkPlan]:
     """The chunks with these problems alone."""
     kept = [ChunkPlan(ids=[i for i in chunk.ids if i in ids], reads=chunk.reads) for chunk in chunks]
     return [chunk for chunk in kept if chunk.ids]
+
+
+def chunks_imagined(sources: list[Source]) -> list[ChunkPlan]:
+    """The chunks of a stage that works on the problems which these folders imagined; one that several chunks
+    hold is worked on where it stands first."""
+    seen: set[str] = set()
+    found = []
+    for source in sources:
+        for number in range(len(source.plan.chunks)) if source.imagines else ():
+            ids = [row.id for row in source.folder.read(Problem, [number])]
+            fresh = [i for i in dict.fromkeys(ids) if i not in seen]
+            seen.update(fresh)
+            found.append(ChunkPlan(ids=fresh, reads={source.path: [number]}))
+    return [chunk for chunk in found if chunk.ids]
 
 
 def chunks_from(sources: list[Source]) -> list[ChunkPlan]:
@@ -174,12 +189,6 @@ def training_rows(sources: list[Source], kind: type) -> Iterator[Example | StepE
         yield from source.folder.read(kind)
 
 
-def problems_in(sources: list[Source]) -> Iterator[Problem]:
-    """Problem rows that stages wrote (imagined ones)."""
-    for source in sources:
-        yield from source.folder.read(Problem)
-
-
 def unaccounted(given: Iterable[str], named: Iterable[str], dropped: Iterable[Dropped]) -> list[str]:
     """Ids of input rows that no output row names and no Dropped row explains, or that two Dropped rows do."""
     seen = list(named)
@@ -228,5 +237,6 @@ def inputs_of(run: Run, stage: Stage, round_number: int) -> list[Source]:
                     f"run {run.name}: round {number}: {stage.name} reads {source}, not finished yet; "
                     f"run it first: ratchet stage {run.name} --round {number} {source}"
                 )
-            found.append(reader.source(path))
+            imagines = earlier.room == "generate" and "Problem" in earlier.settings.kinds_made
+            found.append(replace(reader.source(path), imagines=imagines))
     return found

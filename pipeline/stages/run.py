@@ -24,10 +24,12 @@ from pipeline.rows import SCHEMA_VERSION, Dropped, Group, without_gold
 from pipeline.run.reporter import Share
 from pipeline.run.run import Run
 from pipeline.stages.evaluate import evaluate_stage, measured_before, with_incumbents
+from pipeline.stages.imagined import admit
 from pipeline.stages.inputs import (
     ChunkReader,
     Source,
     chunks_from,
+    chunks_imagined,
     inputs_of,
     reader_of,
     slices,
@@ -36,7 +38,7 @@ from pipeline.stages.inputs import (
 from pipeline.stages.pieces import chunk_size
 from pipeline.stages.rollouts import brought, require_equal_weights
 from pipeline.stages.search import Drive
-from pipeline.stages.selection import select_stage
+from pipeline.stages.selection import select_stage, surveyed
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
@@ -86,7 +88,16 @@ def plan_stage(
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
         first = [] if sources else first_problems(run, stage, number)
-        chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
+        if stage.room == "generate" and any(source.imagines for source in sources):
+            chunks = chunks_imagined(sources)
+            if not chunks:
+                raise RecipeError(
+                    f"{stage.section}.{stage.name}: its input imagined no problem that may stand: "
+                    "see what it dropped and why, let it propose more, or begin from a model that writes "
+                    "such questions"
+                )
+        else:
+            chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
     plan = Plan.make(
         run=run.name,
         round=number,
@@ -280,7 +291,7 @@ def _generate(work: Work) -> Finish:
             if settings.where == "unsolved" and group is not None and group.solved:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="solved")]
                 continue
-            question = question_of(task, problem, template, acting.round, hint=settings.sees_gold)
+            question = question_of(task, problem, template, acting.round, hint=settings.shows_hint)
             if question is None:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="no_hint")]
                 continue
@@ -288,7 +299,7 @@ def _generate(work: Work) -> Finish:
             asks = module.generate(question, settings, group, **more)
             yield make_search(task, settings, problem_id, asks, question.stem)
 
-    Drive(work, items, lambda chunk: list(chunk.ids)).run()
+    Drive(work, items, lambda chunk: list(chunk.ids), admit(work)).run()
     return dict
 
 
@@ -300,6 +311,7 @@ def _label(work: Work) -> Finish:
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
     hashes = {name: weights.hash for name, weights in work.models.items()}
     require_equal_weights(work.stage, work.reader, work.plan.chunks, hashes)
+    more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
         found = work.reader.groups(chunk)
@@ -309,7 +321,7 @@ def _label(work: Work) -> Finish:
             task = work.run.task_of(problem)
             shown = problem if settings.sees_gold else without_gold(problem)
             groups[problem_id] = group
-            asks = module.label(shown, group, settings, task)
+            asks = module.label(shown, group, settings, task, **more)
             yield make_search(task, settings, problem_id, asks, rollouts=brought(group, settings))
 
     Drive(work, items, lambda chunk: given.pop(chunk.ids[0]), group=groups.pop).run()

@@ -18,7 +18,8 @@ from pipeline.recipe.shape import Stage
 from pipeline.rows import Problem, Question, Row
 from pipeline.run.run import Run
 from pipeline.stages.files import problems_of
-from pipeline.stages.inputs import ChunkReader, inputs_of, problems_in
+from pipeline.stages.imagined import imagined_in
+from pipeline.stages.inputs import ChunkReader
 from pipeline.store.folder import StageFolder
 from pipeline.store.plan import Plan
 
@@ -41,10 +42,13 @@ class Work:
         """A prepared problem, or one that a stage imagined."""
         if problem_id in self.brought:
             return self.brought[problem_id]
-        if problem_id not in self.run.problems:
-            for problem in problems_in(inputs_of(self.run, self.stage, self.round)):
-                self.run.problems.setdefault(problem.id, problem)
-        return self.run.problems[problem_id]
+        known = self.run.problems.get(problem_id)
+        return self.imagined[problem_id] if known is None else known
+
+    @functools.cached_property
+    def imagined(self) -> dict[str, Problem]:
+        """The problems that stages of this run imagined (`stages/imagined.py`)."""
+        return imagined_in(self.run)
 
     @functools.cached_property
     def brought(self) -> dict[str, Problem]:

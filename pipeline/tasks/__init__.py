@@ -18,9 +18,10 @@ from pydantic import Field
 
 from pipeline.rows import ATTEMPTS, Dropped, Problem
 from pipeline.settings import Settings, added, operational
-from pipeline.tasks import _acts
+from pipeline.tasks import _acts, _sound, _tags
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
     from pipeline.asks import Said
@@ -161,16 +162,46 @@ class BaseTask:
         """What the completion of a later turn answers, or None: an attempt's answer, a critique's `right` or
         `wrong`, a judge's points, which of two is better, a proposed question.
         """
-        return self.extract(text) if act in ATTEMPTS else _acts.read(act, text)
+        if act == "reflect":
+            said = _tags.output(text)
+            return None if said is None else self.extract(said)
+        if act == "propose":
+            found = self.proposed(text)
+            return found.question if found else None
+        answers = act in ATTEMPTS or act == "subanswer"
+        return self.extract(text) if answers else _acts.read(act, text)
+
+    def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
+        """What a checker that knows the truth says of an answer, as a critique is worded: its verdict alone,
+        the first fault, or all of them. It sees gold: for evaluations alone.
+        """
+        return _sound.feedback(self, problem, text, detail)
 
     def proposed(self, question: str) -> Problem | None:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this
         task's.
         """
-        name = hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
         if not normalise(question):
             return None
-        return Problem(id=f"{self.name}-proposed-{name}", question=question, answer=None, source=self.name)
+        name = hashlib.sha256(normalise(question).encode()).hexdigest()[:12]
+        text = question.strip()
+        return Problem(id=f"{self.name}-proposed-{name}", question=text, answer=None, source=self.name)
+
+    def legal(self, question: str, steps: list[str]) -> list[bool] | None:
+        """For each step: do the rules allow it after those before, and is what it states true? Not whether an
+        answer can still be reached, and without gold. None where the task has no such rules.
+        """
+        return None
+
+    def conversation(
+        self, draw: random.Random, holed: bool = False, within: int = 0
+    ) -> _acts.Conversation | None:
+        """A turn made by rules, for a model to learn from: an answer, right or spoiled, and what a critic, a
+        second try or a judge says then. Never about a dev or test question. None: the task makes none.
+
+        holed: the critic believes every step and looks at the end alone; within: an end so near is right.
+        """
+        return None
 
     def examples(self, problem: Problem) -> list[tuple[str, str]]:
         """(question, completion) worked examples shown before a problem; their number is

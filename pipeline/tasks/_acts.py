@@ -8,24 +8,29 @@ the methods of `BaseTask` that call them.
 | revise | another attempt | the turns so far | as of the question |
 | rewrite | a better answer, by the critique | the turns so far | as of the question |
 | judge | points from 0 to 5 | one answer | the number |
+| grade | strict points from -100 to 100 | one answer | the number |
+| reflect | an answer after tagged thinking | nothing | as of the question, of the output alone |
 | compare | which is better? | two answers | `first`, `second` or `same` |
 | propose | another question like these | questions | a question |
+| subquestion | what to find out next | the turns so far | a question |
+| subanswer | its answer | the turns so far | as of the question |
+| rephrase | the question as a list of conditions | the question | a text |
+| solve | the answer, by what was said | the turns so far | as of the question |
 
 Sources of the wordings: an answer looked at again without a verdict, SCoRe (arXiv:2409.12917); a critique
 that takes a fault for granted, Self-Refine (arXiv:2303.17651); points that add up, Self-Rewarding
-(arXiv:2401.10020). Ours are written anew.
+(arXiv:2401.10020); strict points without full marks, MCTSr (arXiv:2406.07394); smaller questions and
+conditions, rStar (arXiv:2408.06195); tags, `_tags.py`. Ours are written anew.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from pipeline.asks import Said
 from pipeline.errors import RecipeError
-
-if TYPE_CHECKING:
-    from pipeline.asks import Said
 
 VERDICT = "End with one line, `Verdict: right` or `Verdict: wrong`."
 #: what a chat asks for, by act; `critique` as `task.critique` says
@@ -39,9 +44,18 @@ INSTRUCTIONS: dict[str, str] = {
     "judge": "Judge the answer. It gets one point for each that holds: it is about the question; it uses "
     "what the question gives; each step is true; it reaches an answer; the answer is right. End with one "
     "line, `Score: N`, with N from 0 to 5.",
+    "grade": "Judge the answer as strictly as you can: look for every fault, and never give full marks. End "
+    "with one line, `Score: N`, with N from -100 (useless) to 100 (perfect).",
+    "reflect": "Think first between <thinking> and </thinking>. Where you catch a mistake, say so in there "
+    "between <reflection> and </reflection> and go on. Then write the answer alone, in its usual form, "
+    "between <output> and </output>.",
     "compare": "Which of the two answers is better? End with one line, `Better: first`, `Better: second` or "
     "`Better: same`.",
     "propose": "Write one more question like these, with other content. Write the question alone.",
+    "subquestion": "What is the next smaller question whose answer helps? Write that question alone.",
+    "subanswer": "Answer that smaller question, step by step.",
+    "rephrase": "Say the question again as a list of conditions and what is asked. Do not answer it.",
+    "solve": "Now answer the first question, with the help of what was said.",
 }
 #: what stands in front of a turn in a plain text
 LABELS: dict[str, str] = {
@@ -49,11 +63,31 @@ LABELS: dict[str, str] = {
     "revise": "revise: ",
     "rewrite": "revise: ",
     "judge": "judge: ",
+    "grade": "judge: ",
+    "reflect": "reflect: ",
     "compare": "judge: ",
     "propose": "propose: ",
+    "subquestion": "question: ",
+    "subanswer": "answer: ",
+    "rephrase": "conditions: ",
+    "solve": "solution: ",
 }
 ACTS = tuple(LABELS)
 POINTS = (0.0, 5.0)  #: what `judge` may give
+GRADES = (-100.0, 100.0)  #: what `grade` may give
+JUDGING = ("judge", "grade", "compare")  #: acts that see answers in question, in one message
+
+
+class Conversation(NamedTuple):
+    """A turn made by rules: what was said before it, and what is to be said then
+    (`BaseTask.conversation`)."""
+
+    question: str
+    act: str
+    history: tuple[Said, ...]
+    said: str
+    fair: bool = False  #: is the first answer one that the rules alone drew, so that it may be learned too?
+
 
 _NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
@@ -103,11 +137,13 @@ def messages(task: Any, question: str, act: str, history: Sequence[Said]) -> lis
         shown = "\n\n".join(said.text.strip() for said in history)
         return [*_system(task), {"role": "user", "content": f"{shown}\n\n{asked}"}]
     turns = list(task.messages(question))
-    if act in ("judge", "compare"):
+    if act in JUDGING:
         names = ["Answer"] if len(history) == 1 else ["First answer", "Second answer", "Third answer"]
         shown = "\n\n".join(f"{n}:\n{said.text.strip()}" for n, said in zip(names, history, strict=False))
         whole = f"{turns[-1]['content']}\n\n{shown}\n\n{asked}"
         return [*turns[:-1], {"role": "user", "content": whole}]
+    if not history:  # nothing was answered yet: two user messages in a row are refused by templates
+        return [*turns[:-1], {"role": "user", "content": f"{turns[-1]['content']}\n\n{asked}"}]
     for said in history:
         if said.act:
             turns.append({"role": "user", "content": instruction(task, said.act)})
@@ -126,7 +162,7 @@ def plain(task: Any, question: str, act: str, history: Sequence[Said]) -> str:
     if act == "propose":
         return "".join(_line(said.text) for said in history) + asked
     parts = [task.prompt(question)]
-    between = asked if act in ("judge", "compare") else ""
+    between = asked if act in JUDGING else ""
     for number, said in enumerate(history):
         before = label(task, said.act) if said.act else between if number else ""
         parts.append(before + _line(said.text))
@@ -171,6 +207,8 @@ def read(act: str, text: str) -> str | None:
         return verdict(text)
     if act == "judge":
         return points(text)
+    if act == "grade":
+        return points(text, *GRADES)
     if act == "compare":
         return better(text)
     return text.strip() or None

@@ -28,81 +28,16 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations_with_replacement
-from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.rows import Problem
-from pipeline.tasks import BaseTask, TaskSettings, split_of
+from pipeline.tasks import BaseTask, TaskSettings, _dialect, split_of
+from pipeline.tasks._acts import Conversation
+from pipeline.tasks._moves import LINE, OPERATION, QUESTION, Move, Numbers, apply, moves, question_of, ways
 
-Numbers = tuple[int, ...]
-
-QUESTION = re.compile(r"^numbers (\d+(?:, \d+)*); target (\d+)(?:; hint .*)?$")
-OPERATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
-LINE = re.compile(OPERATION.pattern + r"(?:, left (\d+(?:, \d+)*))?")
-
-
-class Move(NamedTuple):
-    """One legal operation: `a sign b = result`, and the numbers left after it, sorted."""
-
-    a: int
-    sign: str
-    b: int
-    result: int
-    left: Numbers
-
-    @property
-    def text(self) -> str:
-        return f"{self.a} {self.sign} {self.b} = {self.result}"
-
-    @property
-    def line(self) -> str:
-        """As a completion writes it, without the line end; the new number stands last in the list."""
-        if len(self.left) == 1:
-            return self.text
-        untouched = list(self.left)
-        untouched.remove(self.result)
-        return f"{self.text}, left {', '.join(map(str, [*untouched, self.result]))}"
-
-
-def apply(a: int, sign: str, b: int, largest: int) -> int | None:
-    """The result of an operation, or None where the rules forbid it."""
-    if sign == "/":
-        result = a // b if b and a % b == 0 else 0
-    else:
-        result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    return result if 1 <= result <= largest else None
-
-
-def moves(numbers: Numbers, largest: int) -> list[Move]:
-    """Every legal operation on sorted numbers, larger operand first, each once, in a fixed order."""
-    found: dict[tuple[int, str, int], Move] = {}
-    for i, b in enumerate(numbers):
-        for j in range(i + 1, len(numbers)):
-            a, rest = numbers[j], numbers[:i] + numbers[i + 1 : j] + numbers[j + 1 :]
-            for sign in "+-*/":
-                result = apply(a, sign, b, largest)
-                if result is not None and (a, sign, b) not in found:
-                    found[a, sign, b] = Move(a, sign, b, result, tuple(sorted((*rest, result))))
-    return list(found.values())
-
-
-@lru_cache(maxsize=1_000_000)
-def ways(numbers: Numbers, largest: int) -> dict[int, int]:
-    """For each value that uses up all the (sorted) numbers: in how many ways it is reached."""
-    if len(numbers) == 1:
-        return {numbers[0]: 1}
-    total: dict[int, int] = {}
-    for move in moves(numbers, largest):
-        for value, count in ways(move.left, largest).items():
-            total[value] = total.get(value, 0) + count
-    return total
-
-
-def question_of(numbers: Numbers, target: int) -> str:
-    """The question's text; numbers are shown sorted, so that a problem has one question."""
-    return f"numbers {', '.join(map(str, sorted(numbers)))}; target {target}"
+LONGEST = 200  #: characters of a question that a model proposes
 
 
 class Settings(TaskSettings):
@@ -282,17 +217,39 @@ class Task(BaseTask):
 
     def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
         """Exact: was every step so far legal, its `left` list true, and can the target still be reached?"""
-        left: Numbers | None
-        left, target = self.parse(problem.question)
-        verdicts: list[bool] = []
+        _, target = self.parse(problem.question)
+        played = self._played(problem.question, steps)
+        return [left is not None and target in ways(left, self.settings.largest) for left in played]
+
+    def legal(self, question: str, steps: list[str]) -> list[bool] | None:
+        """Is every step so far an operation on numbers that are left, its result and its `left` list true?"""
+        return [left is not None for left in self._played(question, steps)]
+
+    def _played(self, question: str, steps: list[str]) -> Iterator[Numbers | None]:
+        """The sorted numbers after each step; None from the first one on that is illegal or states what is
+        not so.
+        """
+        left: Numbers | None = self.parse(question)[0]
         for step in steps:
             match = LINE.fullmatch(step.rstrip("\n"))
             left = self.play(left, match) if match and left else None
             if left is not None and match is not None:
                 shown = tuple(map(int, match[5].split(", "))) if match[5] else ()
                 left = left if tuple(sorted(shown)) == (left if len(left) > 1 else ()) else None
-            verdicts.append(left is not None and target in ways(left, self.settings.largest))
-        return verdicts
+            yield left
+
+    def proposed(self, question: str) -> Problem | None:
+        """A well-formed question of the recipe's own rules, its numbers sorted; whether they can make the
+        target stays unknown.
+        """
+        match = QUESTION.fullmatch(question.strip())
+        if match is None or "hint" in match[0] or len(match[0]) > LONGEST:
+            return None
+        s, (numbers, target) = self.settings, self.parse(match[0])
+        inside = all(s.range[0] <= number <= s.range[1] for number in numbers)
+        if len(numbers) != s.numbers or not inside or not s.target[0] <= target <= s.target[1]:
+            return None
+        return super().proposed(question_of(numbers, target))
 
     def step_result(self, step: str) -> str | None:
         match = LINE.fullmatch(step.strip())
@@ -321,6 +278,9 @@ class Task(BaseTask):
         """(question, pieces of a completion, each learned or not): what the embedded seed learns from."""
         question, played = self.random_play(draw)
         return question, [(played, True)]
+
+    def conversation(self, draw: random.Random, holed: bool = False, within: int = 0) -> Conversation:
+        return _dialect.conversation(self, draw, _dialect.Critic(holed, within))
 
     @property
     def vocabulary(self) -> list[str]:

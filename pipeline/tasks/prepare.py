@@ -273,7 +273,7 @@ def render_turn(task: Any, ask: Turn, template: Template) -> Question:
     """
     asked, history = ask.question.question, list(ask.history)
     if task.settings.chat:
-        turns = task.turn_messages(asked, ask.act, history)
+        turns = task.turn_messages(asked, ask.act, history) if ask.act else task.messages(asked)
         prompt, messages = template(turns), json.dumps(turns, ensure_ascii=False)
         if prompt is None:
             raise RecipeError(
@@ -281,7 +281,8 @@ def render_turn(task: Any, ask: Turn, template: Template) -> Question:
                 f"{ask.act} cannot be asked for; set task.chat=false, or take a chat model"
             )
     else:
-        prompt, messages = task.turn_prompt(asked, ask.act, history), ""
+        prompt = task.turn_prompt(asked, ask.act, history) if ask.act else task.prompt(asked)
+        messages = ""
     return replace(
         ask.question,
         prompt=prompt,

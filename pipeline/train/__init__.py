@@ -167,6 +167,13 @@ class TrainMethod(Protocol):
         """The number that a row's label trains towards; the stage refuses rows whose targets are all one."""
         return label
 
+    @optional
+    def monitors(self, settings: Any) -> Mapping[str, str]:
+        """Of the report's metrics those that tell where a training goes, and what a reader calls each: drawn
+        by round, and a gate may bound them; none.
+        """
+        return {}
+
 
 def contract(module: ModuleType) -> type:
     """The Protocol that a module has to keep."""

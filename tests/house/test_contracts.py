@@ -285,6 +285,7 @@ NEEDED = {
     "evidence": {"store": "train"},
     "gae": {"critic": "prm"},
     "self_check": {"by": "policy"},
+    "shaped_reward": {"reference": "policy@0"},
     "step_reward": {"value": "prm"},
 }
 

@@ -210,3 +210,70 @@ def test_batches_hold_their_size_and_whole_examples():
             assert len(ids) == len(labels)
             assert ids[-1] == labels[-1] == tokenizer.eos_token_id
             assert all(label in (-1, token) for token, label in zip(ids, labels, strict=True))
+
+
+# --- a seed that talks
+
+
+def talking(spec: str = "seed://countdown?talk=1"):
+    recipe, task = seeds.plan(spec, COUNTDOWN)
+    return recipe, task, seeds.make_tokenizer(task, recipe.talk)
+
+
+def test_a_talking_seed_is_another_one_and_the_plain_one_keeps_its_name():
+    plain, holed = seeds.plan("seed://countdown", COUNTDOWN)[0], talking("seed://countdown?talk=2")[0]
+    sound, blind = talking()[0], talking("seed://countdown?talk=1&blind=20")[0]
+    assert len({recipe.hash for recipe in (plain, holed, sound, blind)}) == 4
+    assert not {"talk", "blind"} & set(plain.described)
+    assert (sound.layers, blind.described["blind"], "blind" in sound.described) == (3, 20, False)
+    assert talking("seed://countdown?talk=1&steps=7&layers=2")[0].layers == 2
+    assert seeds.plan("seed://countdown?talk=0", COUNTDOWN)[0].hash == plain.hash
+
+
+def test_the_dialects_words_are_tokens_of_a_talking_seed_alone():
+    _, task, tokenizer = talking()
+    for text in (" ok, ", " number wrong", " result wrong", " right", "; score ", "; second", "propose: "):
+        assert len(tokenizer(text)["input_ids"]) == 1, text
+    plain = seeds.make_tokenizer(task)
+    assert len(plain(" right")["input_ids"]) > 1
+    assert len(plain) < len(tokenizer)
+
+
+def test_rows_of_a_talking_seed_learn_the_turn_and_the_fair_answer_before_it():
+    from pipeline.models import seed_talk
+
+    recipe, task, tokenizer = talking()
+    drawn, again, learned_answers, plain = random.Random(5), random.Random(5), 0, 0
+    for _ in range(600):
+        ids, labels = seed_talk.row(recipe, task, tokenizer, drawn)
+        if again.random() < seed_talk.PLAIN:
+            question, [(said, _)] = task.rule_example(again)
+            prompt, learned, plain = task.prompt(question), said, plain + 1
+        else:
+            turn = task.conversation(again)
+            prompt, said = task.turn_prompt(turn.question, turn.act, turn.history), turn.said
+            learned = (turn.history[0].text if turn.fair else "") + said
+            learned_answers += turn.fair
+        assert tokenizer.decode(ids[:-1]) == prompt + said
+        assert tokenizer.decode([label for label in labels if label >= 0][:-1]) == learned
+        assert all(label in (-1, i) for label, i in zip(labels, ids, strict=True))
+        assert labels[-1] == ids[-1] == tokenizer.eos_token_id
+        assert len(ids) < 160
+    assert learned_answers > 60
+    assert plain > 60
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("seed://addition?talk=1", "there are no conversations about addition"),
+        ("seed://countdown?talk=3", "talk is 0, 1 or 2"),
+        ("seed://countdown?talk=1&blind=-1", "blind a number from 0"),
+        ("seed://countdown?blind=5", "without talk=1 there is none"),
+        ("seed://countdown?talk=much", "talk must be a number"),
+    ],
+)
+def test_a_dialect_that_does_not_exist_is_a_sentence(spec, says):
+    name = spec.removeprefix("seed://").partition("?")[0]
+    with pytest.raises(RecipeError, match=says):
+        seeds.plan(spec, TASKS[name])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Panel
-from pipeline.recipe.measures import Measure, declared
+from pipeline.recipe.measures import Measure, declared, mark_of, panels_of
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage
 from pipeline.report.html import charts, data, data_panels, data_traces
@@ -41,13 +41,6 @@ class Figure:
     @property
     def title(self) -> str:
         return self.panel.title if self.alone else f"{self.panel.title} ({self.stage.name})"
-
-
-def panels_of(stage: Stage) -> list[Panel]:
-    """What a stage's method declares; nothing of another room."""
-    if stage.room != "evaluate" or not stage.built:
-        return []
-    return list(hook("evaluate", method("evaluate", stage.method), "panels")(stage.settings))
 
 
 def figures(found: RunData, *sections: str) -> list[Figure]:
@@ -204,7 +197,7 @@ def remarks(found: RunData, section: str) -> Sequence[tuple[int, Stage, str]]:
         if stage.room != "evaluate" or not stage.built or stage.section == "finally":
             continue
         says = hook("evaluate", method("evaluate", stage.method), "remarks")
-        front = f"{stage.name}/"
+        front = f"{stage.name}/{mark_of(stage)}"
         measured = {
             number: own
             for number, values in found.metrics.items()
