@@ -209,8 +209,8 @@ def measure(found: Mapping[str, Sequence[Member]], settings: Settings) -> dict[s
     main, (pairs, alone) = next(iter(made.items()))
     if not pairs:
         raise RecipeError(
-            f"consistency: none of {alone} questions of {main} has a partner in this split: give both members "
-            "of a pair the same value in the field that `pair` names, and measure more problems"
+            f"consistency: none of {alone} questions of {main} has a partner in this split: give both "
+            "members of a pair the same value in the field that `pair` names, and measure more problems"
         )
     table = over_problems({name: whole for name, (whole, _) in made.items()}, columns, settings.resamples)
     questions = sum(len(pair.members) for pair in pairs)
