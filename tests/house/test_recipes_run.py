@@ -302,7 +302,7 @@ def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
     small += ["before.spend.budgets=[1,4]", "before.spend.difficulty=3", "before.spend.bins=2"]
     beam = "{generate: beam, n: N, width: 4, budgets: [4]}"
     small += [f"before.spend.strategies={{majority: majority, best: best, beam: {beam}}}"]
-    run(name, *COUNTDOWN, *THREE, "task.train=16", *small)
+    run(name, *COUNTDOWN, "task.train=16", *small)
     status = run_status(name, Workspace(DATA, CHECKPOINTS))
     assert status["complete"]
     found = status["rounds"][0]["metrics"]
