@@ -116,15 +116,16 @@ def spliced(turn: Question, given: Group, settings: Settings) -> Rows:
         thoughts = [(trace.text, trace.act == "critique") for trace in chain]
         if any(_tags.fault(text) != "no_tags" for text, _ in thoughts):
             continue  # model text with tags of its own would break the format
+        text = _tags.tagged(thoughts, last.text)
         rows.append(
             Trace(
                 problem_id=turn.id,
                 id=act_id(turn.id, turn.act, number),
                 prompt=turn.prompt,
-                text=_tags.tagged(thoughts, last.text),
+                text=text,
                 token_ids=[],
                 step_ends=[],
-                steps=[],
+                steps=text.splitlines(keepends=True),  # two conversations are told apart by them
                 answer=last.answer,
                 finish="eos",
                 parent=last.id,
