@@ -40,6 +40,7 @@ COMMANDS = {
     "eval": "evaluate",
     "solve": "solve",
     "compare": "budget",
+    "curve": "curve",
     "export": "export",
     "push": "push",
     "sync": "sync",

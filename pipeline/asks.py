@@ -67,6 +67,14 @@ def start(question: Question) -> Prefix:
     return Prefix(prompt=question.prompt_used, act=question.act)
 
 
+def about(problem_id: str, question: str) -> Question:
+    """A problem as `Turn` needs it, for a method that is given no Question (a labeller, a selector): it has
+    no prompt of its own."""
+    from pipeline.rows import Question
+
+    return Question(id=problem_id, question=question, prompt="", prompt_used="")
+
+
 def to_trace(question: Question, prefix: Prefix, number: int, **more: Any) -> Trace:
     """A finished or abandoned prefix as a Trace row; `number` makes the id unique within the problem and act.
 

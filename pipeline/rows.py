@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 #: acts whose completion is another attempt at the question; "" is the first (`pipeline/tasks/_acts.py`)
-ATTEMPTS = ("", "revise", "rewrite", "reflect")
+ATTEMPTS = ("", "revise", "rewrite", "solve", "reflect")
 SCHEMA_VERSION = 1  #: goes into every fingerprint; a change of a row's meaning raises it
 
 
@@ -99,6 +99,46 @@ class Trace(Row):
     def is_attempt(self) -> bool:
         """Does it answer the question, whatever turn it is? A critique or a verdict does not."""
         return self.act in ATTEMPTS
+
+
+def subject_of(trace: Trace, known: Mapping[str, Trace]) -> Trace | None:
+    """The attempt that a later turn is about: the nearest one among those that it follows; `known` by id."""
+    seen: set[str] = set()
+    here = trace
+    while here.parent and here.parent in known and here.parent not in seen:
+        seen.add(here.parent)
+        here = known[here.parent]
+        if here.is_attempt:
+            return here
+    return None
+
+
+def conversations(traces: Iterable[Trace]) -> list[list[Trace]]:
+    """The attempts at a problem as conversations: each last attempt with those that it followed, oldest
+    first. Two that go on from one attempt are two; what is no attempt stands in none."""
+    known = {trace.id: trace for trace in traces}
+    before = {trace.id: subject_of(trace, known) for trace in known.values() if trace.is_attempt}
+    followed = {above.id for above in before.values() if above is not None}
+    found = []
+    for name in before:
+        if name in followed:
+            continue
+        chain, above = [known[name]], before[name]
+        while above is not None and above not in chain:
+            chain.insert(0, above)
+            above = before[above.id]
+        found.append(chain)
+    return found
+
+
+def critiques_of(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
+    """By attempt the critiques of it, in the order of the rows."""
+    known = {trace.id: trace for trace in traces}
+    found: dict[str, list[Trace]] = {}
+    for trace in known.values():
+        if trace.act == "critique" and (subject := subject_of(trace, known)) is not None:
+            found.setdefault(subject.id, []).append(trace)
+    return found
 
 
 def act_id(problem_id: str, act: str, number: int) -> str:
@@ -233,6 +273,7 @@ class Group:
     rollouts: list[Trace] = dataclasses.field(default_factory=list)
     #: tokens by model that the label stages read were charged for it: its even share of its chunk's
     charged: dict[str, float] = dataclasses.field(default_factory=dict)
+    question: str = ""  #: what the problem asks, where a selector is given the group
 
     def label(self, trace: Trace) -> Label | None:
         """The merged label of a trace."""

@@ -352,9 +352,19 @@ class StageSettings(Settings):
         return ""
 
     @property
+    def decoding(self) -> Any:
+        """How tokens are drawn (`engine/decoding.py`); None: from the model's own distribution."""
+        return None
+
+    @property
+    def asked_acts(self) -> tuple[str, ...]:
+        """The later turns that it asks for under these settings."""
+        return self.acts
+
+    @property
     def talks(self) -> bool:
         """Does it ask for later turns, so that a chat template must take them?"""
-        return bool(self.acts)
+        return bool(self.asked_acts)
 
     @property
     def completion_limit(self) -> int:
@@ -372,7 +382,10 @@ class GateRule(Settings):
     With `margin`: refused only when the paired 95 % upper bound of the change is below -margin. With
     `at_most`: refused above it; with `at_least`: refused below it."""
 
-    metric: str = Field(description="an evaluate stage's metric: measure/accuracy/greedy")
+    metric: str = Field(
+        description="an evaluate stage's metric: measure/accuracy/greedy; with a bound also what the model's "
+        "training says of itself: learn/kl/old"
+    )
     margin: float | None = Field(None, ge=0)
     at_most: float | None = None
     at_least: float | None = added(None)
@@ -381,6 +394,11 @@ class GateRule(Settings):
     def limit(self) -> float | None:
         """The bound, where it is one."""
         return self.at_least if self.at_most is None else self.at_most
+
+    @property
+    def bound(self) -> bool:
+        """Is it a bound, which counts without anything to compare with?"""
+        return self.margin is None
 
     def within(self, value: float) -> bool:
         """Does a value keep the bound? A NaN does not: a limit must be seen to hold."""

@@ -7,7 +7,7 @@ The question is the user's, so nobody knows its answer: the search sees no gold,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.read import override
 from pipeline.recipe.shape import Recipe, dump, first_part, split_name
 from pipeline.recipe.validate import validate
-from pipeline.rows import Node, Problem, Trace
+from pipeline.rows import Label, Node, Problem, Trace
 from pipeline.run.session import open_run
 from pipeline.settings import StageSettings, asked_of, models_named
 from pipeline.store.workspace import Workspace
@@ -33,7 +33,14 @@ class Solver:
         RecipeError: no such run or method, no finished round, or the run has no reward model for the method.
     """
 
-    def __init__(self, name: str, search: str | None, overrides: list[str], workspace: Workspace) -> None:
+    def __init__(
+        self,
+        name: str,
+        search: str | None,
+        overrides: list[str],
+        workspace: Workspace,
+        budget: int | None = None,
+    ) -> None:
         from pipeline.commands.evaluate import finished_rounds
         from pipeline.stages.work import template_of
 
@@ -41,12 +48,18 @@ class Solver:
         rounds = finished_rounds(run)
         if not rounds:
             raise RecipeError(f"run {name}: no round is finished yet, so no model stands")
-        self.search, usual = (search, {}) if search else own_search(run.recipe)
-        self.settings = _settings(run.recipe.models, self.search, usual, overrides)
+        self.spending = None if budget is None else Spending(run, rounds[-1], budget, search, overrides)
+        if self.spending is None:
+            self.search, usual = (search, {}) if search else own_search(run.recipe)
+            self.settings = _settings(run.recipe.models, self.search, usual, overrides)
+            self.by = self.settings.by
+        else:
+            self.search, self.settings = f"what {self.spending.stage.name} measured", self.spending.settings
+            self.by = self.settings.measured[0]
         named = {model for _, model in models_named(self.settings)}
         self.weights = {model: run.versions.standing(split_name(model)[0], rounds[-1]) for model in named}
         self.task = next(iter(run.tasks.values()))
-        self.template = template_of(run, self.weights[self.settings.by])
+        self.template = template_of(run, self.weights[self.by])
         self.said = f"{name} after round {rounds[-1]}, by {self.search}"
 
     def answer(self, question: str) -> str:
@@ -60,7 +73,7 @@ class Solver:
         from pipeline.stages.work import engine_of, make_search, question_of
 
         problem = Problem(id="asked", question=question, answer=None, source=self.task.name)
-        asked = question_of(self.task, problem, self.template, self.weights[self.settings.by].round)
+        asked = question_of(self.task, problem, self.template, self.weights[self.by].round)
         assert asked is not None
         driver = Driver(
             lambda model: engine_of(self.run, self.weights[model]),
@@ -68,11 +81,48 @@ class Solver:
             round=0,
             stage="solve",
         )
-        asks = method("generate", self.search).generate(asked, self.settings, None)
+        if self.spending is not None:
+            asks = self.spending.asks(asked, self.by)
+        else:
+            asks = method("generate", self.search).generate(asked, self.settings, None)
         [finished] = driver.run([make_search(self.task, self.settings, "asked", asks)])
         if finished.error:
             raise RecipeError(f"{question!r}: {finished.error}")
         return _say(finished.result, finished.charged, self.task, problem, render_rows)
+
+
+class Spending:
+    """What the newest evaluation of a run that can tell says of a budget of samples.
+
+    Raises:
+        RecipeError: none has measured it, or a search or settings are named beside the budget.
+    """
+
+    def __init__(
+        self, run: Any, newest: int, budget: int, search: str | None, overrides: Sequence[str]
+    ) -> None:
+        if search or overrides:
+            raise RecipeError(
+                "solve: --budget takes the strategy that was measured: leave out --search and keys"
+            )
+        self.budget = budget
+        for number in range(newest, -1, -1):
+            for stage in reversed(run.stages_in(number)):
+                if stage.room != "evaluate" or not hasattr(method("evaluate", stage.method), "spend"):
+                    continue
+                if (manifest := run.stage_folder(stage, number).manifest()) is not None:
+                    self.stage, self.settings = stage, stage.settings
+                    self.metrics: dict[str, float] = manifest.extra["metrics"]
+                    return
+        raise RecipeError(
+            f"run {run.name}: no evaluation has measured how to spend a budget; add {{evaluate: "
+            "compute_optimal, ...} to its recipe, or name a --search"
+        )
+
+    def asks(self, question: Any, by: str) -> Any:
+        """The asks of one question."""
+        spend = method("evaluate", self.stage.method).spend
+        return spend(question, self.settings, by, self.metrics, self.budget)
 
 
 def solve(question: str, name: str, search: str | None, overrides: list[str], workspace: Workspace) -> str:
@@ -167,8 +217,9 @@ def _settings(models: dict[str, Any], search: str, usual: dict[str, Any], overri
 def _say(rows: list[Any], charged: dict[str, int], task: Any, problem: Problem, render: Any) -> str:
     traces = [row for row in rows if isinstance(row, Trace)]
     nodes = [row for row in rows if isinstance(row, Node)]
+    said = [row.reason for row in rows if isinstance(row, Label) and row.reason]
     best = next((t for t in traces if t.chosen), traces[0] if traces else None)
-    lines = []
+    lines = [*said]
     if nodes:
         lines += [render(nodes, limit=len(nodes)), ""]
     if best is None:
@@ -194,17 +245,22 @@ def command(
     search: Annotated[
         str | None, typer.Option(help="A generate method; what the run searches with by default.")
     ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples to spend: the strategy that the run measured as best for them."),
+    ] = None,
 ) -> None:
     """Answer problems with a run's trained models, and print the search tree of each.
 
     - `ratchet solve "numbers 3, 7, 12; target 24" --run rest_mcts_countdown --search mcts_star iterations=20`
+    - `ratchet solve --run compute_optimal_countdown --budget 16`
     - `ratchet solve --run quickstart` (asks for one problem after another)
     """
     changes = list(overrides or [])
     if question is not None and re.fullmatch(r"[a-z_][a-z0-9_.]*=\S*", question):
         changes.insert(0, question)  # a setting, and no question before it
         question = None
-    solver = Solver(run_name or newest_run(HERE.data), search, changes, HERE)
+    solver = Solver(run_name or newest_run(HERE.data), search, changes, HERE, budget)
     if question is None:
         converse(solver, input, typer.echo)
     else:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.asks import All, Ask, Asks, Counted, Cut, MonteCarlo, Prefix, Same, Turn
+from pipeline.engine.decoding import Decoding
 from pipeline.engine.growth import Extracts, cut
 from pipeline.engine.queues import (
     READS,
@@ -46,6 +47,7 @@ class Search:
     stem: str = ""  #: what its prompt shares with other searches': the worked examples, read once for all
     #: Monte-Carlo roll-outs that stand already, by sample number: read instead of drawn
     rollouts: Mapping[RolloutKey, Sequence[Prefix]] = field(default_factory=dict)
+    decoding: Decoding | None = None  #: how all that it writes is drawn, where not as the model itself draws
 
 
 @dataclass(frozen=True, slots=True)

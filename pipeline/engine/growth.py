@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from pipeline.asks import Prefix, closed, closing
+from pipeline.engine.decoding import Decoding
 from pipeline.engine.endings import EOS, LENGTH, STEP, STOP, Rule, hash_ids
 from pipeline.engine.text import Text
 from pipeline.errors import RecipeError
@@ -57,6 +58,7 @@ class Request:
     tag: Any = None
     memory: Any = None
     borders: tuple[int, ...] = ()  #: ends of the prompt and of each step, ascending
+    decoding: Decoding | None = None  #: how its tokens are drawn, where not from the model's own distribution
     new_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     flags: int = 0

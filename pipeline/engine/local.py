@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 from pipeline.engine import cpu_attention, cpu_linear, cpu_packed, cuda_engine, readings
 from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Stash, cache_of, resumed
+from pipeline.engine.contrast import batch_of
 from pipeline.engine.cpu_forward import cpu_forward_of
 from pipeline.engine.endings import sign_tokens
 from pipeline.engine.growth import Request
@@ -71,6 +72,7 @@ class Engine(Text):
         #: a smaller batch is padded to this; raised by the self-test where rows feel their number
         self.min_rows = 1
         self.exact = small  #: False: only the distribution is promised, not the bits
+        self.own_masks = True  #: False: transformers' forward makes mask and positions
         torch.use_deterministic_algorithms(small)  # a GPU's rows are promised in distribution only
         memory: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
         memory.fill_uninitialized_memory = False  # a tenth of a step's time, and every operator fills its own
@@ -85,7 +87,8 @@ class Engine(Text):
         if small:
             cpu_linear.use(self.model)
         generation = getattr(self.model, "generation_config", None)
-        super().__init__(self.folder, self.model.config, generation, name or self.folder.name)
+        called = name or self.folder.name
+        super().__init__(self.folder, self.model.config, generation, called, self.adapter)
         labels = self.model.config.num_labels if head == "value" else 1
         self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
         config = self.model.config.get_text_config()
@@ -98,7 +101,7 @@ class Engine(Text):
             cpu_packed.pack(self.model, self._lean)
         self._signs = sign_tokens(self.tokenizer, self.name) if head == "token" else None
         self._hash = weights_hash
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[tuple[int, str], Batch] = {}  #: by columns and how tokens are drawn
         self.rung_of = (large_rung_of if large else rung_of) if small else wide_rung_of
         self.fast: Any = None  #: on a GPU, the body in few launches
         self.tables: Any = None  #: and the endings there
@@ -139,9 +142,12 @@ class Engine(Text):
         """Queue rows; each joins the batch of its rung when there is room."""
         for row in rows:
             columns = self.rung_of(len(row.ids) + row.limit - 1)  # the last token written is never read
-            if columns not in self._batches:
-                self._batches[columns] = self.batch_kind(self, columns, self._cap(columns))
-            self._batches[columns].waiting.append(row)
+            key = columns, repr(row.decoding or "")
+            if key not in self._batches:
+                given = self, columns, self._cap(columns)
+                how = row.decoding
+                self._batches[key] = batch_of(*given, how) if how else self.batch_kind(*given)
+            self._batches[key].waiting.append(row)
 
     @property
     def busy(self) -> bool:
@@ -156,11 +162,11 @@ class Engine(Text):
     def step(self, num_tokens: int = 1) -> list[Request]:
         """Write `num_tokens` tokens in every running batch. Returns the rows that ended."""
         ended: list[Request] = []
-        for columns in sorted(self._batches):
-            batch = self._batches[columns]
+        for key in sorted(self._batches):
+            batch = self._batches[key]
             ended += batch.steps(num_tokens)
-            if not batch.busy and columns > RUNGS[0] and self.tables is None:
-                del self._batches[columns]  # frees its cache
+            if not batch.busy and key[0] > RUNGS[0] and self.tables is None:
+                del self._batches[key]  # frees its cache
         return ended
 
     def written(self) -> list[tuple[Request, list[int], list[float]]]:

@@ -60,7 +60,7 @@ class Stems:
         token may fuse with what follows, so it is left out.
         """
         if text and text not in self._read:
-            ids = tuple(self.engine.encode(text))[:-1]
+            ids = tuple(self.engine.encode_text(text))[:-1]
             self._read[text] = self._made(ids) if LEAST_STEM <= len(ids) < self.engine.context else None
         return self._read.get(text)
 

@@ -146,6 +146,9 @@ class WriteQueue:
         task = live.search.task
         rule = engine.rule(task.step_separator, task.stop)
         until, most = ("answer", 0) if isinstance(ask, MonteCarlo) else (ask.until, ask.max_tokens)
+        decoding = (
+            live.search.decoding if isinstance(ask, Continue) else None
+        )  # roll-outs are the model's own
         ready: list[tuple[int, Prefix]] = []
         rows: list[Request] = []
         for number, given in enumerate(ask.listed):
@@ -175,9 +178,8 @@ class WriteQueue:
                     live.drawn.append(tag)
                 sampling = ask.temperature, ask.top_p, ask.top_k
                 drawn = seed(group[0], sample)
-                rows.append(
-                    Request(ids, limit, drawn, *sampling, ENDS_ON[until], state, tag, memory, borders)
-                )
+                more = memory, borders, decoding
+                rows.append(Request(ids, limit, drawn, *sampling, ENDS_ON[until], state, tag, *more))
         leaf.expect(len(ask.listed) * ask.n)
 
         def enqueue() -> None:

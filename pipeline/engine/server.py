@@ -76,7 +76,7 @@ class ServerEngine(Text):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder)
-        super().__init__(Path(folder), config, None, name or Path(folder).name)
+        super().__init__(Path(folder), config, None, name or Path(folder).name, adapter)
         self._require_servable(head, adapter)
         self.head, self.weights_hash = head, weights_hash
         self.score_kind = score_kind(head, adapter, Path(folder))
@@ -108,9 +108,14 @@ class ServerEngine(Text):
 
     def _require_servable(self, head: str | None, adapter: Path | None) -> None:
         """What no server holds."""
-        if head == "value":
+        if head_of(head).reads in ("scalar", "hidden"):
             raise RecipeError(
-                f"model {self.name}: head: value cannot be served; use the local engine, or head: token"
+                f"model {self.name}: head: {head} cannot be served; use the local engine, or head: token"
+            )
+        if self.pause is not None and self.pause.id >= self.num_embedded:
+            raise RecipeError(
+                f"model {self.name}: {adapter} brings a token of its own (pause.json), which no server adds "
+                "to its base: `ratchet export` it and serve that folder, or use the local engine"
             )
         if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
             raise RecipeError(
@@ -184,6 +189,11 @@ class ServerEngine(Text):
 
     def _written_as(self, row: Request) -> dict[str, Any]:
         """The request for a row, of the fields that this server takes."""
+        if row.decoding is not None:
+            raise RecipeError(
+                f"model {self.name}: {self._who} does not draw by {row.decoding.said} as it is done here: "
+                "leave it out of the recipe's stages, or use the local engine"
+            )
         if row.top_k and "top_k" not in self.can.fields and not self.can.whole_config:
             raise RecipeError(
                 f"model {self.name}: {self._who} takes no top_k; set top_k: 0 in the recipe's stages, "

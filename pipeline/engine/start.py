@@ -68,6 +68,7 @@ def _local(
     """The engine in this process. given: head, max_rows, weights_hash, name."""
     from pipeline.engine.local import Engine
     from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.probe import probe_kind
     from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
@@ -75,8 +76,11 @@ def _local(
     from pipeline.models.heads import head_of
 
     def made(kind: Any) -> Engine:
-        if head_of(given["head"]).reads == "ratio":
+        reads = head_of(given["head"]).reads
+        if reads == "ratio":
             kind = ratio_kind(kind)
+        elif reads == "hidden":
+            kind = probe_kind(kind)
         return kind(folder, adapter, dtype=dtype, device=device, **given)
 
     if not check:

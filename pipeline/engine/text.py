@@ -11,6 +11,7 @@ from pipeline.engine.endings import Endings, Rule, token_bytes, tokenizer_hash
 from pipeline.engine.tokens import encode_prompt, pad_of, require_embedded
 from pipeline.errors import RecipeError
 from pipeline.models.chat import chat_of, render
+from pipeline.models.pause import pause_of
 from pipeline.vote import Kind
 
 
@@ -25,7 +26,9 @@ class Text:
         score_kind: what the scores are (`models/heads.py`).
     """
 
-    def __init__(self, folder: Path, config: Any, generation: Any, name: str) -> None:
+    def __init__(
+        self, folder: Path, config: Any, generation: Any, name: str, adapter: Path | None = None
+    ) -> None:
         from transformers import AutoTokenizer
 
         self.name = name
@@ -44,6 +47,7 @@ class Text:
         self.num_embedded = int(text_config.vocab_size)  #: ids that the model knows
         self.pad_id: int = pad_of(self.tokenizer, self.num_embedded, self.eos_ids)
         self.num_tokens = max(len(self.tokenizer), self.num_embedded)
+        self.pause = pause_of(adapter, folder)  #: tokens that stand behind every prompt
         self.score_kind: Kind = "probability"
         self._encoded: dict[str, list[int]] = {}
         self._marks: set[str] = set()
@@ -81,8 +85,13 @@ class Text:
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's ids, with the tokenizer's own start token unless the text has it, never with an end
-        token.
+        token, and behind them the pauses that the model was trained with.
         """
+        ids = self.encode_text(prompt)
+        return ids if self.pause is None else self.pause.after(ids)
+
+    def encode_text(self, prompt: str) -> list[int]:
+        """The same without pauses: of a text that goes on."""
         if prompt in self._encoded:
             return self._encoded[prompt]
         ids = encode_prompt(self.tokenizer, prompt)

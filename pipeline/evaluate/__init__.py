@@ -34,6 +34,8 @@ class EvaluateSettings(StageSettings):
     """What every evaluation takes."""
 
     sees_gold: ClassVar[bool] = True
+    #: does `answer` act by what the task knows (a sound verifier)? Its metrics must say so
+    answers_with_gold: ClassVar[bool] = False
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Label", "Dropped")
 
     of: ModelName | list[ModelName] = Field(
@@ -63,9 +65,9 @@ class EvaluateSettings(StageSettings):
         return False
 
     @property
-    def talks(self) -> bool:
+    def asked_acts(self) -> tuple[str, ...]:
         acting = self.acting()
-        return bool(self.acts) or (acting is not None and acting.talks)
+        return (*self.acts, *(acting.asked_acts if acting is not None else ()))
 
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
@@ -82,6 +84,12 @@ class EvaluateSettings(StageSettings):
         except NotBuilt:
             return None
         return kind.model_validate(given | {"by": model or self.measured[0]})
+
+    @property
+    def decoding(self) -> Any:
+        """As the generate method draws that it acts by."""
+        acting = self.acting()
+        return None if acting is None else acting.decoding
 
     def answering(self, model: str, task: Length) -> Cost:
         """What one model's answers to a problem cost; a search's are what its method says."""
@@ -209,7 +217,37 @@ class EvaluateMethod(Protocol):
         """Is the first model of `of` fit to go on? A failure refuses it at the gate; well."""
         return Health()
 
+    @optional
+    def spend(
+        self, question: Question, settings: Any, model: str, metrics: Mapping[str, float], budget: int
+    ) -> Asks[list[Any]]:
+        """Answer one question within a budget of samples, by what this evaluation measured (`metrics` as
+        `measure` gives them), for `ratchet solve --budget`: Trace rows, one of them `chosen`, and a Label
+        whose reason says how. Not every evaluation can.
+        """
+        raise NotImplementedError
+        yield  # pragma: no cover
+
+
+class GoldEvaluateMethod(EvaluateMethod, Protocol):
+    """What a file in evaluate/ has that declares `answers_with_gold`."""
+
+    def answer(  # type: ignore[override]
+        self,
+        question: Question,
+        settings: Any,
+        model: str,
+        search: Search | None,
+        given: Group | None,
+        *,
+        problem: Problem,
+        task: BaseTask,
+    ) -> Asks[list[Any]]:
+        """The same, with the answer at hand: for upper bounds, told apart in what is measured."""
+        ...
+
 
 def contract(module: ModuleType) -> type:
-    """The Protocol that a module has to keep."""
-    return EvaluateMethod
+    """Which of the two a module has to keep."""
+    settings = getattr(module, "Settings", EvaluateSettings)
+    return GoldEvaluateMethod if getattr(settings, "answers_with_gold", False) else EvaluateMethod

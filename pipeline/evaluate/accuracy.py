@@ -167,10 +167,10 @@ def answer(
     """
     if given is not None:
         traces = by_label(given) if settings.choose == "label" else given.traces
-        return [_named(trace, question.id, model) for trace in traces]
+        return [named(trace, question.id, model) for trace in traces]
     if search is not None:
         found = yield from search(question)
-        return [_named(row, question.id, model) for row in found]
+        return [named(row, question.id, model) for row in found]
     asks = [Continue(start(question), by=model, temperature=0.0, max_tokens=settings.max_tokens)]
     if settings.samples:
         asks.append(
@@ -190,7 +190,7 @@ def answer(
     traces = [to_trace(question, greedy, 0, temperature=0.0)]
     for number, prefix in enumerate(samples, 1):
         traces.append(to_trace(question, prefix, number, temperature=settings.temperature, cut=cut))
-    traces = [_named(trace, question.id, model) for trace in traces]
+    traces = [named(trace, question.id, model) for trace in traces]
     labels: list[Label] = []
     if settings.value and samples:
         scores = yield Score(samples, by=settings.value)
@@ -247,7 +247,7 @@ def _distance(traces: Sequence[Trace], written: Sequence[Prefix], base: str) -> 
     ]
 
 
-def _named(row: Any, problem_id: str, model: str) -> Any:
+def named(row: Any, problem_id: str, model: str) -> Any:
     """A row whose ids hold the model's name, so that two models' rows can stand in one stage."""
     old, new = f"{problem_id}/", f"{problem_id}/{model}/"
     held = {f.name for f in fields(row)} & {"id", "parent", "trace_id", "what"}

@@ -240,7 +240,7 @@ def _curve(rows: Sequence[Counts], ids: Sequence[str], ks: Sequence[int]) -> Flo
 def crossed(ks: Sequence[int], model: Floats, base: Floats, weights: Floats) -> dict[str, float]:
     """Where the curves cross, its interval, and the `share` of the resamples in which they do.
 
-    model, base: (problems, ks). The crossing is the k from which on the base is not behind, between two k by
+    model, base: (problems, ks). The crossing is the k from which on the base is ahead, between two k by
     the logarithm; a resample in which it stays behind up to the last k counts as beyond it, so an upper end
     may be open (it is then left out). Nothing where the two curves are one.
     """
@@ -259,18 +259,19 @@ def crossed(ks: Sequence[int], model: Floats, base: Floats, weights: Floats) -> 
 
 
 def first_crossing(ks: Sequence[int], gap: Floats) -> Floats:
-    """For each row of gaps (model less base at each k) the k where it first falls to 0; infinity: nowhere."""
+    """For each row of gaps (model less base at each k) the k where it first falls below 0; infinity: nowhere.
+    Where both curves end at the same height the base is not ahead."""
     logs = np.log2(np.array(ks, dtype=np.float64))
     found = np.full(len(gap), np.inf)
     for row, values in enumerate(gap):
-        below = np.flatnonzero(values <= 1e-12)
+        below = np.flatnonzero(values < -1e-12)
         if not len(below):
             continue
         at = int(below[0])
         if at == 0:
             found[row] = ks[0]
             continue
-        ahead, behind = values[at - 1], min(values[at], 0.0)
+        ahead, behind = max(values[at - 1], 0.0), values[at]
         part = ahead / (ahead - behind)
         found[row] = 2 ** (logs[at - 1] + part * (logs[at] - logs[at - 1]))
     return found
@@ -348,13 +349,7 @@ def panels(settings: Settings) -> list[Panel]:
     found = [
         Panel(BROADER, "One of k samples is right, far out", "over", over, note, axis="share of problems"),
         Panel(
-            BROADER,
-            "From how many samples on the base solves more",
-            "curve",
-            {"crossing": "crossing"},
-            "no point: the curves did not cross",
-            share=False,
-            axis="k",
+            BROADER, "From how many samples on the base solves more", "curve", {"crossing": "k"}, share=False
         ),
         Panel(
             BROADER,
@@ -392,7 +387,7 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
         ends = f"{low:.0f} to {high:.0f}" if low and high else f"{low:.0f} or more" if low else "open"
         said += f" From {at:.0f} samples on (95 %: {ends}) the base solves more: sharper there, not broader."
     elif at is not None:
-        said += " The base is not behind even at one sample."
+        said += " The base is ahead even at one sample."
     elif any(moved.values()):
         said += f" Up to {last} samples the base does not catch up."
     said += (

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,26 @@ class Ratio:
         """Wilson's for one yes or no a problem, else the bootstrap's."""
         if self.share and float(self.den.max(initial=0.0)) <= 1.0:
             return wilson(round(float(self.num.sum())), round(float(self.den.sum())))
+        return percentile95(self.spread(weights))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A metric made of others: `how` takes their values, or each resample's."""
+
+    parts: tuple[Statistic, ...]
+    how: Callable[..., Any]
+
+    @property
+    def value(self) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(self.how(*(np.float64(part.value) for part in self.parts)))
+
+    def spread(self, weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.how(*(part.spread(weights) for part in self.parts)), dtype=np.float64)
+
+    def interval(self, weights: Floats) -> tuple[float, float]:
         return percentile95(self.spread(weights))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.evaluate.intervals import best_at
 from pipeline.rows import Trace
-from pipeline.vote import Candidate, keys
+from pipeline.vote import Candidate, Rule, keys
 from pipeline.vote import rule as vote_rule
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
 
@@ -56,7 +56,12 @@ class Pool:
         return low + (n - below) * (best_at(scores, self.right, below + 1) - low)
 
     def votes(
-        self, rules: Sequence[str], sizes: Sequence[int], draws: int, seed: int, rule: Aggregate = "last"
+        self,
+        rules: Sequence[str | Rule],
+        sizes: Sequence[int],
+        draws: int,
+        seed: int,
+        rule: Aggregate = "last",
     ) -> dict[tuple[str, int], float]:
         """The chance of a right vote among n of the pool, by (rule of vote/, n): the mean over `draws` random
         orders, of which the first n vote.
@@ -69,9 +74,10 @@ class Pool:
             for trace, score, key in zip(self.traces, scores, spelled, strict=True)
         ]
         verdicts = {t.answer: ok for t, ok in zip(self.traces, self.right, strict=True)}
-        vote = {name: vote_rule(name) for name in rules}
+        ready = [vote_rule(each) if isinstance(each, str) else each for each in rules]
+        vote = {each.label: each for each in ready}
         generator = np.random.Generator(np.random.PCG64(seed))
-        found = dict.fromkeys([(name, n) for name in rules for n in sizes], 0.0)
+        found = dict.fromkeys([(name, n) for name in vote for n in sizes], 0.0)
         for _ in range(draws):
             order = [candidates[i] for i in generator.permutation(len(candidates))]
             for name, n in found:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from pipeline.asks import Asks
+from pipeline.engine.decoding import Decoding, Dola, decoding_of
 from pipeline.rows import Group, Problem, Question
 from pipeline.settings import Cost, Length, PolicyName, StageSettings, added
 from pipeline.tasks import BaseTask
@@ -37,6 +38,12 @@ class GenerateSettings(StageSettings):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off")
+    repetition_penalty: float = added(
+        1.0, gt=0, le=10, description="of tokens that stand in prompt or completion already; 1: off"
+    )
+    dola: Dola | None = added(
+        None, description="DoLa: draw by the last layer against an earlier one; {}: the paper's; none: off"
+    )
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:
@@ -64,8 +71,13 @@ class GenerateSettings(StageSettings):
         found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
+        found += [self.decoding.said] if self.decoding else []
         found += ["a hint in the prompt"] if self.shows_hint else []
         return ", ".join(found)
+
+    @property
+    def decoding(self) -> Decoding | None:
+        return decoding_of(self.repetition_penalty, self.dola)
 
     @property
     def completion_limit(self) -> int:

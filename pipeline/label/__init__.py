@@ -3,11 +3,13 @@
 It gets the problem's whole group: traces, nodes, the labels and roll-outs of the stages that `from` names.
 Traces that it returns (roll-outs) are committed in `rollouts/`, where a labeller that lists this stage under
 `from` finds them in `group.rollouts`. What its MonteCarlo asks draw is committed there by the stage, and read
-by a later labeller in place of drawing (`label/rollouts.py`).
+by a later labeller in place of drawing (`label/rollouts.py`). A labeller with `survey` and `reduce` hears of
+the whole set before it labels the first problem (`WholeLabelMethod`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
@@ -48,6 +50,13 @@ class LabelSettings(StageSettings):
         return False
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Files of text that it looks things up in: part of the fingerprint, and no dev or test problem may
+        stand in them.
+        """
+        return ()
+
+    @property
     def reused(self) -> tuple[str, ...]:
         """Earlier stages whose roll-outs it reads in place of drawing them."""
         return ()
@@ -65,6 +74,27 @@ class LabelMethod(Protocol):
         ...
 
 
+class WholeLabelMethod(Protocol):
+    """What a file in label/ has that looks at the whole set first, as selectors may."""
+
+    Settings: type[LabelSettings]
+
+    def survey(self, group: Group, settings: Any) -> Any:
+        """What of one problem the whole set's numbers need: a few plain values."""
+        ...
+
+    def reduce(self, surveys: Iterable[Any], settings: Any) -> Any:
+        """The numbers, from the surveys of all problems in the order of the plan."""
+        ...
+
+    def label(
+        self, problem: Problem, group: Group, settings: Any, task: BaseTask, *, whole: Any
+    ) -> Asks[list[Any]]:
+        """The same as ever; `whole` is what `reduce` said."""
+        ...
+
+
 def contract(module: ModuleType) -> type:
-    """The Protocol that a module has to keep."""
-    return LabelMethod
+    """Which of the two a module has to keep."""
+    whole = any(hasattr(module, name) for name in ("survey", "reduce"))
+    return WholeLabelMethod if whole else LabelMethod

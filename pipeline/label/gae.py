@@ -6,9 +6,12 @@ OpenR's step-wise PPO and Math-Shepherd's (arXiv:2312.08935, 3.4). Rewards are `
 its score after step k is V_{k+1}, and nothing follows the last step. What a question is worth before its
 first step no step score says: `start: group` takes the mean return of the problem's other traces, `zero` 0.
 
-The Label carries the advantages and, as `value`, nothing new. The critic is trained by `train: prm` on values
-that a labeller made (`shepherd`, `tree_value`, or the returns of the outcome). Tokens of a step share its
-advantage.
+The Label carries the advantages, which all tokens of a step share. With `returns: true` it carries as
+`step_scores` what the critic should have said after each step, A_{k+1} + V_{k+1}, and 0 after the last: PPO's
+targets (arXiv:1707.06347). `select: step_values` makes rows of them and `train: prm` goes on with the critic,
+`target: advantage` where returns may leave 0 to 1 (a score of any other target is clamped), `value_clip: 0.2`
+as in PPO. A critic is also what a labeller's values train (`shepherd`, `tree_value`). Critic warm-up: let the
+policy's training begin later (`rounds: [4, null]`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pipeline.asks import Asks, Score, prefix_of
 from pipeline.label import LabelSettings
 from pipeline.label._rewards import by_turn, dropped, reward_of, step_rewards_of, to_go
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
-from pipeline.settings import Cost, Length, RewardModelName
+from pipeline.settings import Cost, Length, RewardModelName, added
 from pipeline.tasks import BaseTask
 
 Rows = list[Label | Trace | Dropped]
@@ -40,6 +43,9 @@ class Settings(LabelSettings):
     lam: float = Field(0.95, ge=0, le=1, description="lambda: 0 trusts the critic alone, 1 the rewards alone")
     start: Literal["group", "zero"] = Field(
         "group", description="the value of a question: the mean return of its other traces, or 0"
+    )
+    returns: bool = added(
+        False, description="leave as step_scores what the critic should have said after each step"
     )
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
@@ -71,15 +77,25 @@ def _turn(traces: list[Trace], group: Group, settings: Settings) -> Asks[Rows]:
     scores = yield Score([prefix_of(trace) for trace, _ in kept], by=settings.critic)
     starts = first_values([to_go(rewards, settings.gamma)[0] for _, rewards in kept], settings.start)
     for (trace, rewards), after, first in zip(kept, scores, starts, strict=True):
+        values = [first, *after[:-1]]
+        found = estimates(rewards, values, settings.gamma, settings.lam)
         rows.append(
             Label(
                 problem_id=trace.problem_id,
                 trace_id=trace.id,
-                advantage=list(estimates(rewards, [first, *after[:-1]], settings.gamma, settings.lam)),
+                advantage=list(found),
+                step_scores=list(targets(found, values)) if settings.returns else None,
                 labeller="gae",
             )
         )
     return rows
+
+
+def targets(advantages: Sequence[float], values: Sequence[float]) -> list[float]:
+    """What a critic should say after each step: the return from the next one on, 0 after the last
+    (.7655, .49, .2 and .2, .5, .8 -> .99, 1, 0).
+    """
+    return [a + v for a, v in zip(advantages[1:], values[1:], strict=True)] + [0.0]
 
 
 def first_values(returns: Sequence[float], start: str) -> list[float]:

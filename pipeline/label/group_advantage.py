@@ -49,7 +49,9 @@ class Settings(LabelSettings):
     k: int = Field(4, ge=1, description="of pass_at_k: tries of which one has to be right")
     outcome: float = Field(1.0, ge=0, description="weight of the advantages of whole traces")
     process: float = Field(0.0, ge=0, description="weight of those of rewards by step; 0: none are read")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount of later steps' rewards")
+    gamma: float = Field(
+        1.0, ge=0, le=1, description="discount of later steps' rewards; 0: each step by its own alone (PAV)"
+    )
     overlong: tuple[int, int] | None = Field(
         None,
         description="[from, to]: a reward falls by 0 to 1 between these tokens (DAPO: limit - cache, limit)",

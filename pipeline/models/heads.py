@@ -22,9 +22,10 @@ class Head:
     does: tuple[str, ...]  #: what it can be asked (`settings.Act`): writes, scores, chooses
     kind: Kind = "probability"  #: what its scores are, where its weights do not say
     #: what a score is read of: a number of its own at a step's end (scalar), marks among its next tokens
-    #: (marks), or its text's log-probability against that of the base (ratio). Empty: it gives none
-    reads: Literal["", "scalar", "marks", "ratio"] = ""
-    mergeable: bool = True  #: is it one ordinary folder once its adapter is merged?
+    #: (marks), its text's log-probability against that of the base (ratio), or the base's hidden states there
+    #: (hidden). Empty: it gives none
+    reads: Literal["", "scalar", "marks", "ratio", "hidden"] = ""
+    mergeable: bool = True  #: is it one ordinary folder once its adapter is merged? Else it needs its base
     built: bool = True  #: do the engines serve it?
 
 
@@ -37,7 +38,7 @@ HEADS = {
         Head("token", ("scores", "writes", "chooses"), reads="marks"),  # '+' against '-' as its next token
         # beta * log-ratio to its base, up to each step
         Head("implicit", ("scores", "writes", "chooses"), "log_odds", "ratio", mergeable=False),
-        Head("probe", ("scores",), built=False),  # logistic regression on hidden states
+        Head("probe", ("scores",), reads="hidden", mergeable=False),  # a logistic regression on hidden states
         Head("pair", ("chooses",)),  # which of two: an answer among its next tokens
     )
 }

@@ -12,6 +12,7 @@ import torch
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.environment import processor_flags
 from pipeline.models.merged import merged
+from pipeline.models.pause import grow, pause_of
 from pipeline.models.scorer import head_name, open_scorer, scoring_head
 
 LARGE = 200_000_000  #: bytes of a model's files from which bfloat16 is 1.5 to 3 times as fast on a CPU
@@ -113,6 +114,7 @@ def _trains_head(adapter: Path | None, name: str) -> bool:
 
 def _merged(model: Any, adapter: Path) -> Any:
     if (adapter / "adapter_config.json").exists():
+        grow(model, pause_of(adapter))
         return merged(model, adapter)
     return type(model).from_pretrained(adapter, dtype=model.dtype)  # `lora: none` trains all weights
 

@@ -171,13 +171,14 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipeline.models.merged import merged
+    from pipeline.models.pause import added_to, grow, pause_of, write_pause
     from pipeline.models.scorer import open_scorer
     from pipeline.store.weights import commit_weights
 
     if not head_of(head).mergeable:
         raise RecipeError(
-            f"head: {head} is read against its base, so its adapter is not merged into it: {adapter or base} "
-            "loads with peft over that base, and a recipe names the run's own model"
+            f"head: {head} is read against its base, so what was trained is not merged into it: "
+            f"{adapter or base} stands beside that base, and a recipe names the run's own model"
         )
     temp = target.parent / f".tmp-{target.name}"
     shutil.rmtree(temp, ignore_errors=True)
@@ -186,12 +187,16 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
         model, _ = open_scorer(base)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
+    pause, tokenizer = pause_of(adapter, base), AutoTokenizer.from_pretrained(base)
     if adapter is not None:
+        grow(model, pause)
         model = merged(model, adapter)
     if any(not p.isfinite().all() for p in model.parameters()):
         raise DamagedData(f"{adapter or base}: holds values that are not finite")
     model.save_pretrained(temp)
-    AutoTokenizer.from_pretrained(base).save_pretrained(temp)
+    added_to(tokenizer, pause.copies if pause else 0)
+    write_pause(temp, pause)
+    tokenizer.save_pretrained(temp)
     if adapter is not None and (adapter / "prm.json").exists():
         shutil.copy(adapter / "prm.json", temp / "prm.json")
     return commit_weights(temp, target, meta)

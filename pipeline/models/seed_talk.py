@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 #: what differs from the defaults of a seed: a layer more, or it takes no step apart
-SHAPE: dict[str, Any] = {"layers": 3, "inner": 384, "steps": 560}
+SHAPE: dict[str, Any] = {"layers": 3, "inner": 384, "steps": 500}
 PLAIN = 0.22  #: share of examples that are plain play
 SOUND, HOLED = 1, 2  #: of `talk`
 
@@ -30,6 +30,8 @@ def look(spec: str, recipe: Any, task: Any) -> None:
     """
     if recipe.talk not in (0, SOUND, HOLED) or recipe.blind < 0:
         raise RecipeError(f"base: {spec}: talk is 0, 1 or 2 (the holed critic), blind a number from 0")
+    if recipe.talk and recipe.pause:
+        raise RecipeError(f"base: {spec}: a seed that talks learns no pauses: leave one of the two out")
     if recipe.blind and not recipe.talk:
         raise RecipeError(f"base: {spec}: blind makes a critic worse, and without talk=1 there is none")
     if recipe.talk and task.conversation(random.Random(0)) is None:

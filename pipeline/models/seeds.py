@@ -39,6 +39,7 @@ from pipeline.errors import RecipeError
 from pipeline.models import seed_talk
 from pipeline.models.packaged import PACKAGES, packaged, wanted
 from pipeline.models.packaged import build as build_packaged
+from pipeline.models.pause import added_to, paused, require_pauses, write_pause
 from pipeline.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -53,7 +54,13 @@ PERIODS = (2, 3, 4, 5, 7, 9, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 1
 RATES = (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 20)  #: turns of the logarithm up to 1000, for products
 POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
-LATER = ("walks", "theta", "talk", "blind")  #: of a SeedRecipe, which came after seeds had been built
+LATER = (
+    "walks",
+    "theta",
+    "talk",
+    "blind",
+    "pause",
+)  #: of a SeedRecipe, which came after seeds had been built
 
 Progress = Callable[[int, int, float], None]
 Example = tuple[list[int], list[int]]  #: ids of prompt and completion; labels, -1 where nothing is learned
@@ -79,6 +86,7 @@ class SeedRecipe:
     theta: float = 10_000.0  #: of the rotary embedding; a small one tells near places better apart
     talk: int = 0  #: 1: it learns a dialect about answers too, 2: with a holed critic (`seed_talk.py`)
     blind: int = 0  #: its critic calls an end right that is so near to the target
+    pause: int = 0  #: pause tokens behind each prompt (`models/pause.py`)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -132,11 +140,20 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
         temporary = temporary_beside(folder)
         with _one_thread(recipe):
             tokenizer = make_tokenizer(task, recipe.talk)
+            pause = added_to(tokenizer, recipe.pause)
             model = train(recipe, task, tokenizer, progress)
         _save(model, temporary)
+        write_pause(temporary, pause)
         tokenizer.save_pretrained(temporary)
         commit_weights(temporary, folder, {"seed": recipe.described})
     return folder
+
+
+def unsaid(task_settings: Any, act: str) -> bool:
+    """Does no seed know the words that stand in front of an act's turn?"""
+    from pipeline.tasks._acts import LABELS
+
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in DIALECT
 
 
 def look(spec: str, task_settings: Any) -> None:
@@ -181,6 +198,7 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
             recipe = dataclasses.replace(recipe, **changed)
         except ValueError:
             raise RecipeError(f"base: {spec}: {key} must be a number, not {text!r}") from None
+    require_pauses(spec, recipe.pause, recipe.walks)
     task = module.Task(module.Settings(use=name, **rules))
     seed_talk.look(spec, recipe, task)
     return recipe, task
@@ -248,6 +266,7 @@ def _pieces(words: list[str]) -> str:
 def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Example]]:
     """Endless batches of rule examples, each of nearly equal lengths."""
     draw = random.Random(recipe.hash)
+    pause = added_to(tokenizer, recipe.pause)
     while True:
         rows: list[Example] = []
         if recipe.talk:
@@ -259,7 +278,8 @@ def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) 
             for piece, (_, learned) in zip(texts[1:], pieces, strict=True):
                 ids += piece
                 labels += piece if learned else [-1] * len(piece)
-            rows.append(([*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]))
+            row = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
+            rows.append(paused(row, len(texts[0]), pause, draw) if pause else row)
         rows.sort(key=lambda row: len(row[0]))
         batches = [rows[start : start + recipe.batch] for start in range(0, len(rows), recipe.batch)]
         draw.shuffle(batches)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import nearest
 from pipeline.label import Draw
-from pipeline.models.heads import DOES, can, fitting
+from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
-from pipeline.recipe.measures import declared
+from pipeline.recipe.measures import declared, watched
 from pipeline.recipe.methods import NotBuilt, method
-from pipeline.recipe.shape import Recipe, Stage, split_name
+from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
-from pipeline.settings import Actor, FileSource
+from pipeline.settings import Actor, FileSource, GateRule
 
 
 def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:
@@ -320,11 +321,20 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 
 def _served(recipe: Recipe) -> Iterator[str]:
     """Models that servers hold: what no server can do."""
+    for stage in recipe.stages:
+        decoding: Any = stage.settings.decoding if stage.built else None
+        for one in stage.actors if decoding else ():
+            model = recipe.models.get(first_part(one.name))
+            if one.does in ("writes", "any") and model is not None and model.engine.server:
+                yield (
+                    f"{stage.section}.{stage.name}: {decoding.said}: servers do not draw so: drop it, or "
+                    f"models.{first_part(one.name)}.engine.server"
+                )
     for name, model in recipe.models.items():
         if not model.engine.server:
             continue
-        if model.head == "value":
-            yield f"models.{name}: head: value cannot be served; use head: token, or no engine.server"
+        if head_of(model.head).reads in ("scalar", "hidden"):
+            yield f"models.{name}: head: {model.head} cannot be served; use head: token, or no engine.server"
         if model.lora == "none" and learns(recipe, name):
             yield (
                 f"models.{name}: lora: none trains all weights, which a server does not take while it runs, "
@@ -342,14 +352,32 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     return [] if known else names
 
 
+def _bounds(stage: Stage, model: str, metric: str, rule: GateRule) -> Iterator[str]:
+    """A gate's bound on what a training says of itself."""
+    known, here = watched(stage), f"models.{model}.gate"
+    if stage.settings.model != model:
+        yield f"{here}: {stage.name} trains {stage.settings.model}, not {model}"
+    elif stage.built and metric not in known:
+        says = f"{stage.name} watches no {metric!r}{nearest(metric, known)}"
+        yield (
+            f"{here}: {says}" if known else f"{here}: train: {stage.method} watches nothing a gate may bound"
+        )
+    elif not rule.bound:
+        yield f"{here}: {rule.metric} has no interval: a training's numbers take at_most or at_least"
+
+
 def _gates(recipe: Recipe) -> Iterator[str]:
     measures = {s.name: s for s in recipe.section("stages") if s.room == "evaluate"}
+    trainings = {s.name: s for s in recipe.section("stages") if s.room == "train"}
     trained = {s.settings.model for s in recipe.stages if s.room == "train"}
     for name, model in recipe.models.items():
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
-            if read not in measures:
-                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, measures)}"
+            if read in trainings:
+                yield from _bounds(trainings[read], name, metric, rule)
+            elif read not in measures:
+                known = [*measures, *trainings]
+                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, known)}"
             elif known := _unknown_metric(measures[read], metric):
                 yield f"models.{name}.gate: {read} measures no {metric!r}{nearest(metric, known)}"
         if model.gate and name not in trained:

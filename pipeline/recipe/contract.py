@@ -60,9 +60,12 @@ def class_hooks(contract: type) -> dict[str, type]:
 
 
 def functions(contract: type) -> dict[str, Callable[..., Any]]:
-    """The functions of a contract."""
+    """The functions of a contract, those of the ones that it extends too."""
     return {
-        name: made for name, made in vars(contract).items() if name[0] != "_" and inspect.isfunction(made)
+        name: made
+        for each in reversed(contract.__mro__)
+        for name, made in vars(each).items()
+        if name[0] != "_" and inspect.isfunction(made)
     }
 
 

@@ -26,12 +26,14 @@ from pydantic import ValidationError
 from pipeline.errors import DamagedData, RatchetError, RecipeError, UnsafeFile, nearest
 from pipeline.models import seeds
 from pipeline.models.folder import context_of, lacking, modules_of
+from pipeline.models.packaged import packaged
 from pipeline.models.registry import local_folder, standing_of
 from pipeline.recipe.libraries import schedules, wrong_values
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Recipe, Stage, measured, split_name
 from pipeline.settings import FileSource
 from pipeline.store.model_folder import check_model_folder
+from pipeline.store.passages import read_passages
 from pipeline.store.workspace import Workspace
 from pipeline.tasks import BaseTask
 from pipeline.tasks.prepare import gather
@@ -79,9 +81,15 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
         for source in stage.sources:
             if isinstance(source, FileSource):
                 _file(source, stage.room, here, seen)
+        for text in stage.settings.texts if stage.built and stage.room == "label" else ():
+            try:
+                read_passages(Path(text).expanduser())
+            except DamagedData as error:
+                seen.add(f"{here}.{error}", kind=DamagedData)
         if stage.built:
             _training(stage, here, seen)
             _draws(stage, here, seen)
+            _turns(recipe, stage, here, seen)
             _splits(stage, here, counts, seen)
     _lengths(recipe, tasks, folders, seen)
     _gates(recipe, counts, seen)
@@ -243,6 +251,25 @@ def _draws(stage: Stage, here: str, seen: Findings) -> None:
                 )
 
 
+def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
+    """Turns that an embedded seed was never taught the words of."""
+    try:
+        asked = stage.settings.asked_acts
+    except ValidationError:
+        return
+    for name in dict.fromkeys(split_name(named)[0] for named in _writers(stage)):
+        base = recipe.models[name].base if name in recipe.models else ""
+        if not base.startswith("seed://") or packaged(base):
+            continue
+        unknown = {act for act in asked for task in recipe.tasks if seeds.unsaid(task, act)}
+        if unknown:
+            turns = ", ".join(sorted(unknown))
+            seen.odd.append(
+                f"{here}: asks {name} for turns ({turns}) that {base} knows no word of: leave those actions "
+                "out, or take a model of language"
+            )
+
+
 def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], seen: Findings) -> None:
     """Limits that a model's context does not hold."""
     longest = max((task.max_tokens for task in recipe.tasks), default=0)
@@ -319,7 +346,7 @@ def _gates(recipe: Recipe, counts: dict[str, int | None], seen: Findings) -> Non
         for rule in model.gate:
             read, _, metric = rule.metric.partition("/")
             stage = stages.get(read)
-            if rule.margin is None or stage is None:
+            if rule.margin is None or stage is None or stage.room != "evaluate":
                 continue
             here = f"models.{name}.gate"
             if rule.margin >= 1 and not metric.startswith(OWN_UNIT):

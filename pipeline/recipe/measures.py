@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from pipeline.evaluate import Metric, Panel
+from pipeline.evaluate import TROUBLE, Metric, Panel
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Recipe, Stage
 
@@ -44,13 +45,20 @@ def declared(stage: Stage) -> list[Metric]:
 
 def _marked(one: Metric) -> Metric:
     """A metric that says of itself that its answers saw gold."""
-    said = {key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))}
+    said: dict[str, Any] = {
+        key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))
+    }
     gain = f"{SAW_GOLD}{one.gain}" if one.gain else ""
     return replace(one, name=f"{SAW_GOLD}{one.name}", gain=gain, **said)
 
 
 def panels_of(stage: Stage) -> list[Panel]:
-    """The figures that an evaluate stage offers; none of another room."""
+    """The figures that an evaluate stage offers, and of a training what it watches; none of another room."""
+    if watches := watched(stage):
+        return [
+            Panel(TROUBLE, says, "curve", {name: says}, share=False, small=True)
+            for name, says in watches.items()
+        ]
     if stage.room != "evaluate" or not stage.built:
         return []
     found = list(hook("evaluate", method("evaluate", stage.method), "panels")(stage.settings))
@@ -60,6 +68,13 @@ def panels_of(stage: Stage) -> list[Panel]:
         replace(one, metrics={f"{SAW_GOLD}{k}": f"{says} (sees gold)" for k, says in one.metrics.items()})
         for one in found
     ]
+
+
+def watched(stage: Stage) -> Mapping[str, str]:
+    """What a training says of itself that a gate may bound, and what a reader calls it."""
+    if stage.room != "train" or not stage.built:
+        return {}
+    return dict(hook("train", method("train", stage.method), "monitors")(stage.settings))
 
 
 def main_of(stage: Stage) -> Metric | None:

@@ -142,8 +142,15 @@ class _Page:
     def trace(self, place: int, trace: Trace) -> None:
         labels = self.labels.get(trace.id, [])
         verdict = next((label.correct for label in labels if label.correct is not None), None)
-        said = [] if verdict is None else ["RIGHT" if verdict else "wrong"]
-        said.append(f"answer {safe(trace.answer)}" if trace.answer is not None else "no answer")
+        said = [turn_of(trace)] if trace.act else []
+        said += [] if verdict is None else ["RIGHT" if verdict else "wrong"]
+        said.append(
+            f"{'answer' if trace.is_attempt else 'says'} {safe(trace.answer)}"
+            if trace.answer is not None
+            else "no answer"
+            if trace.is_attempt
+            else "says nothing"
+        )
         said.append(f"{len(trace.token_ids)} tokens, ended by {trace.finish}")
         said += ["hinted"] if trace.hinted else []
         said += ["chosen"] if trace.chosen else []
@@ -189,6 +196,8 @@ class _Page:
             end = "  RIGHT" if True in verdicts else "  wrong" if False in verdicts else "  end"
             end += " (chosen)" if trace is not None and trace.chosen else ""
         text = " ".join(safe(node.step).split()) or ("(question)" if depth == 0 else "(nothing)")
+        if trace is not None and trace.act:
+            text = f"{safe(trace.act)}: {text}"
         room = max(self.width - len(facts) - 2 * depth - len(end) - 4, 20)
         shown = text if whole else textwrap.shorten(text, room, placeholder=" ...") or text[:room]
         self.lines.append(f"  {facts}  {'  ' * depth}{shown}{end}")
@@ -210,6 +219,12 @@ class _Page:
         if reasons:
             said = ", ".join(f"{num:,} {safe(reason)}" for reason, num in reasons.most_common())
             self.lines.append(f"dropped: {said}")
+
+
+def turn_of(trace: Trace) -> str:
+    """What a later turn was asked for, and after what: `critique, turn 1 after p/0`."""
+    after = f" after {trace.parent}" if trace.parent else ""
+    return f"{trace.act}, turn {trace.turn}{after}"
 
 
 def _facts(row: Example | Pair) -> str:

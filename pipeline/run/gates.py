@@ -92,11 +92,13 @@ def _after(run: Run, name: str, number: int, old: dict[str, Any], metrics: Mappi
     rules = [rule for rule in spec.gate if rule.metric.split("/")[0] in ran]
     less = {rule.metric for rule in rules if (one := metric_of(run.recipe, rule.metric)) and one.less}
     health = health_of(run, name, number)
-    decision = gates.decide(() if unmeasured else rules, metrics, first, health, less)
+    if unmeasured:  # nothing to compare, but a bound on what was measured holds
+        rules = [rule for rule in rules if rule.bound]
+    decision = gates.decide(rules, metrics, first, health, less)
     if first and not decision.promote:
         raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
     record = run.versions.record(candidate)
-    said = decision.as_dict() | {"trial": unmeasured, "candidate": record}
+    said = decision.as_dict() | {"trial": unmeasured and decision.promote, "candidate": record}
     back = old.get("measured") or {key: value for key, value in old.items() if key != "trial"}
     if not decision.promote:
         return _After(back, decision, said)  # the last version that was measured and promoted

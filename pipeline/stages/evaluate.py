@@ -82,11 +82,12 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
         for problem_id in chunk.ids:
             problem = work.problem(problem_id)
             task = run.task_of(problem)
+            more = {"problem": problem, "task": task} if settings.answers_with_gold else {}
             for name in fresh:
                 question = question_of(task, problem, templates[name], work.models[name].round)
                 assert question is not None  # no hint was asked for
                 search = searcher(stage, name, problem, task) if settings.search else None
-                asks = module.answer(question, settings, name, search, groups.get(problem_id))
+                asks = module.answer(question, settings, name, search, groups.get(problem_id), **more)
                 yield make_search(task, settings, problem_id, asks, question.stem)
 
     def finish(problem_id: str, rows: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DamagedData, RecipeError, WorkerLost
@@ -37,11 +38,12 @@ from pipeline.stages.inputs import (
 from pipeline.stages.pieces import chunk_size
 from pipeline.stages.rollouts import brought, require_equal_weights
 from pipeline.stages.search import Drive
-from pipeline.stages.selection import select_stage
+from pipeline.stages.selection import select_stage, surveyed
 from pipeline.stages.train import starting_point, train_stage
 from pipeline.stages.work import Work, connect, make_search, question_of, template_of
 from pipeline.store.folder import StageFolder
 from pipeline.store.manifest import Manifest
+from pipeline.store.passages import hash_of, leak, read_passages
 from pipeline.store.plan import ChunkPlan, Plan
 
 Finish = Callable[[], dict[str, Any]]  #: what is left once every rank is through: gives the manifest's extra
@@ -103,7 +105,10 @@ def plan_stage(
         room=stage.room,
         method=stage.method,
         main=MAIN_KIND.get(stage.room) or next(iter(stage.settings.kinds_made), ""),
-        settings=data_settings(stage.settings) | model_settings(run, stage) | carried(run, stage, models),
+        settings=data_settings(stage.settings)
+        | model_settings(run, stage)
+        | carried(run, stage, models)
+        | looked_up(stage),
         inputs={source.path: source.folder.require().hash for source in sources}
         | {f"{run.name}/prepare": run.prepare_folder.require().hash},
         models={name: weights.hash for name, weights in models.items()},
@@ -142,6 +147,25 @@ def model_settings(run: Run, stage: Stage) -> dict[str, Any]:
         return {}
     settings = data_settings(run.recipe.models[stage.settings.model])
     return {"model_settings": {key: value for key, value in settings.items() if key != "gate"}}
+
+
+def looked_up(stage: Stage) -> dict[str, Any]:
+    """What the texts say that a labeller looks things up in: it changes labels, so it belongs to the
+    fingerprint."""
+    texts = stage.settings.texts if stage.room == "label" else ()
+    return {"texts": [hash_of(Path(text).expanduser()) for text in texts]} if texts else {}
+
+
+def require_unseen(run: Run, stage: Stage) -> None:
+    """No problem that is measured later stands in a text that a labeller looks things up in.
+
+    Raises:
+        DamagedData: one does.
+    """
+    measured = [problem for problem in run.problems.values() if problem.split != "train"]
+    for text in stage.settings.texts:
+        if said := leak(read_passages(Path(text).expanduser()), measured):
+            raise DamagedData(f"{stage.section}.{stage.name}: store: {text}: {said}")
 
 
 def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
@@ -282,10 +306,12 @@ def _generate(work: Work) -> Finish:
 def _label(work: Work) -> Finish:
     module = method("label", work.stage.method)
     settings = work.stage.settings
+    require_unseen(work.run, work.stage)
     groups: dict[str, Group] = {}  # of the problems under way
     given: dict[str, list[str]] = {}  # first problem id of a chunk -> its traces
     hashes = {name: weights.hash for name, weights in work.models.items()}
     require_equal_weights(work.stage, work.reader, work.plan.chunks, hashes)
+    more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
         found = work.reader.groups(chunk)
@@ -295,7 +321,7 @@ def _label(work: Work) -> Finish:
             task = work.run.task_of(problem)
             shown = problem if settings.sees_gold else without_gold(problem)
             groups[problem_id] = group
-            asks = module.label(shown, group, settings, task)
+            asks = module.label(shown, group, settings, task, **more)
             yield make_search(task, settings, problem_id, asks, rollouts=brought(group, settings))
 
     Drive(work, items, lambda chunk: given.pop(chunk.ids[0]), group=groups.pop).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
     more = {"whole": surveyed(work, module)} if hasattr(module, "reduce") else {}
 
     def selected(problem_id: str, group: Group) -> Any:
-        task = run.task_of(work.problem(problem_id))
-        return module.select(group, settings, task, encode, **more)
+        problem = work.problem(problem_id)
+        shown = dataclasses.replace(group, question=problem.question)
+        return module.select(shown, settings, run.task_of(problem), encode, **more)
 
     if inspect.isgeneratorfunction(module.select):
         _select_by_asks(work, selected)
@@ -37,7 +39,7 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
 
 def surveyed(work: Work, module: Any) -> Any:
-    """What a selector says of the whole set: its inputs are read once for it, chunk by chunk."""
+    """What a selector or labeller says of the whole set: its inputs are read once for it, chunk by chunk."""
 
     def surveys() -> Iterator[Any]:
         for chunk in work.plan.chunks:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.engine.draws import seed_of
 from pipeline.errors import DamagedData, NothingKept, RecipeError
+from pipeline.models.heads import head_of
 from pipeline.models.registry import Weights
 from pipeline.processes.pulse import beat, long
 from pipeline.recipe.methods import hook, method
@@ -163,7 +164,8 @@ def commit_training(work: Any, start: Weights, out: Path, target: Path) -> tuple
     the base's tokenizer with them. Returns them and the hash of the optimizer's state, "" without one.
     """
     run, stage, name = work.run, work.stage, work.stage.settings.model
-    adapter = (out / "adapter_config.json").exists()
+    head = run.recipe.models[name].head
+    adapter = (out / "adapter_config.json").exists() or not head_of(head).mergeable
     if not adapter:
         for pattern in TOKENIZER_FILES:
             for file in start.base.glob(pattern):
@@ -178,7 +180,7 @@ def commit_training(work: Any, start: Weights, out: Path, target: Path) -> tuple
     digest = commit_weights(out, target, meta, replace=replace)
     shutil.rmtree(scratch_of(work), ignore_errors=True)
     base, own = (start.base, target) if adapter else (target, None)
-    return Weights(name, base, own, digest, work.round, run.recipe.models[name].head), optimizer
+    return Weights(name, base, own, digest, work.round, head), optimizer
 
 
 def require_variety(work: Any, rows: Iterator[Any], kind: type, sources: list[Source]) -> None:

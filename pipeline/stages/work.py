@@ -119,12 +119,14 @@ def make_search(
     task: Any, settings: Any, problem_id: str, asks: Any, stem: str = "", rollouts: Any = None
 ) -> Any:
     """One problem's search, with the tokens that a completion may have: as the settings say, else (or without
-    any) as the task does. stem: what its prompt shares. rollouts: Monte-Carlo roll-outs that stand."""
+    any) as the task does, drawn as the settings say. stem: what its prompt shares. rollouts: Monte-Carlo
+    roll-outs that stand."""
     from pipeline.engine.driver import Search
 
     most = (settings.completion_limit if settings else 0) or task.settings.max_tokens
     more = rollouts or {}
-    return Search(problem_id=problem_id, task=task, asks=asks, max_tokens=most, stem=stem, rollouts=more)
+    decoding = settings.decoding if settings else None
+    return Search(problem_id, task, asks, most, stem, more, decoding)
 
 
 def served_settings(run: Run, weights: Weights) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.rows import ATTEMPTS, Dropped, Problem
 from pipeline.settings import Settings, added, operational
-from pipeline.tasks import _acts, _tags
+from pipeline.tasks import _acts, _sound, _tags
 
 if TYPE_CHECKING:
     import random
@@ -168,7 +168,14 @@ class BaseTask:
         if act == "propose":
             found = self.proposed(text)
             return found.question if found else None
-        return self.extract(text) if act in ATTEMPTS else _acts.read(act, text)
+        answers = act in ATTEMPTS or act == "subanswer"
+        return self.extract(text) if answers else _acts.read(act, text)
+
+    def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
+        """What a checker that knows the truth says of an answer, as a critique is worded: its verdict alone,
+        the first fault, or all of them. It sees gold: for evaluations alone.
+        """
+        return _sound.feedback(self, problem, text, detail)
 
     def proposed(self, question: str) -> Problem | None:
         """A question that a model proposed, as a Problem without an answer; None where it is none of this

@@ -12,11 +12,15 @@ the methods of `BaseTask` that call them.
 | reflect | an answer after tagged thinking | nothing | as of the question, of the output alone |
 | compare | which is better? | two answers | `first`, `second` or `same` |
 | propose | another question like these | questions | a question |
+| subquestion | what to find out next | the turns so far | a question |
+| subanswer | its answer | the turns so far | as of the question |
+| rephrase | the question as a list of conditions | the question | a text |
+| solve | the answer, by what was said | the turns so far | as of the question |
 
 Sources of the wordings: an answer looked at again without a verdict, SCoRe (arXiv:2409.12917); a critique
 that takes a fault for granted, Self-Refine (arXiv:2303.17651); points that add up, Self-Rewarding
-(arXiv:2401.10020); strict points without full marks, MCTSr (arXiv:2406.07394); tags, `_tags.py`. Ours are
-written anew.
+(arXiv:2401.10020); strict points without full marks, MCTSr (arXiv:2406.07394); smaller questions and
+conditions, rStar (arXiv:2408.06195); tags, `_tags.py`. Ours are written anew.
 """
 
 from __future__ import annotations
@@ -48,6 +52,10 @@ INSTRUCTIONS: dict[str, str] = {
     "compare": "Which of the two answers is better? End with one line, `Better: first`, `Better: second` or "
     "`Better: same`.",
     "propose": "Write one more question like these, with other content. Write the question alone.",
+    "subquestion": "What is the next smaller question whose answer helps? Write that question alone.",
+    "subanswer": "Answer that smaller question, step by step.",
+    "rephrase": "Say the question again as a list of conditions and what is asked. Do not answer it.",
+    "solve": "Now answer the first question, with the help of what was said.",
 }
 #: what stands in front of a turn in a plain text
 LABELS: dict[str, str] = {
@@ -59,6 +67,10 @@ LABELS: dict[str, str] = {
     "reflect": "reflect: ",
     "compare": "judge: ",
     "propose": "propose: ",
+    "subquestion": "question: ",
+    "subanswer": "answer: ",
+    "rephrase": "conditions: ",
+    "solve": "solution: ",
 }
 ACTS = tuple(LABELS)
 POINTS = (0.0, 5.0)  #: what `judge` may give

@@ -28,9 +28,10 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.rows import Problem
-from pipeline.tasks import BaseTask, Message, TaskSettings, split_of
+from pipeline.tasks import BaseTask, Message, TaskSettings, _word_talk, split_of
 from pipeline.tasks import _equations as equations
 from pipeline.tasks import _word_problems as word_problems
+from pipeline.tasks._acts import Conversation
 from pipeline.tasks._word_templates import BOXES, EXTRAS, NAMES, TEMPLATES, THINGS, Template
 
 SPLITS = ("train", "dev", "test")
@@ -188,6 +189,9 @@ class Task(BaseTask):
 
     def gold_completion(self, problem: Problem) -> str | None:
         return self.completion(problem.solution)
+
+    def conversation(self, draw: random.Random, holed: bool = False, within: int = 0) -> Conversation:
+        return _word_talk.conversation(self, draw, holed, within)
 
     def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
         equation = json.loads(problem.meta)["equation"]

@@ -39,6 +39,7 @@ class TrainSettings(StageSettings):
     needs: ClassVar[tuple[str, ...]] = ("Example",)  #: the first is the kind of row that it trains on
     #: the models that it can train, by head (`pipeline/models/heads.py`); "policy": a model without one
     heads: ClassVar[tuple[str, ...]] = ("policy",)
+    knows_pauses: ClassVar[bool] = False  #: may a model have pause tokens behind its prompts?
     trainer_arguments: ClassVar[str] = "TrainingArguments"  #: the class that `args` goes to, for `check`
     owned: ClassVar[Mapping[str, str]] = OWNED  #: keys of `args` that a recipe gives elsewhere
 
@@ -165,6 +166,13 @@ class TrainMethod(Protocol):
     def target_of(self, label: float, settings: Any) -> float:
         """The number that a row's label trains towards; the stage refuses rows whose targets are all one."""
         return label
+
+    @optional
+    def monitors(self, settings: Any) -> Mapping[str, str]:
+        """Of the report's metrics those that tell where a training goes, and what a reader calls each: drawn
+        by round, and a gate may bound them; none.
+        """
+        return {}
 
 
 def contract(module: ModuleType) -> type:

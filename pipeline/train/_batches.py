@@ -34,6 +34,7 @@ class Corpus:
     target_values: np.ndarray
     target_offsets: np.ndarray
     target_weights: np.ndarray  #: empty: all weigh 1
+    starting: np.ndarray | None = None  #: of each target, what the starting weights say there
 
     @classmethod
     def of(
@@ -203,25 +204,28 @@ def step_batches(corpus: Corpus, pad: int, keep_columns: bool) -> Callable[[list
 
     Labels are [rows, longest]; with `keep_columns` they are [rows, columns at which some row of the batch is
     trained], and `logits_to_keep` names those columns, so that the LM head is not computed anywhere else. A
-    last dimension of two holds value and weight, where not all weigh alike.
+    last dimension of two holds value and weight, where not all weigh alike; of three, what the starting
+    weights say too.
     """
-    heavy = len(corpus.target_weights) > 0
+    beside = [corpus.target_weights] if len(corpus.target_weights) else []
+    if corpus.starting is not None:
+        beside = [*(beside or [np.ones_like(corpus.target_values)]), corpus.starting]
 
     def collate(picked: list[int]) -> Batch:
         rows = np.asarray(picked)
         row, column, token = _columns(corpus, rows)
         ids = np.full((len(rows), int(corpus.lengths[rows].max())), pad)
         ids[row, column] = token
-        labels = np.full((*ids.shape, 2) if heavy else ids.shape, np.nan, np.float32)
+        labels = np.full((*ids.shape, 1 + len(beside)) if beside else ids.shape, np.nan, np.float32)
         for i, r in enumerate(rows):
             piece = slice(corpus.target_offsets[r], corpus.target_offsets[r + 1])
             values = corpus.target_values[piece]
-            if heavy:
-                values = np.stack([values, corpus.target_weights[piece]], axis=-1)
+            if beside:
+                values = np.stack([values, *(each[piece] for each in beside)], axis=-1)
             labels[i, corpus.target_columns[piece]] = values
         if not keep_columns:
             return _tensors(input_ids=ids, labels=labels, position_ids=_positions(ids.shape), rows=rows)
-        kept = np.flatnonzero(~np.isnan(labels).all(axis=(0, 2) if heavy else 0))
+        kept = np.flatnonzero(~np.isnan(labels).all(axis=(0, 2) if beside else 0))
         return _tensors(
             input_ids=ids,
             labels=labels[:, kept],

@@ -73,7 +73,23 @@ class Episodes:
             "equal_groups": float(equal),
             "advantage/mean": float(advantages.mean(dtype=np.float64)),
             "advantage/sd": float(advantages.std(dtype=np.float64)),
+            "length": float(np.diff(self.places).mean()),
+            "perplexity": float(np.exp(-self.values["old"].mean(dtype=np.float64))),
+            "distinct": self.distinct(),
         }
+
+    def distinct(self) -> float:
+        """Completions that differ, of a problem's: their share of all."""
+        found = set()
+        for group, first, start, end in zip(
+            self.groups,
+            self.corpus.first_trained,
+            self.corpus.offsets[:-1],
+            self.corpus.offsets[1:],
+            strict=True,
+        ):
+            found.add((group, self.corpus.tokens[start + first : end].tobytes()))
+        return len(found) / len(self.groups)
 
     def pay(self, reference: np.ndarray, coefficient: float) -> None:
         """k1: each token's advantage less the log-ratios from it to the end, times the coefficient."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.errors import RecipeError
+from pipeline.models.pause import pause_of
 from pipeline.train import TrainJob, TrainReport, TrainSettings
 
 S = TypeVar("S", bound=TrainSettings)
@@ -26,5 +27,11 @@ def exactly(job: TrainJob, settings: S, train: Callable[[TrainJob, S], TrainRepo
     fault = settings.fault_of_head(job.head, job.lora is None) or settings.fault_of_lora(job.lora or {})
     if fault:
         raise RecipeError(fault)
+    pause = pause_of(job.adapter, job.base)
+    if pause is not None and pause.copies and not settings.knows_pauses:
+        raise RecipeError(
+            f"{job.adapter or job.base} has {pause.copies} pause tokens behind every prompt (pause.json), "
+            "and this method trains without: use train: sft, or a base without pauses"
+        )
     with _setup.exact():
         return train(job, settings)

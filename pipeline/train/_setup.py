@@ -27,6 +27,7 @@ from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
 from pipeline.models.load import device_of, dtype_of
 from pipeline.models.merged import with_adapter
+from pipeline.models.pause import Pause, grow
 from pipeline.settings import in_fingerprint
 from pipeline.train import StepSchedule, TrainJob, TrainReport, TrainSettings
 from pipeline.train._adapters import fitted, frozen_share, require_read
@@ -170,6 +171,7 @@ def exact() -> Iterator[None]:
         with warnings.catch_warnings():
             # names that TRL and transformers still use of each other
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Setting `save_embedding_layers`")  # sft saves the row alone
             yield
     finally:
         gc.unfreeze()
@@ -211,10 +213,11 @@ def load_model(
     task_type: str,
     lora_more: dict[str, Any] | None = None,
     fresh: tuple[str, ...] = (),
+    pause: Pause | None = None,
     **load: Any,
 ) -> PreTrainedModel | PeftModel:
     """The model that trains: base or earlier weights, with a fresh adapter, an earlier one, or none.
-    fresh: how the names of weights begin that a base need not have.
+    fresh: how the names of weights begin that a base need not have. pause: a token that it learns.
 
     Raises:
         RecipeError: what it goes on from does not fit `lora`. DamagedData: weights are missing.
@@ -234,6 +237,7 @@ def load_model(
     # a fresh head may be missing; anything else would be random numbers in the middle of a model
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(fresh)):
         raise DamagedData(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
+    grow(model, pause)
     if is_adapter and job.adapter is not None:
         model = with_adapter(model, Path(job.adapter), is_trainable=True)
         for config in model.peft_config.values():  # a bare name would be looked up on the Hub at each save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from pipeline.errors import RecipeError
 from pipeline.train import TrainJob, TrainReport
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from pipeline.train._batches import Batch, Corpus
@@ -26,11 +28,13 @@ def fit(
     reading: Reading,
     dropped: Any,
     collate: Collate | None = None,
+    starting: bool = False,
 ) -> TrainReport:
     """Train a model with head value or token on a corpus; weights and `prm.json` go to `job.out`.
 
     loss: of the ids of '+' and '-' (None: head value), the loss over outputs and labels. collate: from
-    corpus, pad and "only columns with labels" to batches; the steps' own where None.
+    corpus, pad and "only columns with labels" to batches; the steps' own where None. starting: labels also
+    hold what the weights that training starts from say (head value).
     """
     from transformers import AutoTokenizer, TrainingArguments
 
@@ -48,6 +52,8 @@ def fit(
     trainer = _trainers.StepTrainer(model, arguments, compute_loss_func=loss(signs))
     trainer.model_accepts_loss_kwargs = False  # the count of labels goes to the loss, not to the model
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
+    if starting:
+        corpus = dataclasses.replace(corpus, starting=starting_scores(trainer, corpus, pad))
     batches = (collate or _batches.step_batches)(corpus, pad, token)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps)
     trainer.prepare(job, order, batches, corpus.names, fingerprint, settings.log_every)
@@ -59,6 +65,34 @@ def fit(
         write_reading(job, reading)
     trainer.accelerator.wait_for_everyone()
     return _setup.finish(trainer, report, dropped)
+
+
+def starting_scores(trainer: Any, corpus: Corpus, pad: int) -> np.ndarray:
+    """What a model with head value says at each target before its first step. Each process reads all rows:
+    what it says must not depend on how many there are.
+    """
+    import numpy as np
+    import torch
+
+    from pipeline.train import _batches, _setup
+
+    found = np.zeros(len(corpus.target_values), np.float32)
+    collate = _batches.step_batches(corpus, pad, keep_columns=False)
+    ordered = np.argsort(corpus.lengths, kind="stable")
+    size = max(1, _setup.TOKENS_AT_ONCE // int(corpus.lengths.max()))
+    was = trainer.model.training
+    trainer.model.eval()
+    for start in range(0, len(ordered), size):
+        picked = ordered[start : start + size].tolist()
+        inputs = trainer._prepare_inputs(collate(picked))
+        given = {key: inputs[key] for key in ("input_ids", "position_ids")}
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            scores = raw_scores(trainer.model(**given).logits, None).cpu().numpy()
+        for place, row in enumerate(picked):
+            piece = slice(corpus.target_offsets[row], corpus.target_offsets[row + 1])
+            found[piece] = scores[place, corpus.target_columns[piece]]
+    trainer.model.train(was)
+    return found
 
 
 def load(job: TrainJob, on_numbers: bool, token: bool) -> Any:

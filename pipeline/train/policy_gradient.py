@@ -107,6 +107,23 @@ class Settings(TrainSettings):
         )
 
 
+def monitors(settings: Settings) -> dict[str, str]:
+    """What PPO-max watches (arXiv:2307.04964, section 5): over the round's rows, which stand before the step,
+    and over the steps taken."""
+    found = {
+        "kl/old": "KL from the policy that wrote, nats a token",
+        "entropy": "entropy, nats a token",
+        "length": "tokens a completion",
+        "perplexity": "perplexity of what was written",
+        "distinct": "share of distinct completions",
+        "clip/low": "tokens clipped below",
+        "clip/high": "tokens clipped above",
+    }
+    if settings.kl.coefficient and settings.kl.kind == "k3":
+        found["kl/reference"] = f"log-ratio to the {settings.kl.reference}, nats a token"
+    return found
+
+
 def train(job: TrainJob, settings: Settings) -> TrainReport:
     """Train on `job.rows()` (Example with `advantage` and `old_logprobs`) and leave the weights in `job.out`.
     Every rank calls it; rank 0 writes.

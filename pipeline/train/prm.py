@@ -12,7 +12,9 @@ completion was right).
 
 DiVeRSe's step-aware loss (arXiv:2206.02336, section 3.2) is `step_weight: 0.1` with a cross-entropy: the
 solution, read at the last token, weighs 1, and each step 0.1 more where it ends. `label_smoothing` takes a
-share of the labels to be wrong (Secrets of RLHF, part II, arXiv:2401.06080).
+share of the labels to be wrong (Secrets of RLHF, part II, arXiv:2401.06080). `value_clip: 0.2` is PPO's for a
+critic: of the error of the score, and of the score held within 0.2 of what it was when training began, the
+larger one counts (Secrets of RLHF, part I, arXiv:2307.04964).
 
 No maintained package trains a PRM on soft labels (TRL removed its trainer); this one is transformers' Trainer
 with float labels, NaN where nothing is trained. Not done: pairwise and ranking losses; a target after every
@@ -63,6 +65,9 @@ class Settings(TrainSettings):
     label_smoothing: float = added(
         0.0, ge=0, lt=0.5, description="target soft or hard: the share of labels that are taken to be wrong"
     )
+    value_clip: float | None = added(
+        None, gt=0, description="target value or advantage: how far a score may move in a training; PPO 0.2"
+    )
     micro_batch: int | None = operational(
         None, ge=1, description="rows at once on a device; none: as many as 32k tokens hold"
     )
@@ -74,6 +79,15 @@ class Settings(TrainSettings):
             raise ValueError(
                 f"label_smoothing: {self.label_smoothing:g} is for a cross-entropy: set target soft or hard, "
                 f"not {self.target}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clip_what_is_a_number(self) -> Self:
+        if self.value_clip is not None and self.target not in MEAN_SQUARE:
+            raise ValueError(
+                f"value_clip: {self.value_clip:g} is for a squared error: set target value or advantage, not "
+                f"{self.target}"
             )
         return self
 
@@ -103,7 +117,9 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     corpus = read(job, settings, dropped)
     numbers = settings.target in MEAN_SQUARE
     reading = {"target": settings.target, "activation": "none" if numbers else "sigmoid"}
-    return fit(job, settings, corpus, partial(loss_of, settings.target), reading, dropped)
+    clip = settings.value_clip
+    loss = partial(loss_of, settings.target, clip=clip)
+    return fit(job, settings, corpus, loss, reading, dropped, starting=clip is not None)
 
 
 def read(job: TrainJob, settings: Settings, dropped: Counter[str]) -> Corpus:
@@ -164,25 +180,44 @@ def target_of(label: float, settings: Settings) -> float:
     return float(label > settings.hard_above) if settings.target == "hard" else float(label)
 
 
-def loss_of(target: str, signs: tuple[int, int] | None) -> Callable[..., torch.Tensor]:
+def loss_of(
+    target: str, signs: tuple[int, int] | None, clip: float | None = None
+) -> Callable[..., torch.Tensor]:
     """The loss over labelled positions, divided by their number in the whole optimizer step, over all
-    processes. Labels [rows, columns] are targets, [rows, columns, 2] targets and weights.
+    processes. Labels [rows, columns] are targets, [rows, columns, 2] targets and weights, and with `clip`
+    [rows, columns, 3] also starting scores.
     """
     import torch
 
     from pipeline.train._verifier import raw_scores, summed
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        weights = None
+        weights = starts = None
         if labels.dim() == 3:
-            labels, weights = labels.unbind(-1)
+            labels, weights, *more = labels.unbind(-1)
+            starts = more[0] if more else None
         known = ~torch.isnan(labels)  # the sign of a label is never a mask: advantages may be negative
         scores = raw_scores(outputs.logits, signs)[known]
         how = "mse" if target in MEAN_SQUARE else "bce"
         if weights is not None:
             weights = weights[known]
-        total = summed(scores, labels[known], how, weights)
+        if starts is not None and weights is not None and clip is not None:
+            total = torch.sum(clipped_errors(scores, starts[known], labels[known], clip) * weights)
+        else:
+            total = summed(scores, labels[known], how, weights)
         number = known.sum() if weights is None else weights.sum()
         return total / (number if num_items_in_batch is None else num_items_in_batch)
 
     return loss
+
+
+def clipped_errors(
+    scores: torch.Tensor, starts: torch.Tensor, targets: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """The larger of (v - t)^2 and (v_start + clamp(v - v_start, -clip, clip) - t)^2 (v .9, v_start .5, t 1,
+    clip .2 -> .09): a score that moved too far towards its target learns no more.
+    """
+    import torch
+
+    held = starts + (scores - starts).clamp(-clip, clip)
+    return torch.maximum((scores - targets) ** 2, (held - targets) ** 2)

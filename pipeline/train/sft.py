@@ -10,7 +10,9 @@ drop`. Not done: row weights (TRL has none), truncation (what is too long is dro
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,8 +20,9 @@ from pydantic import Field
 from pipeline.engine.tokens import encode_prompt
 from pipeline.errors import NothingKept, RecipeError
 from pipeline.models.chat import chat_of
+from pipeline.models.pause import MOST, Pause, id_in, pause_of, write_pause
 from pipeline.rows import Example
-from pipeline.settings import operational
+from pipeline.settings import StageSettings, added, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
 from pipeline.train._frame import exactly
 
@@ -35,6 +38,7 @@ class Settings(TrainSettings):
     """SFT's settings beside what every trainer takes."""
 
     heads: ClassVar[tuple[str, ...]] = ("policy", "token")
+    knows_pauses: ClassVar[bool] = True
     trainer_arguments: ClassVar[str] = "SFTConfig"
 
     packing: bool = Field(
@@ -45,10 +49,23 @@ class Settings(TrainSettings):
         "end",
         description="token ids without an end token ended at a stop text (end: add it) or are cut (drop)",
     )
+    pause: int | None = added(
+        None,
+        ge=0,
+        le=MOST,
+        description="copies of one learned token between prompt and answer, without loss (arXiv:2310.02226: "
+        "10 or 50); 0: none; none: as many as the weights that it starts from have",
+    )
     micro_batch: int | None = operational(
         None, ge=1, description="rows at once on a device; none: as many as 32k tokens hold"
     )
     log_every: int = operational(10, ge=1, description="optimizer steps between reports")
+
+    def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
+        """A token of its own lies beside the adapter, which a sharded model cannot leave there."""
+        yield from super().faults(restart_from, given)
+        if self.pause and (self.args.get("deepspeed") or self.args.get("fsdp")):
+            yield "pause: the token's row is saved from one whole model: no args.deepspeed or args.fsdp here"
 
     def fault_of_lora(self, lora: dict[str, Any]) -> str:
         """The loss is computed from the head's own weights, past any adapter on it."""
@@ -85,13 +102,15 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
 
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     dropped: Counter[str] = Counter()
-    corpus = read(job, settings, tokenizer, dropped)
+    pause = pause_for(job, settings, tokenizer)
+    corpus = read(job, settings, tokenizer, dropped, pause)
     steps = _setup.num_steps(settings, job.round, len(corpus))
     longest = settings.max_length if settings.packing else int(corpus.lengths.max())
     # rows come as tokens and none is too long: TRL has nothing to prepare
     ready = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = _setup.trainer_arguments(SFTConfig, job, settings, longest, steps, **ready)
-    model = _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM")
+    learned = {"trainable_token_indices": [pause.id]} if pause and pause.copies else None
+    model = _setup.load_model(job, AutoModelForCausalLM, "CAUSAL_LM", learned, pause=pause)
     pad = _setup.padding(model, tokenizer, corpus, job.base.name)
     _adapters.require_trained(model)
     fault = _fits.packing_fault(model) if settings.packing and arguments.deepspeed is None else ""
@@ -113,10 +132,43 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     trainer.run()
     model.config.use_cache = use_cache
     trainer.save_weights(job.out)
+    if pause is not None and trainer.is_world_process_zero():
+        if learned and job.lora is not None:  # the token's row, and not all of a resized embedding
+            model.save_pretrained(str(job.out), save_embedding_layers=False)
+            (job.out / "README.md").unlink(missing_ok=True)
+        write_pause(job.out, pause)
+    trainer.accelerator.wait_for_everyone()
     return _setup.finish(trainer, report, dropped)
 
 
-def read(job: TrainJob, settings: Settings, tokenizer: Any, dropped: Counter[str]) -> Corpus:
+def pause_for(job: TrainJob, settings: Settings, tokenizer: Any) -> Pause | None:
+    """The pauses that this training puts behind prompts; None where the model knows none.
+
+    Raises:
+        RecipeError: it goes on from an adapter that has no place for the token.
+    """
+    known = pause_of(job.adapter, job.base)
+    if settings.pause is None or (not settings.pause and known is None):
+        return known
+    pause = Pause(known.id if known else id_in(tokenizer), settings.pause)
+    said = job.adapter / "adapter_config.json" if job.adapter is not None else None
+    if pause.copies and said is not None and said.is_file():
+        held = json.loads(said.read_text(encoding="utf-8")).get("trainable_token_indices") or []
+        if pause.id not in (held if isinstance(held, list) else [i for ids in held.values() for i in ids]):
+            raise RecipeError(
+                f"pause: {pause.copies}: {job.adapter} was trained without the token and holds none: "
+                "set the model's restart_from: base"
+            )
+    return pause
+
+
+def read(
+    job: TrainJob,
+    settings: Settings,
+    tokenizer: Any,
+    dropped: Counter[str],
+    pause: Pause | None = None,
+) -> Corpus:
     """The rows as token ids; what cannot be trained on is counted by reason."""
     from pipeline.train._batches import Corpus
 
@@ -127,6 +179,7 @@ def read(job: TrainJob, settings: Settings, tokenizer: Any, dropped: Counter[str
     weights: set[float] = set()
     for row in job.rows():
         prompt, completion, fault = token_ids(row, settings, tokenizer, ends)
+        prompt = pause.after(prompt) if pause else prompt
         if not fault and len(prompt) + len(completion) > settings.max_length:
             fault = "too_long"
         if fault:

@@ -63,6 +63,12 @@ def test_limits():
     assert decide(rule, {"m/length/mean": 100.0}, first=False).promote
     assert not decide(rule, {"m/length/mean": 100.1}, first=False).promote
     assert not decide(rule, {"m/length/mean": float("nan")}, first=False).promote
+    least = GateRule(metric="learn/entropy", at_least=0.1)
+    assert decide(least, {"learn/entropy": 0.1}, first=False).promote
+    low = decide(least, {"learn/entropy": 0.09}, first=True)
+    assert not low.promote
+    assert "learn/entropy: 0.09, at least 0.1: refused" in low.reasons
+    assert not decide(least, {"learn/entropy": float("nan")}, first=False).promote
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,9 @@ def test_a_metric_that_an_unhealthy_model_lacks_is_no_error():
         decide(rules, {"quality/ece": 0.1}, first=False)
 
 
-@pytest.mark.parametrize("keys", [{}, {"margin": 0.1, "at_most": 3}, {"margin": -1}, {"margn": 0.1}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"margin": 0.1, "at_most": 3}, {"at_most": 1, "at_least": 0}, {"margin": -1}, {"margn": 0.1}]
+)
 def test_a_rule_is_one_condition(keys):
     with pytest.raises(ValidationError):
         GateRule(metric="a/b", **keys)

@@ -268,13 +268,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="0/2: the first of two halves")
     parser.add_argument("--brief", action="store_true", help="five stages of ReST-EM in place of all")
     parser.add_argument("--labels", action="store_true", help="labellers that search in place of all")
+    parser.add_argument("--gradient", action="store_true", help="rounds of GRPO in place of all")
     parser.add_argument("--base", type=Path, help="the policy's folder, made where it is missing")
     given = parser.parse_args(arguments)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
         place = Path(scratch)
         base = world.policy(given.base or place / "policy")
-        recipe = world.tiny_recipe(base, given.rounds, brief=given.brief, labels=given.labels)
+        kinds = {"brief": given.brief, "labels": given.labels, "gradient": given.gradient}
+        recipe = world.tiny_recipe(base, given.rounds, **kinds)
         world.warm(recipe, place / "warm")
         borders, seconds = world.golden(recipe, place / "golden")
         print(f"a run that nobody kills: {len(borders) - 1} stages, {seconds:.1f} s of processor", flush=True)

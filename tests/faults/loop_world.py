@@ -77,12 +77,36 @@ def labels_data(base: Path, name: str = NAME) -> dict[str, Any]:
     }
 
 
-def tiny_recipe(base: Path, rounds: int = 2, *, brief: bool = False, labels: bool = False) -> Recipe:
+def gradient_recipe(base: Path, rounds: int) -> Recipe:
+    """recipes/grpo_countdown.yaml, small, under this world's name: its optimizer is carried from round to round. At
+    this size few groups are mixed, so all of them train.
+    """
+    words = [
+        f"name={NAME}",
+        f"rounds={rounds}",
+        "save_every=1",
+        "wandb.mode=disabled",
+        "problems_per_round=6",
+    ]
+    words += [f"models.policy.base={base}", "models.policy.lora={r: 4}"]
+    words += [f"task.{key}={value}" for key, value in SMALL["task"].items()]
+    words += ["before.probe.problems=8", "before.probe.n=2", "before.probe.chunk=4"]
+    words += ["before.warm.steps=2", "before.warm.batch_size=8", "stages.sample.n=4", "stages.sample.chunk=3"]
+    words += ["stages.episodes.where=all", f"stages.learn.schedule_rounds={rounds}"]
+    words += ["stages.measure.every=2", "stages.measure.chunk=3", "finally.final.samples=2"]
+    return load(ROOT / "recipes" / "grpo_countdown.yaml", words)
+
+
+def tiny_recipe(
+    base: Path, rounds: int = 2, *, brief: bool = False, labels: bool = False, gradient: bool = False
+) -> Recipe:
     """rest_mcts_countdown, small: two chunks a stage, four steps a training with a checkpoint after the second.
 
     brief: five stages of plain ReST-EM and labels by roll-outs, under the same name, where seconds count. labels:
-    `labels_data`.
+    `labels_data`. gradient: `gradient_recipe`.
     """
+    if gradient:
+        return gradient_recipe(base, rounds)
     if labels:
         path = base.with_name("labels.yaml")
         path.write_text(yaml.safe_dump(labels_data(base), sort_keys=False))

@@ -82,3 +82,16 @@ def test_random_kills(tiny: Path) -> None:
     """100 runs, 1 to 5 SIGKILLs each at random times."""
     said = kills(tiny, "random", "--runs", RUNS)
     assert re.search(rf"^{RUNS} runs, \d+ kills: 0 mismatches, 0 stuck$", said, re.M)
+
+
+@pytest.mark.faults
+def test_a_policy_gradient_killed_at_random(tiny: Path) -> None:
+    """Three rounds of GRPO whose optimizer is carried, three runs of 1 to 5 SIGKILLs each."""
+    said = kills(tiny, "random", "--gradient", "--rounds", "3", "--runs", "3")
+    assert re.search(r"^3 runs, \d+ kills: 0 mismatches, 0 stuck$", said, re.M)
+
+
+@pytest.mark.faults
+def test_a_policy_gradient_killed_at_some_points(tiny: Path) -> None:
+    """Also between the weights and the optimizer beside them."""
+    assert points(kills(tiny, "sweep", "--gradient", "--every", "29", "--ends", "6")) >= 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pipeline.asks import All, Continue, Prefix, Same, Score
+from pipeline.asks import All, Continue, Prefix, Same, Score, Turn
 from pipeline.rows import Question
 from pipeline.vote import keys
 
@@ -15,7 +15,7 @@ from pipeline.vote import keys
 class Table:
     """Canned replies.
 
-    `steps[text]`: the next steps sampled there, in order, again from the first when used up; a step ends
+    `steps[text]` (`steps["act:text"]` in a turn that has some): the next steps sampled there, in order, again from the first when used up; a step ends
     with a line break, the last one with a full stop, one cut by a limit with a tilde. `greedy[text]`: what
     temperature 0 writes. `values[text]`: what the PRM says of a text.
     """
@@ -34,6 +34,12 @@ class Table:
             return [self.reply(member) for member in ask.asks]
         if isinstance(ask, Continue):
             return [self.write(prefix, ask) for prefix in ask.listed for _ in range(ask.n)]
+        if isinstance(ask, Turn):
+            prompt = (
+                ask.question.prompt + "".join(f"{one.act}[{one.text}]" for one in ask.history) + f"{ask.act}:"
+            )
+            turn = len(ask.history)
+            return replace(ask.question, prompt=prompt, prompt_used=prompt, act=ask.act, turn=turn)
         if isinstance(ask, Same):
             return keys(ask.answers, str.__eq__)
         assert isinstance(ask, Score)
@@ -45,9 +51,11 @@ class Table:
             if ask.temperature == 0 and prefix.text in self.greedy:
                 step = self.greedy[prefix.text]
             else:
-                place = self.used.get(prefix.text, 0)
-                step = self.steps[prefix.text][place % len(self.steps[prefix.text])]
-                self.used[prefix.text] = place + 1
+                turn = f"{prefix.act}:{prefix.text}"
+                key = turn if turn in self.steps else prefix.text
+                place = self.used.get(key, 0)
+                step = self.steps[key][place % len(self.steps[key])]
+                self.used[key] = place + 1
             prefix = longer(prefix, step, self.logprobs.get(step, -1.0))
             if ask.until == "step":
                 break

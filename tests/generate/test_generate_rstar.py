@@ -65,6 +65,55 @@ def test_the_answer_of_the_highest_sum_is_chosen(table, question):
     ]  # fmt: skip
 
 
+def talking(table):
+    return table(
+        steps={
+            "": ["1.", "2."], "subquestion:": ["q1.", "q2."], "subanswer:": ["5.", "6.", "5.", "x~", "x~", "x~"],
+            "solve:": ["9.", "9."], "rephrase:": ["c."],
+        },
+    )  # fmt: skip
+
+
+def test_golden_sub_questions(table, question):
+    """1: the answer 1, one of two votes. 2: q1 with its answer 5 (q2 has none), then once more, then too deep: 0. What
+    was solved on the way, 9 twice with both votes, is worth 2 in all."""
+    one = talking(table)
+    settings = rstar.Settings(
+        actions=("rest", "ask"), rollouts=2, max_depth=3, votes=2, subquestions=2, answers=3
+    )
+    assert settings.asked_acts == ("subquestion", "subanswer", "solve")
+    rows = one.drive(rstar.generate(question, settings, None))
+    nodes, traces = found(rows)
+    assert [(row.step, row.depth, row.visits) for row in nodes.values()] == [
+        ("", 0, 2), ("1.", 1, 1), ("q1.\n5.", 1, 1), ("9.", 2, 0), ("q1.\n5.", 2, 1), ("9.", 3, 0), ("q1.\n5.", 3, 1),
+    ]  # fmt: skip
+    assert [(row.id, row.text, row.score, row.chosen) for row in traces] == [
+        ("p/0", "1.", 0.5, False), ("p/solve.1", "9.", 1.0, True), ("p/solve.2", "9.", 1.0, False),
+    ]  # fmt: skip
+    assert traces[1].prompt == "Q:subquestion[q1.]subanswer[5.]solve:"
+    assert all(row.is_attempt for row in traces)
+    assert [row.reason for row in rows if isinstance(row, Dropped)] == ["no_answer"] * 3
+
+
+def test_the_last_sub_question_is_answered_again_and_the_question_said_otherwise(table, question):
+    one = talking(table)
+    one.steps["subanswer:"] = ["5.", "7."]
+    more = {"rollouts": 3, "max_depth": 3, "votes": 1, "subquestions": 1, "answers": 1}
+    settings = rstar.Settings(actions=("rest", "ask", "again", "rephrase"), **more)
+    nodes, traces = found(one.drive(rstar.generate(question, settings, None)))
+    # root: 1; q1, whose answer is 5; c. Roll-outs 2 and 3 open q1 (another sub-question, 7 in place of 5) and c
+    assert [(row.step, row.depth) for row in nodes.values()][:4] == [
+        ("", 0),
+        ("1.", 1),
+        ("q1.\n5.", 1),
+        ("c.", 1),
+    ]
+    below = {(row.parent, row.step) for row in nodes.values()}
+    assert {("p/n2", "9."), ("p/n2", "q2.\n7.")} <= below
+    assert ("p/n2", "5.") not in below  # said again: no new node
+    assert any(row.prompt == "Q:rephrase[c.]solve:" for row in traces)
+
+
 def test_steps_that_never_end_and_answers_that_are_cut(table, question):
     endless = table(steps={"": ["a\n"], "a\n": ["b\n"], "a\nb\n": ["c~"]})
     settings = rstar.Settings(rollouts=3, max_depth=2, steps=2, votes=2)
@@ -84,6 +133,8 @@ def test_steps_that_never_end_and_answers_that_are_cut(table, question):
         ({"actions": ()}, "actions"),
         ({"actions": ("rest", "rest")}, "name each action once"),
         ({"actions": ("dance",)}, "actions"),
+        ({"actions": ("ask", "again")}, "nothing writes an answer: add step or rest"),
+        ({"actions": ("rest", "again")}, "add ask"),
     ],
 )
 def test_what_means_nothing_is_refused(given, said):

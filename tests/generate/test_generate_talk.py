@@ -11,7 +11,7 @@ from pipeline.asks import All, Continue, Prefix, Turn
 from pipeline.errors import RecipeError
 from pipeline.generate import check_context, dialect, self_refine, two_turn
 from pipeline.rows import Dropped, Question, Trace
-from pipeline.tasks import countdown, split_of, words
+from pipeline.tasks import addition, countdown, split_of, words
 from pipeline.tasks.prepare import render, render_turn
 
 TASK = countdown.Task(countdown.Settings(use="countdown"))
@@ -23,15 +23,16 @@ A, B, C = "4 + 1 = 5, left 11, 5\n11 + 5 = 16", "11 - 4 = 7, left 1, 7\n7 * 1 = 
 class Script:
     """A model that says its lines in order, whatever it is asked; `asked` are the prompts."""
 
-    def __init__(self, *lines: str, finish: str = "eos", task=TASK) -> None:
+    def __init__(self, *lines: str, finish: str = "eos", task=TASK, template=None) -> None:
         self.lines, self.finish, self.task = list(lines), finish, task
+        self.template = template or (lambda turns: None)
         self.asked: list[tuple[str, str, str, float]] = []  #: act, prompt, model, temperature
 
     def reply(self, ask):
         if isinstance(ask, All):
             return [self.reply(one) for one in ask.asks]
         if isinstance(ask, Turn):
-            return render_turn(self.task, ask, lambda turns: None)
+            return render_turn(self.task, ask, self.template)
         assert isinstance(ask, Continue)
         return [self.write(prefix, ask) for prefix in ask.listed for _ in range(ask.n)]
 
@@ -226,8 +227,22 @@ def test_only_some_acts_are_wanted() -> None:
 
 
 def test_a_task_without_conversations_drops_its_problems() -> None:
-    [row] = talked(words.Task(words.Settings(use="words")))
+    [row] = talked(addition.Task(addition.Settings(use="addition")))
     assert (row.what, row.reason) == ("p", "no_dialect")
+
+
+def test_word_problems_are_talked_about_in_a_chat_models_own_template() -> None:
+    task = words.Task(words.Settings(use="words", chat=True))
+    problem = replace(next(task.problems()), id="p")
+    script = Script(
+        "", task=task, template=lambda turns: "".join(f"<{t['role']}>{t['content']}" for t in turns)
+    )
+    rows = script.drive(dialect.generate(QUESTION, dialect.Settings(n=40), None, problem=problem, task=task))
+    assert {row.act for row in rows} == {"critique", "revise", "rewrite", "compare"}
+    for row in rows:
+        assert row.prompt.startswith("<user>")
+        assert row.prompt.count("<assistant>") == {"compare": 0, "rewrite": 2}.get(row.act, 1)
+        assert row.answer is not None
 
 
 def test_the_draws_are_named_by_the_problem() -> None:

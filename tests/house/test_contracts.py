@@ -276,7 +276,12 @@ def test_a_head_that_no_engine_serves_yet_is_said() -> None:
 
 
 #: keys without a default
-NEEDED = {"ensemble": {"by": ("prm",)}, "gae": {"critic": "prm"}, "step_reward": {"value": "prm"}}
+NEEDED = {
+    "ensemble": {"by": ("prm",)},
+    "gae": {"critic": "prm"},
+    "shaped_reward": {"reference": "policy@0"},
+    "step_reward": {"value": "prm"},
+}
 
 
 @pytest.mark.parametrize(("room", "name"), [one for one in ALL if one[0] in methods.ROOMS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from test_loop import CHECKPOINTS, DATA, hashes, run
 from pipeline.commands.gc import collect
 from pipeline.errors import RecipeError
 from pipeline.recipe.read import load
+from pipeline.report.html.build import build_report
 from pipeline.run.record import read
 from pipeline.store.run_folder import verify_run
 from pipeline.store.workspace import Workspace
@@ -110,6 +112,47 @@ def test_what_cannot_go_together_is_said_by_check(
     with pytest.raises(RecipeError) as caught:
         load(write_recipe(models=model(tiny, **changed), **gradient(**more)))
     assert any(words in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"metric": "learn/kl/older", "at_most": 1}, "learn watches no 'kl/older' (did you mean kl/old?)"),
+        ({"metric": "learn/kl/old", "margin": 1}, "learn/kl/old has no interval"),
+        ({"metric": "lern/kl/old", "at_most": 1}, "no evaluate stage 'lern' in stages (did you mean learn?)"),
+    ],
+)
+def test_a_bound_on_a_training_names_what_it_watches(
+    write_recipe: Callable[..., Path], tiny: Path, rule: dict, words: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(write_recipe(models=model(tiny, gate=rule), **gradient()))
+    assert any(words in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_training_that_leaves_its_bound_is_refused_in_the_rounds_that_nothing_measures(
+    write_recipe: Callable[..., Path], tiny: Path
+) -> None:
+    rules = [
+        {"metric": "measure/accuracy/greedy", "margin": 1},
+        {"metric": "learn/entropy", "at_least": 50},
+        {"metric": "learn/length", "at_most": 500},
+    ]
+    run(write_recipe(rounds=1, models=model(tiny, gate=rules), **gradient()))
+    decided = json.loads((DATA / "tiny/round-001/gate.json").read_text())
+    said = decided["decisions"]["policy"]
+    assert not said["promote"]
+    assert any(reason.endswith("at least 50: refused") for reason in said["reasons"])
+    assert any(
+        "learn/length" in reason and reason.endswith("at most 500: kept") for reason in said["reasons"]
+    )
+    assert decided["standing"]["policy"]["round"] == -1
+    metrics = next(row for row in read(DATA / "tiny/metrics.jsonl") if row["stage"] == "learn")["metrics"]
+    assert metrics["learn/perplexity"] >= 1
+    assert 0 < metrics["learn/distinct"] <= 1
+    page = build_report(["tiny"], Workspace(DATA, CHECKPOINTS), Path("page.html")).read_text()
+    assert "entropy, nats a token" in page
+    assert "is below the least of" in page
 
 
 def test_examples_before_every_prompt_and_zero_are_refused(

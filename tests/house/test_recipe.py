@@ -163,7 +163,7 @@ def test_an_unknown_method_stops_a_run_before_anything_is_made(tmp_path: Path) -
         ({"stages__sample__generate": 3}, "not built"),
         ({"stages__sample__label": "outcome"}, "exactly one of"),
         ({"models__policy__gate": {"metric": "measur/accuracy/greedy", "margin": 0.1}}, "did you mean measure?"),
-        ({"models__policy__gate": {"metric": "measure/accuracy/greedy"}}, "either margin or at_most"),
+        ({"models__policy__gate": {"metric": "measure/accuracy/greedy"}}, "either margin or at_most or at_least"),
         ({"models__policy__head": "value"}, "train: sft trains a policy (no head) or head: token"),
         ({"name": "../x"}, "no run name"),
         ({"name": "tasks"}, "name of a folder"),

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import real_world as world
 
+from pipeline.commands import solve
+from pipeline.commands.curve import curve
 from pipeline.commands.show import show_rows
 from pipeline.engine.endings import hash_ids
+from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe
 from pipeline.report.console import Console
+from pipeline.report.html import build, data
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
 from pipeline.run.session import session
@@ -42,6 +48,8 @@ NO_HEALTH = ["min_auc=0", "min_sd=0", "max_length_correlation=1", "samples=2", "
 SMALL_SEARCH = {
     "mcts_star": ["iterations=3"],
     "alphazero": ["simulations=2", "branch=3"],
+    "revise": ["chains=2", "length=2"],
+    "rstar": ["rollouts=2", "votes=3"],
 }
 #: how each labeller is made small, and able to find something where the tiny policy is nearly always right
 SMALL_LABELS = {
@@ -61,7 +69,13 @@ WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
+#: in test_looked_at_recipes.py
+LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
+ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
+THINKING = ("rebase_countdown", "revise_countdown", "rstar_countdown")
+REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
+GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
 )
@@ -96,7 +110,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS, *TALKING]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS, *GRADIENT_ELSEWHERE]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -188,9 +202,9 @@ def test_checks_as_context(place: Path, tiny: Path) -> None:
         assert 0 <= status["final"]["metrics"][f"{stage}/accuracy/search"] <= 1
 
 
-def run_shrunk(path: Path, tiny: Path) -> Recipe:
+def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
     """A recipe on countdown to its end, each stage as small as it goes."""
-    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled"]
+    words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled", *more]
     for name, model in load(path).models.items():
         lora = [] if model.lora == "none" else [f"models.{name}.lora={{r: 4}}"]
         words += [f"models.{name}.base={tiny}", *lora]
@@ -204,8 +218,15 @@ def run_shrunk(path: Path, tiny: Path) -> Recipe:
             keys = ["n=2"]
         elif stage.method == "prm_quality":
             keys = [word for word in NO_HEALTH if not word.startswith("split")]
-        elif stage.room == "evaluate":
-            keys = ["search.n=4"] if stage.settings.search else ["samples=2"]
+        elif stage.room == "generate":
+            keys = [
+                *SMALL_SEARCH.get(stage.method, ["n=2"]),
+                *(["problems=8"] if stage.settings.problems else []),
+            ]
+        elif stage.room == "evaluate" and (search := stage.settings.search):
+            keys = [f"search.{key}" for key in SMALL_SEARCH.get(search["generate"], ["n=4"])]
+        elif stage.room == "evaluate" and not stage.sources:
+            keys = ["samples=2"]
         words += [f"{here}.{key}" for key in keys]
     recipe = load(path, words)
     workspace = Workspace(DATA, CHECKPOINTS)
@@ -240,6 +261,177 @@ def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) ->
         assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), (
             stage.name
         )
+
+
+def test_better_or_only_sharper(place: Path, tiny: Path) -> None:
+    """Two rounds: the base's samples are drawn once, gates read what drifts, the report says both."""
+    small = ["stages.ceiling.samples=6", "stages.ceiling.read=2", "stages.ceiling.problems=5"]
+    small += ["stages.drift.samples=3", "stages.drift.problems=6", "stages.drift.warn={kl: -1}"]
+    said = run("ceiling_countdown", f"models.policy.base={tiny}", *COUNTDOWN, *BRIEF, *small)
+    whole("ceiling_countdown")
+    assert "nats a token from the base" in said  # the warning
+    written = [
+        Counter(row.model for row in rows("ceiling_countdown", n, "ceiling", Trace)) for n in (0, 1, 2)
+    ]
+    assert written[0] == {"policy": 30, "policy@0": 30}
+    assert written[1] == written[2] == {"policy": 30}  # nothing of the base, nor of the round before
+    status = run_status("ceiling_countdown", Workspace(DATA, CHECKPOINTS))
+    found = status["rounds"][2]["metrics"]
+    assert found["ceiling/pass@1@0"] == status["rounds"][0]["metrics"]["ceiling/pass@1"]
+    assert {"ceiling/pass@6" in found, "ceiling/pass@4" in found} == {False, True}
+    assert found["ceiling/lost"] == pytest.approx(
+        found["ceiling/lost@incumbent"] + found["ceiling/lost/change"]
+    )
+    gate = json.loads((DATA / "ceiling_countdown" / "round-002" / "gate.json").read_text())
+    assert any("drift/distinct" in reason for reason in gate["decisions"]["policy"]["reasons"])
+    report = page_of("ceiling_countdown")
+    for told in ("Better, or only sharper? Round 2", "Does it go astray? Round 2", "Beware: nats a token"):
+        assert told in report
+
+
+def page_of(name: str) -> str:
+    return build.render([data.load_run(name, Workspace(DATA, CHECKPOINTS))])
+
+
+def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
+    """Every strategy at every budget; then `solve` spends by what was measured."""
+    name = "compute_optimal_countdown"
+    small = [f"models.{model}.base={tiny}" for model in ("policy", "verifier")]
+    small += ["before.sample.n=6", "before.sample.temperature=1.5", "before.learn.steps=2"]
+    small += ["before.learn.batch_size=8", "before.learn.on_empty=continue"]
+    small += ["before.spend.budgets=[1,4]", "before.spend.difficulty=3", "before.spend.bins=2"]
+    beam = "{generate: beam, n: N, width: 4, budgets: [4]}"
+    small += [f"before.spend.strategies={{majority: majority, best: best, beam: {beam}}}"]
+    run(name, *COUNTDOWN, *THREE, "task.train=16", *small)
+    status = run_status(name, Workspace(DATA, CHECKPOINTS))
+    assert status["complete"]
+    found = status["rounds"][0]["metrics"]
+    assert {
+        f"spend/{line}@{n}" for line in ("optimal", "optimal/predicted", "single") for n in (1, 4)
+    } <= set(found)
+    assert found["spend/accuracy/majority@1"] == pytest.approx(found["spend/accuracy/best@1"])  # one is one
+    assert found["spend/tokens/beam@4"] > 0
+    assert found["spend/tokens/optimal@4/counted"] == pytest.approx(
+        found["spend/tokens/optimal@4"] + found["spend/tokens/difficulty"]
+    )
+    assert "How should samples be spent?" in page_of(name)
+    problem = next(iter(StageFolder(DATA / name / "prepare").read(Problem)))
+    told = solve.Solver(name, None, [], Workspace(DATA, CHECKPOINTS), 5).answer(problem.question)
+    assert re.match(r"difficulty [12] of 2 \(1 is the easiest\): (majority|best|beam), 4 samples\n", told)
+    with pytest.raises(RecipeError, match="leave out --search"):
+        solve.Solver(name, "beam", [], Workspace(DATA, CHECKPOINTS), 4)
+
+
+@pytest.mark.full
+def test_a_learning_curve(place: Path, tiny: Path) -> None:
+    """Three sizes in two arms: five runs, and the same again reads them."""
+    small = [f"models.policy.base={tiny}", *COUNTDOWN, "rounds=1", *BRIEF[1:], "wandb.mode=disabled"]
+    call = (RECIPES / "quickstart.yaml", [8, 16, 24], [0], small, Console(quiet=True, main=False))
+    told = curve(*call, Workspace(DATA, CHECKPOINTS))
+    names = sorted(path.name for path in DATA.glob("curve-quickstart-*"))
+    assert names == [
+        "curve-quickstart-16-epochs-s0",
+        "curve-quickstart-16-steps-s0",
+        "curve-quickstart-24-full-s0",
+        "curve-quickstart-8-epochs-s0",
+        "curve-quickstart-8-steps-s0",
+    ]
+    assert "same steps: error =" in told
+    before = (DATA / "curve-quickstart.json").read_bytes()
+    assert curve(*call, Workspace(DATA, CHECKPOINTS)) == told
+    assert (DATA / "curve-quickstart.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("rebase_countdown", marks=pytest.mark.full),
+        "revise_countdown",
+        "rstar_countdown",
+        "rstar",
+    ],
+)
+def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """The three recipes, and rStar with a partner of another run."""
+    path = RECIPES / f"{name}.yaml" if name in THINKING else ROOT / "tests" / "recipes" / f"{name}.yaml"
+    recipe = run_shrunk(path, tiny)
+    stages = {stage.name: stage for stage in recipe.stages}
+    final = run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
+    for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
+        head = "search" if stage.settings.search or stage.sources else "greedy"
+        assert 0 <= final[f"{stage.name}/accuracy/{head}"] <= 1
+    here = DATA / recipe.name / "final-000"
+    if "agree" in stages:
+        said = list(StageFolder(here / "agree").read(Label))
+        assert {label.labeller for label in said} == {"mutual"}
+        assert all(label.correct is None and 0 <= label.value <= 1 for label in said)
+        known = {label.problem_id for label in said}
+        scores = [
+            trace.score
+            for trace in StageFolder(here / "final").read(Trace)
+            if trace.problem_id in known and trace.score is not None
+        ]
+        assert sorted(scores) == sorted(label.value for label in said)
+    if "mixed" in stages:
+        turns = [trace for trace in StageFolder(here / "mixed").read(Trace) if trace.act]
+        assert {trace.act for trace in turns} == {"revise"}
+        assert all(trace.prompt.endswith("\nrevise: ") and trace.parent for trace in turns)
+        assert {row.prompt.endswith("\nrevise: ") for row in rows(recipe.name, 0, "chains", Example)} <= {
+            True,
+            False,
+        }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_that_are_not_gold_on_countdown(name: str, place: Path, tiny: Path) -> None:
+    """PRM and critic, Q + alpha A, implicit rewards, votes: what came of them stands in the rows of a round."""
+    few = ["rounds=3", "problems_per_round=6", "stages.measure.every=3", "stages.sample.temperature=1"]
+    few += ["stages.episodes.on_empty=continue", "stages.episodes.where=all"]
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny, *few)
+    episodes = rows(recipe.name, 3, "episodes", Example)
+    assert len(episodes) == 8 * len({row.problem_id for row in episodes}) >= 32
+    steps = [row.advantage for row in episodes if len(row.advantage) > 1]
+    assert bool(steps) == (name != "ttrl_countdown")
+    labels = rows(recipe.name, 3, "votes" if name == "ttrl_countdown" else "reward", Label)
+    assert all(label.correct is None for label in labels)
+    if name == "ppo_steps_countdown":
+        assert not (DATA / recipe.name / "round-002" / "learn").exists()  # the critic warms up alone
+        assert (DATA / recipe.name / "round-002" / "refit" / "manifest.json").exists()
+        braked = {row.trace_id: row for row in rows(recipe.name, 3, "braked", Label)}
+        drawn = {row.id: row for row in rows(recipe.name, 3, "sample", Trace)}
+        raw = {row.trace_id: row.step_scores for row in labels}
+        assert {len(row.step_scores) for row in braked.values()} == {
+            len(drawn[name].step_ends) for name in braked
+        }
+        assert any(row.step_scores != raw[name] for name, row in braked.items())
+
+
+@pytest.mark.full
+def test_leave_one_out_on_addition(place: Path) -> None:
+    base, small = addition_policy(place)
+    small += ["rounds=2", "problems_per_round=6", "stages.measure.every=2", "stages.episodes.where=all"]
+    run("rloo_addition", f"models.policy.base={base}", *small)
+    whole("rloo_addition")
+    assert len(rows("rloo_addition", 2, "episodes", Example)) == 48
+
+
+@pytest.mark.full
+def test_a_policy_gradient_on_real_rows(place: Path) -> None:
+    """The GPU recipe on a few rows of GSM8K, with a small chat model made on the spot."""
+    name, folder = "grpo_gsm8k", place / "real"
+    task = task_of(name, [])
+    world.write_rows(
+        folder / "train.jsonl", world.rows_of(task, "gsm8k/train.jsonl", 250, {"train": 9, "dev": 2})
+    )
+    world.write_rows(folder / "test.jsonl", world.rows_of(task, "gsm8k/test.jsonl", 250, {"train": 2}))
+    small = [f"task.path={folder}", "task.max_tokens=64", "task.dev=2"]
+    base = real_policy(name, place, small)
+    small += [f"models.policy.base={base}", "models.policy.lora={r: 4}", "rounds=2", "problems_per_round=4"]
+    small += ["stages.measure.every=2", "stages.episodes.where=all", "stages.learn.learning_rate=1e-4"]
+    run(name, *small)
+    whole(name)
+    assert len(rows(name, 2, "episodes", Example)) == 32
 
 
 @pytest.mark.parametrize("name", DEDUCTION)

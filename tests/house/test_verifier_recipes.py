@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.commands.check import check
+from pipeline.commands.export import export_model
 from pipeline.engine.start import start_engine
+from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.report.console import Console
@@ -76,6 +78,13 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = 
         },
         "stages.measure: takes the scores of search as probability and they are log-odds: set its aggregate",
     ),
+    "a probe that descends": (
+        {"head": "probe"}, trained("probe"), {}, "has no such key: leave it out",
+    ),
+    "a probe on a server": (
+        {"head": "probe", "engine": {"server": ["http://localhost:1"]}}, {}, {},
+        "models.prm: head: probe cannot be served",
+    ),
     "rows of ours for a selector": (
         {"head": "value"},
         {**OUTCOMES, "seeds": {"select": "step_values", "from": ["credit", {"file": "r.yaml", "row": "Trace"}]}},
@@ -136,3 +145,41 @@ def test_an_implicit_model_guides_votes_and_is_measured(
         assert trace.score == pytest.approx(weight(score, "log_odds"), abs=1e-6)
         seen.add(round(score, 4))
     assert len(seen) > 1  # it says something
+
+
+def test_a_probe_guides_votes_and_is_measured(write_recipe: Callable[..., Path], tiny: Path) -> None:
+    """From a recipe: fitted, its file beside its base, searched, voted and measured by; `export` says what it is."""
+    learn = {"first": {"train": "probe", "model": "prm", "from": "seeds", "layer": 1}}
+    stages = {
+        "search": SEARCH,
+        "measure": {
+            "evaluate": "accuracy", "of": "policy", "split": "dev", "samples": 2, "value": "prm", "problems": 8,
+            "votes": ["best", "weighted"],
+        },
+        "quality": {
+            "evaluate": "prm_quality", "of": "prm", "split": "dev", "samples": 1, "min_auc": 0, "min_sd": 0,
+            "max_length_correlation": 1, "problems": 8,
+        },
+    }  # fmt: skip
+    path = write_recipe(
+        models=models(tiny, head="probe"), before=OUTCOMES | learn, stages=stages, rounds=1, **{"finally": {}}
+    )
+    with session(
+        find(str(path), [], None, DATA),
+        Console(file=io.StringIO()),
+        Processes(),
+        Workspace(DATA, CHECKPOINTS),
+    ) as working:
+        run_loop(working)
+    metrics = run_status("tiny", Workspace(DATA, CHECKPOINTS))["rounds"][1]["metrics"]
+    assert 0 <= metrics["measure/accuracy/best"] <= 1
+    assert 0 < metrics["quality/score/mean"] < 1
+    engine = start_engine(tiny, CHECKPOINTS / "tiny/round-000/prm", head="probe", dtype="float32")
+    seen = set()
+    for trace in list(StageFolder(DATA / "tiny/round-001/search").read(Trace))[:10]:
+        ids = [*engine.encode(trace.prompt), *trace.token_ids]
+        assert engine.score([(ids, [len(ids) - 1])])[0][0] == pytest.approx(trace.score, abs=1e-6)
+        seen.add(trace.score)
+    assert len(seen) > 1
+    with pytest.raises(RecipeError, match="head: probe is read against its base"):
+        export_model("tiny", 1, "prm", None, Workspace(DATA, CHECKPOINTS))

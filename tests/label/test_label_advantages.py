@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.asks import All, Logprob, Score
 from pipeline.engine.driver import drive_with_replies
-from pipeline.label import gae, group_advantage, plurality, self_certainty, step_reward
+from pipeline.label import gae, group_advantage, plurality, self_certainty, shaped_reward, step_reward
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
@@ -197,3 +197,67 @@ def test_self_certainty_is_the_mean_over_tokens() -> None:
     assert seen[0].of == "certainty"
     # logits 2, 0, 0, 0: logsumexp less mean 1.84075, less log 4 .45446
     assert math.log(math.exp(2) + 3) - 0.5 - math.log(4) == pytest.approx(0.45446, abs=1e-5)
+
+
+def test_a_critics_targets_are_what_it_should_have_said_after_each_step() -> None:
+    traces = [trace(i, num_tokens=6, ends=(2, 4, 6)) for i in range(2)]
+    settings = gae.Settings(critic="v", returns=True, lam=1)
+    found = rows(
+        gae,
+        group_of([1, 0.2], steps=[[0, 0, 1], [0.1, -0.5, 0.2]], traces=traces),
+        settings,
+        [[[0.5, 0.8, 9.0], [0.3, 0.1, 9.0]]],
+    )
+    # lambda 1: the rewards from the next step on, whatever the critic said; nothing comes after the last
+    assert [row.step_scores for row in found] == [
+        [pytest.approx(1), pytest.approx(1), 0.0],
+        [pytest.approx(-0.3), pytest.approx(0.2), 0.0],
+    ]
+    assert gae.targets([0.7655, 0.49, 0.2], [0.2, 0.5, 0.8]) == pytest.approx([0.99, 1, 0])
+    assert rows(gae, group_of([1]), gae.Settings(critic="v"), [[[0.5, 0.8]]])[0].step_scores is None
+
+
+def shaped(group, settings, replies=(), others=()):
+    whole = shaped_reward.reduce([shaped_reward.survey(one, settings) for one in (group, *others)], settings)
+    return drive_with_replies(shaped_reward.label(PROBLEM, group, settings, TASK, whole=whole), replies)
+
+
+def test_ppo_max_scales_clips_and_charges_for_leaving_the_reference() -> None:
+    group = group_of([None, None], steps=[[1.0, 3.0], [5.0, 7.0]])
+    plain = shaped_reward.Settings(kl=0, clip=None)
+    deviation = math.sqrt(20 / 3)  # of 1, 3, 5, 7: squares about 4 are 20, over n - 1
+    assert [row.step_scores for row in shaped(group, plain)] == [
+        pytest.approx([1 / deviation, 3 / deviation]),
+        pytest.approx([5 / deviation, 7 / deviation]),
+    ]
+    centred = shaped_reward.Settings(kl=0, center=True, clip=1)
+    assert shaped(group, centred)[0].step_scores == pytest.approx([-1, -1 / deviation])
+    # the whole round's: another problem of huge rewards makes these small
+    assert shaped(group, plain, others=[group_of([1000.0, -1000.0])])[1].step_scores[1] < 0.02
+    priced = shaped_reward.Settings(scale=False, clip=2, kl=0.1, reference="policy@0")
+    theirs = [[-2.0, -1.0, -1.5, -1.0], [-1.0] * 4]
+    found = shaped(group, priced, [theirs])
+    assert found[0].step_scores == pytest.approx([1 - 0.1 * 1.0, 2 - 0.1 * 0.5])
+    assert found[1].step_scores == pytest.approx([2, 2])
+
+
+def test_ppo_max_takes_a_traces_own_reward_at_its_last_step_and_drops_what_has_none() -> None:
+    traces = [trace(0), trace(1, num_tokens=0, ends=()), trace(2), trace(3)]
+    traces[3].logprobs.clear()
+    settings = shaped_reward.Settings(scale=False, reference="policy@0")
+    found = shaped(group_of([1, 1, None, 1], traces=traces), settings, [[[-1.0] * 4]])
+    assert [row.step_scores for row in found if isinstance(row, Label)] == [[0, 1]]
+    assert {(row.what, row.reason) for row in found if isinstance(row, Dropped)} == {
+        ("p/1", "no_steps"),
+        ("p/2", "no_reward"),
+        ("p/3", "no_logprobs"),
+    }
+    for given, words in (({}, "name one"), ({"kl": 0, "scale": False, "center": True}, "set scale: true")):
+        with pytest.raises(ValidationError, match=words):
+            shaped_reward.Settings(**given)
+
+
+def test_pav_takes_each_step_by_its_own_reward() -> None:
+    group = group_of([None, None], steps=[[1.0, 0.0], [0.0, 0.0]])
+    pav = group_advantage.Settings(kind="dr_grpo", outcome=0, process=1, gamma=0)
+    assert [row.advantage for row in rows(group_advantage, group, pav)] == [[0.75, -0.25], [-0.25, -0.25]]

@@ -256,3 +256,29 @@ def test_token_head_needs_its_marks(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"+"', '"plus"'))
     with pytest.raises(RecipeError, match=r"lacks '\+'"):
         train(job_of(folder, tmp_path, steps(4), head="token"), Settings(**FAST, target="soft"))
+
+
+def test_a_critic_is_held_near_what_it_said(base: Path, tmp_path: Path) -> None:
+    """Value clipping: by hand, and in a training, where a score goes no further than the clip."""
+    import torch
+
+    from pipeline.train.prm import clipped_errors
+
+    found = clipped_errors(
+        torch.tensor([0.9, 0.6, 0.5]), torch.tensor([0.5] * 3), torch.tensor([1.0] * 3), 0.2
+    )
+    assert found.tolist() == pytest.approx([0.09, 0.16, 0.25])
+    rows = steps(16, good=5.0, bad=-5.0)
+    slow = FAST | {"learning_rate": 0.02, "args": {"optim": "sgd"}}  # no momentum carries a score on
+
+    def said(name: str, number: int, clip: float | None) -> np.ndarray:
+        settings = Settings(target="advantage", value_clip=clip, **slow | {"steps": number})
+        train(job_of(base, tmp_path / name, rows, head="value", lora={"r": 4}), settings)
+        return np.concatenate(read_scores(base, tmp_path / name / "out", rows))
+
+    start = said("start", 1, 1e-6)  # errors weigh as ever in the first step, so it is a small one
+    free, held = said("free", 40, None), said("held", 40, 0.2)
+    assert np.abs(held - start).mean() < 0.5 < 1 < np.abs(free - start).mean()
+    assert np.array_equal(said("again", 40, 0.2), held)
+    with pytest.raises(ValueError, match="value_clip: 0.2 is for a squared error"):
+        Settings(target="soft", value_clip=0.2)

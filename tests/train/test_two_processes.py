@@ -76,7 +76,7 @@ def told(folder: Path) -> list[dict]:
     return json.loads((folder / "report.json").read_text())
 
 
-@pytest.mark.parametrize("what", ["sft", "sft-accumulated", "prm", "prm-token"])
+@pytest.mark.parametrize("what", ["sft", "sft-accumulated", "prm", "prm-token", "prm-clipped"])
 def test_two_processes_take_the_steps_of_one(base: Path, tmp_path: Path, what: str) -> None:
     import train_two
 
@@ -85,6 +85,23 @@ def test_two_processes_take_the_steps_of_one(base: Path, tmp_path: Path, what: s
     assert told(tmp_path / "two")[0]["num_processes"] == 2
     assert told(tmp_path / "two")[-1]["loss"] == pytest.approx(told(tmp_path / "one")[-1]["loss"], rel=1e-4)
     close(tmp_path / "one/out", tmp_path / "two/out", atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["dpo", "gradient"])
+def test_preferences_and_policy_gradients_on_two(base: Path, tmp_path: Path, what: str) -> None:
+    """The same rows in each step, and weights to rounding."""
+    import train_two
+
+    train_two.start(what, base, tmp_path / "one")
+    good(launch(tmp_path, base, tmp_path / "two", what))
+    one, two = told(tmp_path / "one"), told(tmp_path / "two")
+    assert (one[0]["num_processes"], two[0]["num_processes"]) == (1, 2)
+    for key in ("examples", "steps", "trained_positions"):
+        assert one[0][key] == two[0][key]
+    np.testing.assert_allclose(
+        [v["loss"] for v in two[1:]], [v["loss"] for v in one[1:]], rtol=1e-3, atol=1e-5
+    )
+    close(tmp_path / "one/out", tmp_path / "two/out", atol=2e-4)
 
 
 def test_killed_and_resumed_on_two_is_never_killed(base: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import LONGEST, Place, Traces, flips, learned, why_none
 from pipeline.report.show import safe
-from pipeline.rows import Problem, Trace
+from pipeline.rows import ATTEMPTS, Problem, Trace
 
-KEYS = "g p id steps a ok fate sc end n score model flag why"
+KEYS = "g p id steps a ok fate sc end n score model flag why act up said"
 
 
 def shown(text: str) -> str:
@@ -40,11 +40,13 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
             asked.append([shown(problem_id), *(shown(text) for text in texts)])
         return problems[problem_id]
 
-    for number, (one, mine) in enumerate(zip(found, traces, strict=True)):
+    for run, (one, mine) in enumerate(zip(found, traces, strict=True)):
         for place in sorted(mine.places, key=lambda place: (place.final, -place.round)):  # newest first
             solved, lost = (set(ids) for ids in flips(one, mine.places, place))
+            at = {name: len(table["g"]) + number for number, name in enumerate(place.traces)}
             for trace in place.traces.values():
                 row = _row(place, trace)
+                row["up"] = at.get(trace.parent or "", -1)
                 row["why"] = "" if trace.answer is not None else why_none(one, trace)
                 changed = 1 if trace.problem_id in solved else 2 if trace.problem_id in lost else 0
                 row["flag"] += changed if row["ok"] == (changed == 1) else 0  # a wrong trace solved nothing
@@ -52,9 +54,11 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
                 table["g"].append(len(groups))
                 for key, value in row.items():
                     table[key].append(value)
-            groups.append(_group(number, place))
+            groups.append(_group(run, place))
     fates = [words.setdefault(fate, len(words)) for fate in table["fate"]]
     models: dict[str, int] = {}
+    acts: dict[str, int] = {}
+    table["act"] = [acts.setdefault(act, len(acts)) for act in table["act"]]
     table["fate"] = fates
     table["model"] = [models.setdefault(model, len(models)) for model in table["model"]]
     return {
@@ -63,6 +67,8 @@ def columns(found: list[RunData], traces: list[Traces]) -> dict[str, Any]:
         "problems": asked,
         "fates": list(words),
         "models": list(models),
+        "acts": list(acts),
+        "attempts": list(ATTEMPTS),
         "runs": [one.name for one in found],
         "total": sum(each.total for each in traces),
         "learned": [_listed(one, mine, problem) for one, mine in zip(found, traces, strict=True)],
@@ -99,7 +105,7 @@ def _group(run: int, place: Place) -> dict[str, Any]:
 
 def _row(place: Place, trace: Trace) -> dict[str, Any]:
     """One trace. ok: 1 right, 0 wrong, -1 nobody knows. flag: 4 chosen, +8 hinted, +16 greedy; the caller
-    adds 1 for newly solved, 2 for newly lost."""
+    adds 1 for newly solved, 2 for newly lost. said: what a labeller without gold calls it, as ok."""
     verdict = -1
     scores: dict[str, list[float | None]] = {}
     for label in place.labels.get(trace.id, []):
@@ -120,6 +126,8 @@ def _row(place: Place, trace: Trace) -> dict[str, Any]:
         "n": len(trace.token_ids),
         "score": None if trace.score is None else round(trace.score, 4),
         "model": shown(trace.model),
+        "act": shown(trace.act),
+        "said": int(place.called[trace.id]) if trace.id in place.called else -1,
         "flag": 4 * trace.chosen + 8 * trace.hinted + 16 * greedy,
     }
 

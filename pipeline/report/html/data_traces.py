@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.evaluate import GOLD
@@ -44,6 +44,7 @@ class Place:
     total: int = 0  #: traces written, candidates only
     traces: dict[str, Trace] = field(default_factory=dict)  #: sampled, by id
     labels: dict[str, list[Label]] = field(default_factory=dict)  #: by trace id
+    called: dict[str, bool] = field(default_factory=dict)  #: by trace id: right or wrong, by who sees no gold
     fate: dict[str, str] = field(default_factory=dict)  #: trace id -> kept, or why not
     solved: dict[str, bool] = field(default_factory=dict)  #: by problem; an evaluation's main answer
     main: dict[str, str] = field(default_factory=dict)  #: by problem: that answer's trace
@@ -220,7 +221,7 @@ def _read_evaluation(found: RunData, place: Place, wanted: set[str], chunks: set
         if row.model.endswith(INCUMBENT):
             place.total -= 1
             continue
-        if row.model in (first, "") or not judges:
+        if row.is_attempt and (row.model in (first, "") or not judges):
             kind = "chosen" if row.chosen else "greedy" if row.temperature == 0 else "first"
             mains.setdefault(row.problem_id, {}).setdefault(kind, row)
             if row.answer is None:
@@ -257,6 +258,9 @@ def _read_generation(found: RunData, place: Place, wanted: set[str]) -> None:
         folder = run.stage_folder(stage, place.round)
         for row in read_rows(folder, ("Label",), chunks_with(folder, wanted)):
             if row.problem_id in wanted and row.trace_id in place.traces:
+                if row.correct is not None and not stage.settings.sees_gold:
+                    place.called[row.trace_id] = row.correct
+                    row = replace(row, correct=None)
                 place.labels.setdefault(row.trace_id, []).append(row)
                 if row.correct is not None:
                     place.solved[row.problem_id] = place.solved.get(row.problem_id, False) or row.correct

@@ -110,5 +110,7 @@ def _node(place: Place, node: Node, at: dict[str, int], values: dict[str, float]
     row |= {"t": 1} if node.terminal else {}
     if trace is not None:
         row |= {"ok": right, "c": int(trace.chosen), "a": safe(trace.answer or "")}
+        if trace.act or (len(trace.steps) > 1 and trace.text.strip() == node.step.strip()):
+            row["w"] = safe(trace.act) or "answer"  # not a step: a whole answer, by what it was asked for
         row |= {"kept": 1} if place.fate.get(trace.id) == KEPT else {}
     return row

@@ -1,6 +1,6 @@
 /* The trace browser: search, filters, pages. Everything a model wrote goes in as text. */
 const PAGE = 20;
-const browser = { shown: [], page: 0, data: null, texts: [], problem: -1, text: "" };
+const browser = { shown: [], found: 0, talks: new Map(), page: 0, data: null, texts: [], problem: -1, text: "" };
 
 function startTraces(data) {
   browser.data = data;
@@ -12,6 +12,10 @@ function startTraces(data) {
   byId("traces-lead").textContent = total ? sampled : "No stage has written traces yet.";
   if (!total) { ready.traces = true; return; }
   fillFilters(data);
+  for (let i = 0; i < total; i++) {
+    const root = rootOf(i);
+    if (root !== i) browser.talks.set(root, [...(browser.talks.get(root) || [root]), i]);
+  }
   byId("filters").hidden = false;
   let wait = 0;
   byId("filters").addEventListener("input", (event) => {
@@ -87,7 +91,8 @@ function findTraces() {
   const order = at("f-order"), none = order === "high" ? -Infinity : Infinity;
   if (order === "long") found.sort((a, b) => rows.n[b] - rows.n[a]);
   else if (order) found.sort((a, b) => ((rows.score[a] ?? none) - (rows.score[b] ?? none)) * (order === "high" ? -1 : 1));
-  browser.shown = found;
+  browser.found = found.length;
+  browser.shown = [...new Map(found.map((i) => [rootOf(i), i])).keys()];  // turns of one conversation stand together
   browser.text = text;
   turn(0, true);
 }
@@ -97,7 +102,8 @@ function turn(page, fresh = false) {
   browser.page = clamp(page, 0, last);
   const from = browser.page * PAGE, part = browser.shown.slice(from, from + PAGE);
   const only = browser.problem >= 0 ? ` of ${browser.data.problems[browser.problem][0]}` : "";
-  byId("traces-count").textContent = `${count(browser.shown.length)} traces${only}` +
+  const talks = browser.shown.length < browser.found ? ` in ${count(browser.shown.length)} conversations or single answers` : "";
+  byId("traces-count").textContent = `${count(browser.found)} traces${only}${talks}` +
     (part.length ? `, ${count(from + 1)} to ${count(from + part.length)} shown` : ": loosen a filter, or clear them");
   byId("trace-list").replaceChildren(...part.map(traceItem));
   byId("pager").hidden = last === 0;
@@ -107,29 +113,72 @@ function turn(page, fresh = false) {
   if (!fresh) byId("traces-count").scrollIntoView({ block: "start" });
 }
 
+/* The first turn of the conversation that a trace is of: itself where it is none. */
+function rootOf(i) {
+  const up = browser.data.columns.up;
+  for (let far = 0; up[i] >= 0 && far < 100; far++) i = up[i];
+  return i;
+}
+
+function isAttempt(i) { return browser.data.attempts.includes(browser.data.acts[browser.data.columns.act[i]]); }
+
 function traceItem(i) {
-  const { columns: rows, groups, problems, fates, models, runs } = browser.data;
-  const group = groups[rows.g[i]], [id, question, answer, difficulty] = problems[rows.p[i]];
+  const { columns: rows, groups, problems, runs } = browser.data;
+  const group = groups[rows.g[i]], [id, question] = problems[rows.p[i]];
+  const turns = browser.talks.get(i) || [i], talk = turns.length > 1;
   const item = make("li"), card = item.appendChild(make("article")), head = card.appendChild(make("h3"));
-  const [word, look] = { 1: ["right", "good"], 0: ["wrong", "bad"], "-1": ["not judged", ""] }[rows.ok[i]];
-  head.append(make("span", "tag " + look, word));
-  const fate = fates[rows.fate[i]], flag = rows.flag[i];
-  if (fate) head.append(make("span", "tag " + (fate === "kept" ? "good" : ""), fate === "kept" ? "kept" : "dropped: " + fate.replaceAll("_", " ")));
-  [[1, "newly solved"], [2, "newly lost"]].forEach(([n, text]) => (flag & 3) === n && head.append(make("span", "tag info", text)));
-  [[4, "chosen"], [8, "hinted"], [16, "greedy"]].forEach(([bit, text]) => flag & bit && head.append(make("span", "tag", text)));
+  const last = turns.filter(isAttempt).pop() ?? i;
+  head.append(...traceTags(talk ? last : i));
+  if (talk) head.append(make("span", "tag", `${turns.length} turns`));
   const where = `${runs.length > 1 ? runs[group.run] + ", " : ""}${group.final ? "final after " : ""}round ${group.round}, ${group.stage}, ${id}`;
   head.append(make("span", "where", where));
   if (question) card.append(make("p", "question", question));
-  card.append(stepList(rows.steps[i], rows.sc[i]));
-  const facts = card.appendChild(make("p", "facts"));
-  facts.append("answer ", make("b", "", rows.a[i] ?? (rows.why[i] === "no answer" ? "none" : `none: ${rows.why[i]}`)));
-  if (answer) facts.append(", gold ", make("b", "", answer));
-  const more = [`${rows.n[i]} tokens`, `ended by ${rows.end[i]}`, models[rows.model[i]], difficulty];
+  if (!talk) return card.append(stepList(rows.steps[i], rows.sc[i]), traceFacts(i)), item;
+  const list = card.appendChild(make("ol", "talk"));
+  turns.forEach((each) => {
+    const line = list.appendChild(make("li")), top = line.appendChild(make("h4", "", browser.data.acts[rows.act[each]] || "answer"));
+    top.append(...traceTags(each));
+    line.append(stepList(rows.steps[each], rows.sc[each]), traceFacts(each));
+  });
+  return item;
+}
+
+/* What is known of a trace: right or wrong, or what a critique says and whether that is so; its fate; its marks. */
+function traceTags(i) {
+  const { columns: rows, fates } = browser.data, tags = [], tag = (look, text) => tags.push(make("span", "tag " + look, text));
+  if (isAttempt(i)) {
+    const [word, look] = { 1: ["right", "good"], 0: ["wrong", "bad"], "-1": ["not judged", ""] }[rows.ok[i]];
+    if (rows.ok[i] >= 0 || rows.said[i] < 0) tag(look, word);
+    if (rows.said[i] >= 0) tag("info", rows.said[i] ? "called right" : "called wrong");
+  } else {
+    tag("info", rows.a[i] === null ? "says nothing that is read" : `says ${rows.a[i].length > 40 ? rows.a[i].slice(0, 39) + "\u2026" : rows.a[i]}`);
+    let about = rows.up[i];
+    for (let far = 0; about >= 0 && !isAttempt(about) && far < 100; far++) about = rows.up[about];
+    if (about >= 0 && rows.ok[about] >= 0 && ["right", "wrong"].includes(rows.a[i])) {
+      const so = (rows.a[i] === "right") === (rows.ok[about] === 1);
+      tag(so ? "good" : "bad", so ? "true verdict" : "false verdict");
+    }
+  }
+  const fate = fates[rows.fate[i]], flag = rows.flag[i];
+  if (fate) tag(fate === "kept" ? "good" : "", fate === "kept" ? "kept" : "dropped: " + fate.replaceAll("_", " "));
+  [[1, "newly solved"], [2, "newly lost"]].forEach(([n, text]) => (flag & 3) === n && tag("info", text));
+  [[4, "chosen"], [8, "hinted"], [16, "greedy"]].forEach(([bit, text]) => flag & bit && tag("", text));
+  return tags;
+}
+
+function traceFacts(i) {
+  const { columns: rows, problems, models } = browser.data, [, , answer, difficulty] = problems[rows.p[i]];
+  const facts = make("p", "facts"), attempt = isAttempt(i);
+  if (attempt) {
+    facts.append("answer ", make("b", "", rows.a[i] ?? (rows.why[i] === "no answer" ? "none" : `none: ${rows.why[i]}`)));
+    if (answer) facts.append(", gold ", make("b", "", answer));
+  }
+  const more = [`${rows.n[i]} tokens`, `ended by ${rows.end[i]}`, models[rows.model[i]], attempt ? difficulty : ""];
   const rater = raterOf(rows.sc[i]);
   if (rater) more.push(rater === "gold" ? "steps checked by the task" : `steps scored by ${rater}`);
   if (rows.score[i] !== null) more.push(`score ${rows.score[i].toFixed(3)}`);
-  facts.append(" · " + more.filter(Boolean).join(" · "));
-  return item;
+  facts.append((attempt ? " · " : "") + more.filter(Boolean).join(" · "));
+  return facts;
 }
 
 function raterOf(scores) {

@@ -103,8 +103,10 @@ function colourOf(node) {
 
 function stepText(node) { return node.row.s.trim() || (node.up ? "(end)" : "question"); }
 
+function nodeText(node) { return node.row.w ? node.row.a || "no answer" : stepText(node).split("\n")[0]; }  // whole answers begin alike
+
 function wordsOf(node) {
-  const row = node.row, said = [stepText(node)];
+  const row = node.row, said = [node.row.w ? `${row.w}: ${row.a || "no answer"}` : stepText(node)];
   if (row.v !== undefined) said.push(`value ${row.v.toFixed(2)}`);
   said.push(`${row.n} visits`);
   if (row.ok >= 0) said.push(row.ok ? "right answer" : "wrong answer");
@@ -140,7 +142,7 @@ function drawNode(node) {
   if (node.row.t) svg("rect", { ...look, x: -r, y: -r, width: 2 * r, height: 2 * r, rx: 3 }, g);
   else svg("circle", { ...look, r }, g);
   if (node.kids.length && !node.open) svg("text", { class: "plus", y: 4 }, g).textContent = "+";
-  const text = stepText(node).split("\n")[0], mark = node.row.ok === 1 ? " \u2713" : node.row.ok === 0 ? " \u2717" : "";
+  const text = nodeText(node), mark = node.row.ok === 1 ? " \u2713" : node.row.ok === 0 ? " \u2717" : "";
   svg("text", { x: r + 6, y: -8 }, g).textContent = (text.length > 24 ? text.slice(0, 23) + "\u2026" : text) + mark;
   return g;
 }
@@ -149,8 +151,8 @@ function describe() {
   const node = wood.nodes[wood.focus], row = node.row, box = byId("tree-detail"), path = [];
   for (let at = node; at && at.up; at = at.up) path.unshift(at);
   const tree = wood.trees[+byId("tree-pick").value || 0];
-  const parts = [make("h3", "", node.up ? `Step ${node.depth}` : "The question")];
-  parts.push(make("p", "question", node.up ? stepText(node) : tree.question || tree.id));
+  const parts = [make("h3", "", row.w ? `${row.w[0].toUpperCase()}${row.w.slice(1)}, depth ${node.depth}` : node.up ? `Step ${node.depth}` : "The question")];
+  parts.push(make("p", "question", node.up || row.w ? stepText(node) : tree.question || tree.id));
   const list = make("dl"), fact = (key, value) => list.append(make("dt", "", key), make("dd", "", value));
   if (row.v !== undefined) fact("value", row.v.toFixed(3));
   if (row.l !== undefined) fact("label", row.l.toFixed(3));
@@ -160,12 +162,16 @@ function describe() {
   if (row.ok >= 0) fact("is", row.ok ? "right" : "wrong");
   if (row.c) fact("chosen", "by the search");
   if (row.kept) fact("kept", "as a training row");
-  if (node.kids.length) fact("next steps", count(node.kids.length));
+  if (node.kids.length) fact(row.w ? "went on to" : "next steps", count(node.kids.length));
   parts.push(list);
   if (path.length > 1) {
     parts.push(make("h3", "", "The way here"));
     const steps = make("ol", "steps bare");
-    path.forEach((each) => steps.appendChild(make("li")).append(make("span", "", stepText(each))));
+    path.forEach((each) => {
+      const line = steps.appendChild(make("li"));
+      if (each.row.w) line.append(make("span", "act", each.row.w));
+      line.append(make("span", "", stepText(each)));
+    });
     parts.push(steps);
   }
   if (node.up && tree.question) parts.push(make("p", "facts", tree.question + (tree.answer ? ` · gold ${tree.answer}` : "")));

@@ -1,0 +1,126 @@
+"""Verdicts without gold: a model checks each answer several times, and the share that says right decides.
+
+"Oracle gap" (arXiv:2606.01075): generator and verifier are one model; of `n` critiques of an answer the
+share p that ends in `right` makes it a positive where p >= tau and a negative where 1 - p >= tau; what lies
+between is dropped (`unsure`), and pairs are made of the rest (`select: pairs`). tau 0.7 was best there, and
+verifications paid more than further answers.
+
+A critique without a verdict is not counted in the share; an answer without any is dropped (`no_verdict`),
+never called wrong. One without an answer at all is a negative that nobody need be asked of; one that the
+limit cut is dropped (`truncated`). The verdicts are the model's own: how true they are says `evaluate:
+critique`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipeline.asks import All, Asks, Continue, Prefix, Said, Turn, about, start, to_trace
+from pipeline.label import LabelSettings
+from pipeline.label._rewards import dropped
+from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.settings import Cost, Length, PolicyName
+from pipeline.tasks import BaseTask
+
+SLACK = 1e-9  #: 7 of 10 is a share of 0.7
+
+
+class Settings(LabelSettings):
+    """Who verifies, how often, and how sure it must be."""
+
+    sees_gold: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("Trace",)
+    makes: ClassVar[tuple[str, ...]] = ("Label", "Trace", "Dropped")
+    acts: ClassVar[tuple[str, ...]] = ("critique",)
+    draws: ClassVar[tuple[str, ...]] = ("n",)
+
+    by: PolicyName = Field("policy", description="the model that verifies")
+    n: int = Field(8, ge=1, description="verdicts an answer")
+    tau: float = Field(0.7, gt=0.5, le=1, description="share of the verdicts that decides; 0.7 in the paper")
+    least: int = Field(1, ge=1, description="verdicts that must be readable, or the answer is dropped")
+    temperature: float = Field(1.0, ge=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(0, ge=0, description="tokens a critique may have; 0: as the task says")
+    keep: bool = Field(False, description="commit the critiques, for reading and for evaluations")
+
+    @property
+    def draws_alike(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def completion_limit(self) -> int:
+        return self.max_tokens
+
+    def cost(self, task: Length, given: float = 0.0) -> Cost:
+        """A critique is as long as an answer, as far as anybody knows beforehand."""
+        one = min(task.typical_tokens, self.max_tokens or task.typical_tokens)
+        return Cost({self.by: given * self.n * one}, {}, given)
+
+
+def label(
+    problem: Problem, group: Group, settings: Settings, task: BaseTask
+) -> Asks[list[Label | Trace | Dropped]]:
+    """A Label for each answer that the verdicts agree on, the critiques as Traces, a Dropped for each
+    other."""
+    rows: list[Label | Trace | Dropped] = []
+    asked: list[Trace] = []
+    for trace in group.traces:
+        if not trace.is_attempt:
+            rows.append(dropped(trace, "no_attempt"))
+        elif trace.finish in ("length", "budget"):
+            rows.append(dropped(trace, "truncated"))
+        elif trace.answer is None:
+            rows.append(_label(trace, 0.0, False, "no_answer"))
+        else:
+            asked.append(trace)
+    if not asked:
+        return rows
+    question = about(problem.id, problem.question)
+    turns = yield All(*(Turn(question, "critique", [Said(trace.text)], by=settings.by) for trace in asked))
+    written = yield Continue(
+        [start(turn) for turn in turns],
+        by=settings.by,
+        n=settings.n,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+    )
+    for place, (trace, turn) in enumerate(zip(asked, turns, strict=True)):
+        said = written[place * settings.n : (place + 1) * settings.n]
+        rows.append(verdict_of(trace, said, settings))
+        if settings.keep:
+            rows += [
+                to_trace(
+                    turn, prefix, place * settings.n + number, temperature=settings.temperature,
+                    cut=settings.top_p < 1, parent=trace.id, tokens_charged=prefix.num_tokens,
+                )
+                for number, prefix in enumerate(said)
+            ]  # fmt: skip
+    return rows
+
+
+def verdict_of(trace: Trace, said: Sequence[Prefix], settings: Settings) -> Label | Dropped:
+    """What the critiques of an answer come to: 7 of 10 right at tau 0.7 is a positive, 5 of 10 is dropped."""
+    verdicts = [one.answer == "right" for one in said if one.answer is not None]
+    if len(verdicts) < settings.least:
+        return dropped(trace, "no_verdict")
+    share = sum(verdicts) / len(verdicts)
+    if share + SLACK >= settings.tau:
+        return _label(trace, share, True)
+    if 1 - share + SLACK >= settings.tau:
+        return _label(trace, share, False, "called_wrong")
+    return dropped(trace, "unsure")
+
+
+def _label(trace: Trace, share: float, right: bool, reason: str = "") -> Label:
+    return Label(
+        problem_id=trace.problem_id,
+        trace_id=trace.id,
+        correct=right,
+        value=share,
+        reason=reason,
+        labeller="self_verify",
+    )
