@@ -24,6 +24,7 @@ from pipeline.rows import Dropped, Node, Question, Trace
 from pipeline.settings import Length
 
 Rows = list[Trace | Node | Dropped]
+SEEN_ONCE = ("critique", "compare")  #: acts that may be asked at a temperature of their own
 
 
 class AnswerSettings(GenerateSettings):
@@ -35,6 +36,9 @@ class AnswerSettings(GenerateSettings):
     rollouts: int = Field(8, ge=1, description="answers that are critiqued and written again")
     max_depth: int = Field(0, ge=0, description="rewrites of rewrites on one path; 0: no limit")
     temperature: float = Field(0.95, ge=0, le=10)
+    critique_temperature: float | None = Field(
+        None, ge=0, le=10, description="of critiques and comparisons; none: `temperature`"
+    )
 
     def written(self, task: Length) -> float:
         """Tokens of the first answer, each critique and each rewrite; a critique counts as an answer."""
@@ -79,7 +83,7 @@ class Answers:
 
     def first(self) -> Asks[Answer]:
         """The plain answer to the question."""
-        [prefix] = yield self._continue(self.question, 1)
+        [prefix] = yield self._continue(self.question, 1, self.settings.temperature)
         return self._enter(prefix, self._trace(self.question, prefix, None), None)
 
     def given(self, text: str) -> Answer:
@@ -94,7 +98,7 @@ class Answers:
         """n replies to an act, each with its Trace. only: a reply that has not what the act asks for is no
         trace, but counted (`no_ACT`)."""
         turn = yield Turn(self.question, act, history, by=self.settings.by)
-        written = yield self._continue(turn, n)
+        written = yield self._continue(turn, n, self._temperature(act))
         found: list[tuple[Prefix, Trace | None]] = []
         for prefix in written:
             if only and prefix.answer is None:
@@ -152,26 +156,30 @@ class Answers:
             trace_id=node.trace_id,
         )
 
-    def _continue(self, question: Question, n: int) -> Continue:
-        settings = self.settings
+    def _temperature(self, act: str) -> float:
+        own = self.settings.critique_temperature
+        return self.settings.temperature if own is None or act not in SEEN_ONCE else own
+
+    def _continue(self, question: Question, n: int, temperature: float) -> Continue:
+        settings, greedy = self.settings, temperature == 0
         return Continue(
             start(question),
             by=settings.by,
             n=n,
             max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
+            temperature=temperature,
+            top_p=1.0 if greedy else settings.top_p,
+            top_k=0 if greedy else settings.top_k,
         )
 
     def _trace(self, question: Question, prefix: Prefix, parent: str | None) -> Trace:
-        settings = self.settings
+        settings, temperature = self.settings, self._temperature(question.act)
         trace = to_trace(
             question,
             prefix,
             self._said[question.act],
-            temperature=settings.temperature,
-            cut=settings.top_p < 1 or settings.top_k > 0,
+            temperature=temperature,
+            cut=bool(temperature) and (settings.top_p < 1 or settings.top_k > 0),
             tokens_charged=prefix.num_tokens,
             parent=parent,
         )

@@ -2,13 +2,15 @@
 </reflection> ... </thinking><output> ... </output>`, of which the output alone is the answer (the tags of
 Reflection-70B's model card; the idea of rewriting by reflection is Reflection-tuning's, arXiv:2310.11716).
 
-- `n` completions are written under the act `reflect`, whose words tell the format. The task reads the answer
-  in the output alone (`tasks/_tags.py`). One that is not in the format is counted: `open_tag`, `tag_order`,
-  `no_output`, `no_tags`, `cut` where the limit ended it; with `keep_untidy` it stays, without an answer.
+- `n` completions are written under the act `reflect`, whose words tell the format. The task reads the
+  answer in the output alone (`tasks/_tags.py`). One that is not in the format is counted: `open_tag`,
+  `tag_order`, `no_output`, `no_tags`, `cut` where the limit ended it; with `keep_untidy` it stays, without
+  an answer.
 - `spliced: true` makes each conversation of `from` (an attempt, a critique, another attempt, as `mctsr`,
   `check_context` and others leave them) one completion in the format, which no model wrote as it stands:
   attempts are thoughts, critiques reflections, the last attempt the output too. A conversation without a
-  critique is passed over; token ids are left to the trainer (`min_tokens: 0`).
+  critique, or that ends with one which finds a fault, is passed over; token ids are left to the trainer
+  (`min_tokens: 0`).
 
 What it does not do: mask the mistakes within the thinking (training shows and learns a completion as a
 whole, its prompt masked), or know whether the last attempt is right (a labeller does).
@@ -89,13 +91,15 @@ def named(rows: Rows, question: Question) -> Rows:
 
 
 def conversations(given: Group) -> list[list[Trace]]:
-    """The turns of each conversation, oldest first: from each attempt that nothing follows up to the first
-    one. A verdict that scores or compares stands beside a conversation, not in it."""
+    """The turns of each conversation, oldest first, from each end up to the first attempt. It ends with an
+    attempt, or with a critique that finds it right; a verdict that scores or compares stands beside it."""
     by_id = {trace.id: trace for trace in given.traces}
     spoken = [trace for trace in given.traces if trace.is_attempt or trace.act == "critique"]
     followed = {trace.parent for trace in spoken}
     found = []
-    for last in (trace for trace in spoken if trace.is_attempt and trace.id not in followed):
+    for last in (trace for trace in spoken if trace.id not in followed):
+        if not last.is_attempt and last.answer != "right":
+            continue
         chain = [last]
         while (above := by_id.get(chain[-1].parent or "")) is not None:
             chain.append(above)
@@ -110,21 +114,22 @@ def spliced(turn: Question, given: Group, settings: Settings) -> Rows:
         number = sum(isinstance(row, Trace) for row in rows)
         if number >= settings.n:
             break
-        *before, last = chain
-        if not any(trace.act == "critique" for trace in before) or last.answer is None:
+        last = [trace for trace in chain if trace.is_attempt][-1]
+        if not any(trace.act == "critique" for trace in chain) or last.answer is None:
             continue
         thoughts = [(trace.text, trace.act == "critique") for trace in chain]
         if any(_tags.fault(text) != "no_tags" for text, _ in thoughts):
             continue  # model text with tags of its own would break the format
+        text = _tags.tagged(thoughts, last.text)
         rows.append(
             Trace(
                 problem_id=turn.id,
                 id=act_id(turn.id, turn.act, number),
                 prompt=turn.prompt,
-                text=_tags.tagged(thoughts, last.text),
+                text=text,
                 token_ids=[],
                 step_ends=[],
-                steps=[],
+                steps=text.splitlines(keepends=True),  # two conversations are told apart by them
                 answer=last.answer,
                 finish="eos",
                 parent=last.id,

@@ -102,6 +102,14 @@ def test_a_conversation_becomes_one_completion_in_the_format():
     assert TASK.extract_turn("reflect", row.text) == row.answer
 
 
+def test_a_conversation_may_end_with_a_critique_that_finds_nothing_wrong():
+    talk = [said("0", C, answer=READ), said("critique.0", "22 - 22 = 0 right", "0", "right")]
+    asks = reflect.generate(QUESTION, reflect.Settings(spliced=True), Group("p", talk))
+    [row] = Talker({}).drive(asks)
+    assert row.text == _tags.tagged([(C, False), ("22 - 22 = 0 right", True)], C)
+    assert row.parent == "p/s.1/0"
+
+
 @pytest.mark.parametrize(
     "talk", [[], [TALK[0]], TALK[:3], [TALK[0], said("critique.0", "<output>", "0", "wrong"), TALK[3]]]
 )
