@@ -45,7 +45,9 @@ def declared(stage: Stage) -> list[Metric]:
 
 def _marked(one: Metric) -> Metric:
     """A metric that says of itself that its answers saw gold."""
-    said: dict[str, Any] = {key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))}
+    said: dict[str, Any] = {
+        key: f"{text} (sees gold)" for key in ("says", "short", "column") if (text := getattr(one, key))
+    }
     gain = f"{SAW_GOLD}{one.gain}" if one.gain else ""
     return replace(one, name=f"{SAW_GOLD}{one.name}", gain=gain, **said)
 
