@@ -240,8 +240,8 @@ class Task(BaseTask):
             yield left
 
     def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
-        """In the seed's dialect where the task does not chat: the check's last word, the check, or that and the
-        distance of its end from the target.
+        """In the seed's dialect where the task does not chat: the check's last word, the check, or that and
+        how far off its end is.
         """
         if self.settings.chat:
             return super().feedback(problem, text, detail)
