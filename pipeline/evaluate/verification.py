@@ -12,8 +12,8 @@ et al., arXiv:2402.08115; Valmeekam et al., arXiv:2310.08118).
 | resample | fresh answers | gold |
 
 **The last four see gold** (`answers_with_gold`): they are upper bounds, and their metrics say so. An arm
-ends when an answer is accepted, after `rounds` attempts, or where it has written `tokens`; the answer in
-force is its last. All arms share the first answer, and those that sample afresh one pool of `rounds`. A
+ends when an answer is accepted, after `attempts` of them, or where it has written `tokens`; the answer in
+force is its last. All arms share the first answer, and those that sample afresh one pool of `attempts`. A
 later turn sees the last attempt and what was said of it.
 
 The own critic's `tpr` and `fpr` are measured on the pool. Endless re-sampling against it would be right in p
@@ -61,7 +61,7 @@ class Settings(EvaluateSettings):
     acts: ClassVar[tuple[str, ...]] = ("critique", "revise")
 
     arms: tuple[Arm, ...] = Field(ARMS, description="which are compared; `once` is always among them")
-    rounds: int = Field(8, ge=2, description="attempts an arm may make; 15 in the paper")
+    attempts: int = Field(8, ge=2, description="attempts an arm may make; 15 in the paper")
     tokens: int = Field(
         400, ge=1, description="tokens that an arm may write on a problem, critiques included"
     )
@@ -80,10 +80,10 @@ class Settings(EvaluateSettings):
 
     def answering(self, model: str, task: Length) -> Cost:
         """The pool and its critiques, and what each talking arm may spend."""
-        pool = 2 * self.rounds * task.typical_tokens
-        turns = self.rounds * task.typical_tokens
+        pool = 2 * self.attempts * task.typical_tokens
+        turns = self.attempts * task.typical_tokens
         spent = sum(min(self.tokens, turns * (2 if arm == "self" else 1)) for arm in self.talking)
-        return Cost({model: pool + spent}, {}, 2 * self.rounds)
+        return Cost({model: pool + spent}, {}, 2 * self.attempts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def answer(
     """The pool with its critiques, and the turns of each talking arm, as Traces whose ids name the arm."""
     if problem.answer is None:
         return [Dropped(problem_id=question.id, what=question.id, reason="no_gold")]
-    pool = yield Continue(start(question), by=model, n=settings.rounds, temperature=settings.temperature)
+    pool = yield Continue(start(question), by=model, n=settings.attempts, temperature=settings.temperature)
     turns = yield All(*(Turn(question, "critique", [Said(one.text)], by=model) for one in pool))
     critiques = yield Continue([start(turn) for turn in turns], by=model, temperature=settings.temperature)
     rows: list[Trace] = []
@@ -137,7 +137,7 @@ def answer(
     talking = [_Talk(arm, pool[0], critiques[0], rows[0].id) for arm in settings.talking]
     for talk in talking:
         talk.spent = pool[0].num_tokens
-    for number in range(1, settings.rounds):
+    for number in range(1, settings.attempts):
         running = [talk for talk in talking if talk.goes_on(problem, task, settings)]
         if not running:
             break
@@ -234,7 +234,7 @@ def outcomes(
         spent = len(trace.token_ids) + (len(said.token_ids) if own and said is not None else 0)
         return Turned(gold.get(trace.id, False), accepted, spent)
 
-    arms = {}
+    arms: dict[str, ArmOutcome] = {}
     for arm in settings.arms:
         attempts = pool[:1] if arm == "once" else pool if arm.endswith("resample") else (
             pool[:1] + [trace for trace in by_arm.get(arm, []) if trace.is_attempt])  # fmt: skip

@@ -246,7 +246,7 @@ class Model:
 
 
 def arms(model, **settings):
-    settings = verification.Settings(**{"rounds": 3, "tokens": 1000} | settings)
+    settings = verification.Settings(**{"attempts": 3, "tokens": 1000} | settings)
     rows = model.drive(settings)
     labels = verification.grade(PROBLEM, rows, TASK)
     assert len({row.id for row in rows}) == len(rows)
@@ -337,7 +337,7 @@ def test_gold_reaches_only_the_arms_that_say_so():
         model = Model(
             [["so", "bad"], ["no"], ["right"]], [["right"]], lambda t: "wrong" if "bad" in t else "right"
         )
-        found = model.drive(verification.Settings(rounds=3), dataclasses.replace(PROBLEM, answer=answer))
+        found = model.drive(verification.Settings(attempts=3), dataclasses.replace(PROBLEM, answer=answer))
         arms = {}
         for row in found:
             arms.setdefault(row.id.split("/")[2], []).append((row.text, row.prompt))
