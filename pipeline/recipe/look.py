@@ -261,7 +261,7 @@ def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
         base = recipe.models[name].base if name in recipe.models else ""
         if not base.startswith("seed://") or packaged(base):
             continue
-        unknown = {act for act in asked for task in recipe.tasks if seeds.unsaid(task, act)}
+        unknown = {act for act in asked for task in recipe.tasks if seeds.unsaid(base, task, act)}
         if unknown:
             turns = ", ".join(sorted(unknown))
             seen.odd.append(

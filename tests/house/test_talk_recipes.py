@@ -127,7 +127,7 @@ def test_a_policy_evolves_by_its_own_feedback(place: Path, talker: Path) -> None
 def test_the_gap_to_an_oracle(place: Path, talker: Path) -> None:
     name = "oracle_gap_countdown"
     small = ["rounds=1", "problems_per_round=6", "stages.verify.n=3", "finally.final.samples=2"]
-    small += ["finally.arms.problems=3", "finally.arms.rounds=3"]
+    small += ["finally.arms.problems=3", "finally.arms.attempts=3"]
     status = run(name, talker, *WARM, *small)
     for stage in ("pairs", "pairs2"):
         assert rows(name, 1, stage, Pair), stage
