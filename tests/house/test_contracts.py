@@ -281,12 +281,15 @@ def test_every_head_is_served() -> None:
 
 #: keys without a default
 NEEDED = {
+    "critic": {"prm": "prm"},
     "ensemble": {"by": ("prm",)},
     "evidence": {"store": "train"},
     "gae": {"critic": "prm"},
     "self_check": {"by": "policy"},
+    "shaped": {"stage": 1},
     "shaped_reward": {"reference": "policy@0"},
     "step_reward": {"value": "prm"},
+    "turns": {"search": {"generate": "two_turn"}},
 }
 
 
