@@ -22,6 +22,7 @@ class GenerateSettings(StageSettings):
     """What every generator takes."""
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
+    shows_hint: ClassVar[bool] = True  #: of a method that sees gold: is the question shown with a hint?
 
     by: PolicyName = Field("policy", description="the model that writes")
     where: Literal["all", "unsolved"] = Field(
@@ -59,7 +60,7 @@ class GenerateSettings(StageSettings):
         found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
-        found += ["a hint in the prompt"] if self.sees_gold else []
+        found += ["a hint in the prompt"] if self.sees_gold and self.shows_hint else []
         return ", ".join(found)
 
     @property
@@ -100,7 +101,7 @@ class GoldGenerateMethod(Protocol):
     def generate(
         self, question: Question, settings: Any, given: Group | None, *, problem: Problem, task: BaseTask
     ) -> Asks[list[Any]]:
-        """The same; `question` is rendered with the task's hint."""
+        """The same; `question` is rendered with the task's hint, if it `shows_hint`."""
         ...
 
 
