@@ -41,6 +41,10 @@ class Settings(GenerateSettings):
     holed: bool = Field(False, description="the critic believes every step and looks at the end alone")
     within: int = Field(0, ge=0, description="the critic calls an end right that is so near")
 
+    @property
+    def shows_hint(self) -> bool:
+        return False
+
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         return Cost(traces=given + self.n)
 

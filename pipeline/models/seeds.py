@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -273,11 +274,11 @@ def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) 
     """Endless batches of rule examples, each of nearly equal lengths."""
     draw = random.Random(recipe.hash)
     pause = added_to(tokenizer, recipe.pause)
-    while True:
+    for pool in itertools.count():
         rows: list[Example] = []
-        if recipe.talk:
+        if talks := recipe.talk and pool * POOL >= seed_talk.FIRST * recipe.steps:
             rows = [seed_talk.row(recipe, task, tokenizer, draw) for _ in range(POOL * recipe.batch)]
-        plain = 0 if recipe.talk else POOL * recipe.batch
+        plain = 0 if talks else POOL * recipe.batch
         for question, pieces in (task.rule_example(draw) for _ in range(plain)):
             texts = tokenizer([task.prompt(question), *(text for text, _ in pieces)])["input_ids"]
             ids, labels = list(texts[0]), [-1] * len(texts[0])
