@@ -149,11 +149,12 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
     return folder
 
 
-def unsaid(task_settings: Any, act: str) -> bool:
-    """Does no seed know the words that stand in front of an act's turn?"""
+def unsaid(spec: str, task_settings: Any, act: str) -> bool:
+    """Does this seed not know the words that stand in front of an act's turn?"""
     from pipeline.tasks._acts import LABELS
 
-    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in DIALECT
+    talks = dict(parse_qsl(spec.partition("?")[2])).get("talk", "0") != "0"
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in (*DIALECT, *seed_talk.words(talks))
 
 
 def look(spec: str, task_settings: Any) -> None:

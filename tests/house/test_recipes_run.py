@@ -69,6 +69,9 @@ WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
+#: in test_answer_recipes.py: with a policy that knows conversations by heart
+ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
+           "world_model_countdown")  # fmt: skip
 #: in test_looked_at_recipes.py
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
@@ -111,6 +114,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     covered += [*VERIFIERS, *PAIRS, *TALKING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS, *GRADIENT_ELSEWHERE]
+    covered += ANSWERS
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
