@@ -23,6 +23,7 @@ class GenerateSettings(StageSettings):
     """What every generator takes."""
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
+    shows_hint: ClassVar[bool] = True  #: of a method that sees gold: is the question shown with a hint?
 
     by: PolicyName = Field("policy", description="the model that writes")
     where: Literal["all", "unsolved"] = Field(
@@ -58,11 +59,6 @@ class GenerateSettings(StageSettings):
         return self.problems
 
     @property
-    def shows_hint(self) -> bool:
-        """Is its question rendered with the task's hint? Where gold is seen it is, unless that says not."""
-        return self.sees_gold
-
-    @property
     def draws_alike(self) -> bool:
         return self.temperature == 0
 
@@ -72,7 +68,7 @@ class GenerateSettings(StageSettings):
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
         found += [self.decoding.said] if self.decoding else []
-        found += ["a hint in the prompt"] if self.shows_hint else []
+        found += ["a hint in the prompt"] if self.sees_gold and self.shows_hint else []
         return ", ".join(found)
 
     @property
@@ -117,7 +113,7 @@ class GoldGenerateMethod(Protocol):
     def generate(
         self, question: Question, settings: Any, given: Group | None, *, problem: Problem, task: BaseTask
     ) -> Asks[list[Any]]:
-        """The same; `question` is rendered with the task's hint where `shows_hint` says so."""
+        """The same; `question` is rendered with the task's hint, if it `shows_hint`."""
         ...
 
 

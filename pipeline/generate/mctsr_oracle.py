@@ -21,10 +21,7 @@ class Settings(mctsr.Settings):
     """Those of `mctsr`."""
 
     sees_gold: ClassVar[bool] = True
-
-    @property
-    def shows_hint(self) -> bool:
-        return False
+    shows_hint: ClassVar[bool] = False
 
 
 def generate(

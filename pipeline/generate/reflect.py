@@ -42,6 +42,10 @@ class Settings(GenerateSettings):
     keep_untidy: bool = Field(False, description="what is not in the format stays, as a trace without answer")
 
     @property
+    def asked_acts(self) -> tuple[str, ...]:
+        return () if self.spliced else self.acts  # its words are shown, and nobody answers
+
+    @property
     def kinds_needed(self) -> tuple[str, ...]:
         return (*super().kinds_needed, *(("Trace",) if self.spliced else ()))
 

@@ -22,11 +22,8 @@ class Settings(world_model.Settings):
     """Those of `world_model`; no critique is asked for."""
 
     sees_gold: ClassVar[bool] = True
+    shows_hint: ClassVar[bool] = False
     acts: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def shows_hint(self) -> bool:
-        return False
 
 
 class Ruled:

@@ -260,15 +260,31 @@ def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
         base = recipe.models[name].base if name in recipe.models else ""
         if not base.startswith("seed://") or packaged(base):
             continue
-        unknown: set[str] = set()
+        new, unknown = set(asked) - _taught(recipe, name), set[str]()
         with contextlib.suppress(RecipeError):  # no such seed: told among the models
-            unknown = {act for act in asked for task in recipe.tasks if seeds.unsaid(base, task, act)}
+            unknown = {act for act in new for task in recipe.tasks if seeds.unsaid(base, task, act)}
         if unknown:
             turns = ", ".join(sorted(unknown))
             seen.odd.append(
                 f"{here}: asks {name} for turns ({turns}) that {base} knows no word of: leave those actions "
                 "out, or take a model of language"
             )
+
+
+def _taught(recipe: Recipe, model: str) -> set[str]:
+    """The acts whose turns a model is trained on: those of the stages that its training's rows come from."""
+    by_name = {stage.name: stage for stage in recipe.stages if stage.built}
+    trained = [s for s in by_name.values() if s.room == "train" and s.settings.model == model]
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [source for stage in trained for source in stage.sources]
+    while waiting:
+        source = waiting.pop()
+        if isinstance(source, str) and source in by_name and source not in seen:
+            seen.add(source)
+            found |= set(by_name[source].settings.acts)
+            waiting += by_name[source].sources
+    return found
 
 
 def _lengths(recipe: Recipe, tasks: list[BaseTask], folders: dict[str, Path], seen: Findings) -> None:

@@ -291,7 +291,8 @@ def _generate(work: Work) -> Finish:
             if settings.where == "unsolved" and group is not None and group.solved:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="solved")]
                 continue
-            question = question_of(task, problem, template, acting.round, hint=settings.shows_hint)
+            hint = settings.sees_gold and settings.shows_hint
+            question = question_of(task, problem, template, acting.round, hint=hint)
             if question is None:
                 yield problem_id, [Dropped(problem_id=problem_id, what=problem_id, reason="no_hint")]
                 continue

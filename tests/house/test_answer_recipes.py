@@ -25,8 +25,6 @@ from pipeline.tasks.prepare import gather
 
 ROOT = Path(__file__).parents[2]
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
-ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
-           "world_model_countdown")  # fmt: skip
 SIZES = {"largest": 200, "train": 6, "dev": 2, "test": 3}
 SMALL = [f"task.{key}={value}" for key, value in SIZES.items()]
 CUT = {"steps": 2, "batch_size": 8}

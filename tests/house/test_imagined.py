@@ -3,7 +3,9 @@ them; and what saw gold says so. A stranger's generator proposes what the test t
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,3 +179,54 @@ def test_what_saw_gold_says_so_in_every_metric(write_recipe: Callable[..., Path]
     right = [t for t in StageFolder(folder / "final-001" / "peeked").read(Trace) if t.chosen]
     assert right
     assert not any(trace.hinted or "hint" in trace.prompt for trace in right)
+
+
+SEARCHES = {
+    "mctsr": {"rollouts": 1, "dummy": "", "retries": 0, "scale": "five"},
+    "sr_mcts": {"rollouts": 1},
+    "imagine": {"n": 2, "reward": "r_zero", "votes": 2},
+    "reflect": {"n": 2, "keep_untidy": True},
+    "world_model": {"simulations": 2, "n": 2},
+}
+
+
+def test_poisoned_gold_makes_no_difference_but_to_what_says_that_it_sees_it(
+    write_recipe: Callable[..., Path], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peeking = {"mctsr_oracle": SEARCHES["mctsr"], "true_world": SEARCHES["world_model"]}
+    stages = {
+        name: {"generate": name, "problems": 3, **settings} for name, settings in (SEARCHES | peeking).items()
+    }
+    path = write_recipe(rounds=1, models={"policy": {"base": str(tiny)}}, stages=stages, **{"finally": {}})
+
+    def written() -> dict[str, list[tuple[str, list[int]]]]:
+        folder = run(path) / "round-001"
+        traces = {name: list(StageFolder(folder / name).read(Trace)) for name in stages}
+        return {name: [(t.id, t.token_ids, t.chosen, t.score) for t in rows] for name, rows in traces.items()}
+
+    honest = written()
+    shutil.rmtree("data")
+    plain = countdown.Task.problem
+
+    def poisoned(self: countdown.Task, numbers: tuple[int, ...], target: int) -> Problem:
+        found = plain(self, numbers, target)
+        return dataclasses.replace(found, answer="1 + 1 = 2", solution="1 + 1 = 2", meta='{"ways": 9}')
+
+    monkeypatch.setattr(countdown.Task, "problem", poisoned)
+    monkeypatch.setattr(countdown.Task, "correct", lambda self, answer, problem: answer is None)
+    again = written()
+    for name in SEARCHES:
+        assert honest[name], name
+        assert again[name] == honest[name], name
+    assert again["mctsr_oracle"] != honest["mctsr_oracle"]
+
+
+def test_a_seed_that_was_never_taught_to_propose_is_told(
+    write_recipe: Callable[..., Path], ratchet: Callable
+) -> None:
+    stages = {"imagine": {"generate": "imagine"}}
+    for base, code in (("seed://countdown", 2), ("seed://countdown?talk=1", 0)):
+        path = write_recipe(rounds=1, models={"policy": {"base": base}}, stages=stages, **{"finally": {}})
+        found, said = ratchet("check", path)
+        assert found == code, said
+        assert ("knows no word of" in said) == bool(code)

@@ -71,6 +71,9 @@ VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
+#: in test_answer_recipes.py: with a policy that knows conversations by heart
+ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
+           "world_model_countdown")  # fmt: skip
 #: in test_looked_at_recipes.py
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
@@ -112,17 +115,8 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [
-        *VERIFIERS,
-        *PAIRS,
-        *TALKING,
-        *JUDGING,
-        *LOOKED_AT,
-        *ROUNDS,
-        *THINKING,
-        *REWARDS,
-        *GRADIENT_ELSEWHERE,
-    ]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
+    covered += [*GRADIENT_ELSEWHERE, *ANSWERS]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
