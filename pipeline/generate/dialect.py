@@ -34,16 +34,13 @@ class Settings(GenerateSettings):
     """How many, of which acts, and how good the critic is that they teach."""
 
     sees_gold: ClassVar[bool] = True  # rules know what is right, and the task is asked for them
+    shows_hint: ClassVar[bool] = False
     acts: ClassVar[tuple[str, ...]] = ("critique", "revise", "compare", "judge", "propose")
 
     n: int = Field(1, ge=1, description="turns for each problem of the stage")
     only: tuple[str, ...] = Field((), description="of these acts alone: critique, revise, ...; none: all")
     holed: bool = Field(False, description="the critic believes every step and looks at the end alone")
     within: int = Field(0, ge=0, description="the critic calls an end right that is so near")
-
-    @property
-    def shows_hint(self) -> bool:
-        return False
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         return Cost(traces=given + self.n)

@@ -57,7 +57,7 @@ def row_of(
         list(range(len(shared))),
         [0] * len(shared),
     )
-    beside = [([], walk) for walk in walks] + list(looks)
+    beside: list[tuple[list[int], list[int]]] = [([], walk) for walk in walks] + list(looks)
     for count, (read, learned) in enumerate(beside, 1):
         ids += [last, *read, *learned]
         labels += [-1] * (1 + len(read)) + learned
@@ -122,7 +122,9 @@ def start_looking_up(model: LlamaForCausalLM, heads: int) -> None:
     import torch
 
     config = model.config
-    size, half, wide = config.head_dim, config.head_dim // 2, config.hidden_size
+    wide = config.hidden_size
+    size = wide // config.num_attention_heads
+    half = size // 2
     if heads > config.num_attention_heads or half <= REACH or config.num_hidden_layers < 2:
         raise RecipeError(
             f"base: back={heads} with heads={config.num_attention_heads}, hidden={wide}, "
