@@ -24,6 +24,7 @@ from pipeline.store.workspace import Workspace
 from pipeline.tasks import _dialect
 from pipeline.tasks.prepare import gather
 
+pytestmark = pytest.mark.full
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 TASK = {"largest": 100, "train": 6, "dev": 3, "test": 3, "max_tokens": 96}
@@ -94,17 +95,22 @@ def test_a_policy_rewards_itself(place: Path, talker: Path) -> None:
     pairs = rows(name, 1, "pairs", Pair)
     assert pairs
     assert all(values[row.trace_id] > values[row.rejected_id] for row in pairs)
-    judged = list(StageFolder(DATA / name / "round-001" / "judge" / "rollouts").read(Trace)) if (
-        DATA / name / "round-001" / "judge" / "rollouts" / "manifest.json").exists() else (
-        rows(name, 1, "judge", Trace))  # fmt: skip
+    judged = rows(name, 1, "judge", Trace)
     assert {row.act for row in judged} == {"judge"}
+    assert {row.parent for row in judged if row.answer is not None} == set(values)
     metrics = status["rounds"][1]["metrics"]
-    assert metrics["trust/verdicts"] > 12
-    assert metrics["trust/balanced"] > 0.5  # it knows these judgements by heart
-    assert 0 <= metrics["trust/false_accept"] <= 1
+    gold = {row.trace_id: row.correct for row in rows(name, 1, "trust", Label) if row.labeller == "gold"}
+    called = [gold[row.id] for row in rows(name, 1, "trust", Trace) if values.get(own_id(row.id), 0) > 0.8]
+    assert metrics["trust/verdicts"] == len(values)
+    assert metrics["trust/precision"] == pytest.approx(sum(called) / len(called), abs=1e-7)
 
 
-@pytest.mark.full
+def own_id(name: str) -> str:
+    """A trace's id without the model that an evaluation puts into it."""
+    problem, _, rest = name.partition("/")
+    return f"{problem}/{rest.partition('/')[2]}"
+
+
 def test_a_policy_evolves_by_its_own_feedback(place: Path, talker: Path) -> None:
     name = "self_countdown"
     status = run(name, talker, "rounds=2", "problems_per_round=4", "stages.talk.problems=4")
@@ -123,7 +129,6 @@ def test_a_policy_evolves_by_its_own_feedback(place: Path, talker: Path) -> None
     )
 
 
-@pytest.mark.full
 def test_the_gap_to_an_oracle(place: Path, talker: Path) -> None:
     name = "oracle_gap_countdown"
     small = ["rounds=1", "problems_per_round=6", "stages.verify.n=3", "finally.final.samples=2"]
