@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import nearest
+from pipeline.evaluate.rules import GateRule
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
@@ -18,7 +19,7 @@ from pipeline.recipe.measures import declared, watched
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
-from pipeline.settings import Actor, FileSource, GateRule
+from pipeline.settings import Actor, FileSource
 
 
 def kinds_from(recipe: Recipe, stage: Stage) -> set[str]:

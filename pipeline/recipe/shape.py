@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.errors import RecipeError, nearest
+from pipeline.evaluate.rules import GateRule
 from pipeline.settings import (
     Actor,
     FileSource,
-    GateRule,
     Settings,
     actors,
     change_kind,
