@@ -105,8 +105,7 @@ SEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "addition": ((), {"steps": 1000, "batch": 32, "layers": 3, "inner": 384}),
     "deduction": (
         ("hops", "form", "choices", "branches", "branch", "kinds"),
-        {"steps": 200, "batch": 32, "inner": 384, "walks": 4, "theta": 100_000.0, "looks": 8}
-        | {"easy": 32, "back": 2},
+        {"steps": 240, "batch": 32, "inner": 384, "theta": 100_000.0, "looks": 8, "easy": 96, "back": 2},
     ),
 }
 
@@ -370,7 +369,7 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
     """Ids, labels and what else the model is given: nothing, as padding stands on the right and all is
     causal; with several walks a question, their places and mask."""
-    if recipe.walks > 1:
+    if recipe.walks > 1 or recipe.looks:
         from pipeline.models.seed_walks import batches
 
         yield from batches(recipe, task, tokenizer)
