@@ -104,7 +104,7 @@ class Settings(EvaluateSettings):
 
     def answering(self, model: str, task: Length) -> Cost:
         tokens = min(task.typical_tokens, self.max_tokens or task.typical_tokens)
-        read = {self.base: min(self.read, self.samples) * tokens}
+        read = {self.base: min(self.read, self.samples) * tokens} if model != self.base else {}
         return Cost({model: self.samples * tokens}, read, self.samples)
 
 
@@ -146,7 +146,9 @@ def answer(
         rows.append(replace(trace, id=f"{question.id}/{model}/{number}", model=model))
     shown = [(row, p) for row, p in zip(rows, drawn, strict=True) if p.logprobs][: settings.read]
     if shown:
-        replies = yield Logprob([prefix for _, prefix in shown], by=settings.base)
+        replies: list[Any] = [prefix.logprobs for _, prefix in shown]
+        if model != settings.base:  # its own it knows
+            replies = yield Logprob([prefix for _, prefix in shown], by=settings.base)
         rows += [
             Label(problem_id=question.id, trace_id=row.id, value=math.fsum(reply), labeller=BASE)
             for (row, _), reply in zip(shown, replies, strict=True)

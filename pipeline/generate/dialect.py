@@ -34,6 +34,7 @@ class Settings(GenerateSettings):
     """How many, of which acts, and how good the critic is that they teach."""
 
     sees_gold: ClassVar[bool] = True  # rules know what is right, and the task is asked for them
+    shows_hint: ClassVar[bool] = False
     acts: ClassVar[tuple[str, ...]] = ("critique", "revise", "compare", "judge", "propose")
 
     n: int = Field(1, ge=1, description="turns for each problem of the stage")

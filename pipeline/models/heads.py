@@ -26,7 +26,6 @@ class Head:
     #: (hidden). Empty: it gives none
     reads: Literal["", "scalar", "marks", "ratio", "hidden"] = ""
     mergeable: bool = True  #: is it one ordinary folder once its adapter is merged? Else it needs its base
-    built: bool = True  #: do the engines serve it?
 
 
 #: by name; "policy" is a model without a head
@@ -62,7 +61,7 @@ def can(name: str | None, does: str) -> bool:
 
 def fitting(does: str) -> str:
     """The heads that can do it, for a message: `value or token`."""
-    return " or ".join(head.name for head in HEADS.values() if does in head.does and head.built)
+    return " or ".join(head.name for head in HEADS.values() if does in head.does)
 
 
 def score_kind(head: str | None, *folders: Path | None, num_labels: int = 1) -> Kind:

@@ -3,7 +3,8 @@
 `seed://countdown` learns from random legal play, `seed://addition` from scratchpads of short sums and, of
 long ones, only with their answer shown; neither sees a dev or test question (the examples come from the
 tasks' `rule_example`, which draws only questions whose hash says train). `seed://deduction` learns from walks
-by any rule that fits, several a question. The result is an ordinary Hugging
+by any rule that fits, several a question, and
+some of its heads start out as lookups (`seed_walks.py`). The result is an ordinary Hugging
 Face folder `checkpoints/seed/<name>-<hash>/`, named by the hash of its recipe: the task's settings that
 change its rules, the shape, the schedule and `VERSION`. One thread, fixed draws: two builds are equal bit by
 bit on one kind of processor. `seed://countdown?steps=20` overrides a number of the recipe (tests).
@@ -24,6 +25,7 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -54,13 +56,8 @@ PERIODS = (2, 3, 4, 5, 7, 9, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 1
 RATES = (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 20)  #: turns of the logarithm up to 1000, for products
 POOL = 16  #: batches drawn at once and cut by length, so that little is padded
 
-LATER = (
-    "walks",
-    "theta",
-    "talk",
-    "blind",
-    "pause",
-)  #: of a SeedRecipe, which came after seeds had been built
+#: of a SeedRecipe, which came after seeds had been built
+LATER = ("walks", "theta", "looks", "easy", "back", "talk", "blind", "pause")
 
 Progress = Callable[[int, int, float], None]
 Example = tuple[list[int], list[int]]  #: ids of prompt and completion; labels, -1 where nothing is learned
@@ -87,6 +84,9 @@ class SeedRecipe:
     talk: int = 0  #: 1: it learns a dialect about answers too, 2: with a holed critic (`seed_talk.py`)
     blind: int = 0  #: its critic calls an end right that is so near to the target
     pause: int = 0  #: pause tokens behind each prompt (`models/pause.py`)
+    looks: int = 0  #: single rules to look up, beside the walks
+    easy: int = 0  #: steps of small worlds, before all others
+    back: int = 0  #: heads that start out looking back, to what followed a token before (`seed_walks.py`)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -105,7 +105,8 @@ SEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "addition": ((), {"steps": 1000, "batch": 32, "layers": 3, "inner": 384}),
     "deduction": (
         ("hops", "form", "choices", "branches", "branch", "kinds"),
-        {"steps": 600, "batch": 32, "layers": 3, "inner": 384, "walks": 6, "theta": 500.0},
+        {"steps": 200, "batch": 32, "inner": 384, "walks": 4, "theta": 100_000.0, "looks": 8}
+        | {"easy": 32, "back": 2},
     ),
 }
 
@@ -150,11 +151,16 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
 
 
 def unsaid(spec: str, task_settings: Any, act: str) -> bool:
-    """Does this seed not know the words that stand in front of an act's turn?"""
+    """Does this seed have no word for what stands in front of an act's turn?
+
+    Raises:
+        RecipeError: there is no such seed.
+    """
     from pipeline.tasks._acts import LABELS
 
-    talks = dict(parse_qsl(spec.partition("?")[2])).get("talk", "0") != "0"
-    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in (*DIALECT, *seed_talk.words(talks))
+    recipe, _ = plan(spec, task_settings)
+    known = (*DIALECT, *seed_talk.words(recipe.talk))
+    return (task_settings.acts.get(act) or LABELS.get(act, act)) not in known
 
 
 def look(spec: str, task_settings: Any) -> None:
@@ -268,11 +274,11 @@ def examples(recipe: SeedRecipe, task: Any, tokenizer: PreTrainedTokenizerFast) 
     """Endless batches of rule examples, each of nearly equal lengths."""
     draw = random.Random(recipe.hash)
     pause = added_to(tokenizer, recipe.pause)
-    while True:
+    for pool in itertools.count():
         rows: list[Example] = []
-        if recipe.talk:
+        if talks := recipe.talk and pool * POOL >= seed_talk.FIRST * recipe.steps:
             rows = [seed_talk.row(recipe, task, tokenizer, draw) for _ in range(POOL * recipe.batch)]
-        plain = 0 if recipe.talk else POOL * recipe.batch
+        plain = 0 if talks else POOL * recipe.batch
         for question, pieces in (task.rule_example(draw) for _ in range(plain)):
             texts = tokenizer([task.prompt(question), *(text for text, _ in pieces)])["input_ids"]
             ids, labels = list(texts[0]), [-1] * len(texts[0])
@@ -292,6 +298,8 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from pipeline.models.seed_walks import start_looking_up
+
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
@@ -301,6 +309,7 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         intermediate_size=recipe.inner,
         max_position_embeddings=recipe.context,
         rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
+        attention_bias=recipe.back > 0,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -308,6 +317,8 @@ def new_model(recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         dtype="float32",
     )
     model = LlamaForCausalLM(config)
+    if recipe.back:
+        start_looking_up(model, recipe.back)
     embedding: torch.Tensor = model.lm_head.weight  # tied to the input embeddings
     with torch.no_grad():
         for word, number in tokenizer.get_vocab().items():

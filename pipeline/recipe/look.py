@@ -253,16 +253,16 @@ def _draws(stage: Stage, here: str, seen: Findings) -> None:
 
 def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
     """Turns that an embedded seed was never taught the words of."""
-    try:
+    asked: tuple[str, ...] = ()
+    with contextlib.suppress(ValidationError):  # a search with wrong keys: told elsewhere
         asked = stage.settings.asked_acts
-    except ValidationError:
-        return
     for name in dict.fromkeys(split_name(named)[0] for named in _writers(stage)):
         base = recipe.models[name].base if name in recipe.models else ""
         if not base.startswith("seed://") or packaged(base):
             continue
-        new = set(asked) - _taught(recipe, name)
-        unknown = {act for act in new for task in recipe.tasks if seeds.unsaid(base, task, act)}
+        new, unknown = set(asked) - _taught(recipe, name), set[str]()
+        with contextlib.suppress(RecipeError):  # no such seed: told among the models
+            unknown = {act for act in new for task in recipe.tasks if seeds.unsaid(base, task, act)}
         if unknown:
             turns = ", ".join(sorted(unknown))
             seen.odd.append(

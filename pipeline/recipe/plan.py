@@ -121,6 +121,9 @@ def stage_cost(
 
 def problems_of(recipe: Recipe, stage: Stage) -> int | None:
     """How many problems a stage works on; None where only the data says."""
+    read = next((s for s in stage.sources if isinstance(s, str) and s != "train"), None)
+    if read is not None and stage.room in ("label", "select"):  # those that arrive, whatever their split
+        return problems_of(recipe, recipe.stage(read))
     split = stage.settings.on_split
     counts = [_count(task, split) for task in recipe.tasks]
     wanted = _wanted(recipe, stage) if split == "train" else None

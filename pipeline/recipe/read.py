@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from pipeline.errors import RecipeError, nearest, printable
-from pipeline.models.heads import head_of
 from pipeline.recipe.methods import NAME, ROOMS, NotBuilt, is_method, method, methods, room_settings, unbuilt
 from pipeline.recipe.shape import (
     RUN_NAME,
@@ -273,8 +272,6 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
             problems.append(f"{where}: models.{name}: a model's name is lower-case letters, digits and _")
         if model := validate(ModelSettings, raw, where, f"models.{name}", problems):
             models[str(name)] = model
-            if not head_of(model.head).built:
-                not_built.append(f"models.{name}: head: {model.head} is not built yet")
     stages: list[Stage] = []
     wanted = 0
     for section in SECTIONS:

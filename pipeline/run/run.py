@@ -103,7 +103,15 @@ class Run:
         return timings_of(self.folder)
 
     def _can_measure(self, stage: Stage) -> bool:
-        """Round 0 leaves out what asks a reward model that nobody has trained yet."""
+        """Round 0 leaves out what asks a reward model that nobody has trained yet, and what reads stages of a
+        round."""
+        made = [
+            self.recipe.stage(source)
+            for source in stage.sources
+            if isinstance(source, str) and source != "train"
+        ]
+        if any(one.section == "stages" and one.room != "evaluate" for one in made):
+            return False
         taught = {s.settings.model for s in self.recipe.section("before") if s.room == "train"}
         heads = (
             n

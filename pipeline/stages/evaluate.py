@@ -52,10 +52,8 @@ def measured_before(run: Run, stage: Stage, number: int, models: dict[str, Weigh
         for earlier in range(number - 1, -1, -1):
             if stage not in run.stages_in(earlier):
                 continue
-            plan, manifest = (
-                run.stage_folder(stage, earlier).plan(),
-                run.stage_folder(stage, earlier).manifest(),
-            )
+            folder = run.stage_folder(stage, earlier)
+            plan, manifest = folder.plan(), folder.manifest()
             if plan is None or manifest is None or base in manifest.extra.get("reused", {}):
                 continue
             same = all(plan.models.get(n) == digest for n, digest in others.items())
@@ -72,7 +70,7 @@ def evaluate_stage(work: Any) -> Callable[[], dict[str, Any]]:
     grade, health_of = hook("evaluate", module, "grade"), hook("evaluate", module, "health")
     names = measured(stage)
     reused = measured_before(run, stage, work.round, work.models)
-    fresh = [n for n in work.models if n in names or (n.endswith(INCUMBENT) and n not in reused)]
+    fresh = [n for n in work.models if (n in names or n.endswith(INCUMBENT)) and n not in reused]
 
     def searches(chunk: ChunkPlan) -> Iterator[Any]:
         from pipeline.stages.work import make_search, question_of, template_of

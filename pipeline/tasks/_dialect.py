@@ -127,7 +127,7 @@ def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) 
 
     def answer() -> tuple[str, bool]:
         """An answer: sound, right or spoiled, and was it drawn by the rules alone?"""
-        kind = draw.choices(("sound", "right", "spoiled"), (30, 30, 40))[0]
+        kind = draw.choices(("sound", "right", "spoiled"), (25, 25, 50))[0]
         if kind == "right":
             return right, False
         if kind == "sound":
@@ -207,7 +207,7 @@ def _spoiled(numbers: Numbers, target: int, task: Any, draw: random.Random) -> s
     at, lie = draw.randrange(len(numbers) - 1), draw.random() < 0.5
     if lie and draw.random() < 0.7:
         at = len(numbers) - 2  # the last step
-    kind = draw.choices(("result", "number", "left", "short"), (45, 35, 12, 8))[0]
+    kind = draw.choices(("result", "number", "left", "short"), (52, 30, 10, 8))[0]
     while len(left) > 1:
         here = len(lines) == at
         a, sign, b, result = _move(left, largest, draw)

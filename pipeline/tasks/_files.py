@@ -129,6 +129,10 @@ class FileTask(BaseTask):
             for file, split in sources.files(where, f"task.{key}") if where else ():
                 yield from sources.rows(file, "test" if key == "test_path" else split)
 
+    def split_key(self, problem: Problem) -> str:
+        """What the split of a problem is the hash of: its question; equal keys stand in one split."""
+        return problem.question
+
     def _placed(self, read: list[tuple[Problem, str]]) -> Iterator[Problem]:
         """Give every problem its split and id; a question met twice in a split is dropped."""
         own = {problem.split for problem, _ in read}
@@ -136,7 +140,7 @@ class FileTask(BaseTask):
         for problem, place in read:
             split = problem.split
             if split not in ("dev", "test"):
-                by_hash = split_of(problem.question)
+                by_hash = split_of(self.split_key(problem))
                 split = "train" if by_hash in own else by_hash
             key = normalise(problem.question)
             made = f"{self.name}-{split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -28,6 +28,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations_with_replacement
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -237,6 +238,21 @@ class Task(BaseTask):
                 shown = tuple(map(int, match[5].split(", "))) if match[5] else ()
                 left = left if tuple(sorted(shown)) == (left if len(left) > 1 else ()) else None
             yield left
+
+    def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
+        """In the seed's dialect where the task does not chat: the check's last word, the check, or that and
+        how far off its end is.
+        """
+        if self.settings.chat:
+            return super().feedback(problem, text, detail)
+        numbers, target = self.parse(problem.question)
+        checked = _dialect.check(numbers, target, text, self.settings.largest)
+        if detail == "verdict":
+            return checked.text.rpartition(" ")[2]
+        ends = LINE.fullmatch(text.strip().rpartition("\n")[2])
+        if detail == "all" and checked.fault and ends and int(ends[4]) != target:
+            return f"{checked.text}, {_dialect.difference(target, int(ends[4]))} wrong"
+        return checked.text
 
     def proposed(self, question: str) -> Problem | None:
         """A well-formed question of the recipe's own rules, its numbers sorted; whether they can make the

@@ -44,7 +44,7 @@ from pipeline.tasks._kinds import EACH, KINDS, NAMES, PROPERTIES, Shape, World, 
 SPLITS = ("train", "dev", "test")
 ANSWER = re.compile(r"answer: ([a-z]+)")
 LINE = re.compile(rf"(?:(?:{'|'.join(EACH)}) )?(\w+) is ([a-z ]+?)\.?")
-PLAIN = 0.5  #: of the seed's examples: no wrong turns, few rules, so that it learns to look a rule up
+PLAIN = 0.3  #: of the seed's examples: no wrong turns, few rules, so that it learns to look a rule up
 
 
 class Settings(TaskSettings):
@@ -219,17 +219,24 @@ class Task(BaseTask):
         question, [walk] = self.rule_walks(draw, 1)
         return question, [(walk, True)]
 
-    def rule_walks(self, draw: random.Random, num: int) -> tuple[str, list[str]]:
+    def rule_walks(self, draw: random.Random, num: int, small: bool = False) -> tuple[str, list[str]]:
         """(question, completions) by the rules alone: any rule that fits, whatever is asked; a guess where
         none does.
 
-        Never a dev or test question. Half of them have no wrong turns and may be shorter and ask for fewer
+        Never a dev or test question. Some have no wrong turns and may be shorter and ask for fewer
         properties; there one completion says all. In one of eight of the others the question carries a hint,
-        which the first step of each completion obeys.
+        which the first step of each completion obeys. small: of few rules, to begin with.
         """
         s = self.settings
-        plain = draw.random() < PLAIN
-        shape = s.shape(draw.randint(1 if plain else s.hops[0], s.hops[1]), branches=0 if plain else None)
+        plain = not small and draw.random() < PLAIN
+        if small:
+            hops, turns = draw.randint(1, min(2, s.hops[1])), draw.randint(0, min(1, s.branches))
+            shape = replace(s.shape(hops, branches=turns), branch=(1, 1))
+            if shape.choices:
+                shape = replace(shape, choices=draw.randint(2, min(3, shape.choices)))
+        else:
+            hops = draw.randint(1 if plain else s.hops[0], s.hops[1])
+            shape = s.shape(hops, branches=0 if plain else None)
         if plain:
             num = 1
             if shape.choices:
@@ -238,10 +245,17 @@ class Task(BaseTask):
             pass
         world = read_question(question)
         first = ""
-        if not plain and shape.hops > 1 and draw.random() < 1 / 8:
+        if not (plain or small) and shape.hops > 1 and draw.random() < 1 / 8:
             first = draw.choice(world.rules[world.start])
             question += f" Hint: {world.start} is {first}."
         return question, [_walk(world, draw, first) for _ in range(num)]
+
+    def rule_looks(self, draw: random.Random, question: str) -> list[tuple[str, str]]:
+        """Each rule of a question as (what a step begins with, what it goes on with), in any order."""
+        rules = read_question(question).rules
+        looks = [(kind, f" is {what}") for kind, all_ in rules.items() for what in all_]
+        draw.shuffle(looks)
+        return looks
 
     @property
     def vocabulary(self) -> list[str]:

@@ -28,6 +28,7 @@ from pipeline.answers.compare import Kind, same
 from pipeline.answers.extract import How
 from pipeline.answers.jail import default_jail
 from pipeline.rows import Problem
+from pipeline.settings import added
 from pipeline.tasks import _sources as sources
 from pipeline.tasks._files import FileSettings, FileTask
 
@@ -46,6 +47,10 @@ class Settings(FileSettings):
     gold: Literal["field", "boxed", "hashes", "last_number"] = Field(
         "field", description="where the answer stands within its field"
     )
+    pair: str = added(
+        "", description="the field that questions share which must get one answer (consistency)"
+    )
+    group: str = added("", description="with `pair`: the field with what is swapped between them")
     unit: str = Field("", description="the field with the answer's unit (SciBench), with `compare: numeric`")
     template: str = Field("Q: {question}\nA:", description="the prompt, with {question} in it")
     step_separator: str = Field("\n", min_length=1, description="what separates the steps")
@@ -72,6 +77,8 @@ class Settings(FileSettings):
             raise ValueError(f"regex: {self.regex!r} is not a regular expression: {error}") from error
         if self.tolerance and self.compare != "numeric":
             raise ValueError(f"tolerance: {self.tolerance} means something with `compare: numeric` only")
+        if self.group and not self.pair:
+            raise ValueError(f"group: {self.group!r} means something with `pair` only")
         if self.unit and self.compare != "numeric":
             raise ValueError(f"unit: {self.unit!r} means something with `compare: numeric` only")
         return self
@@ -96,7 +103,7 @@ class Task(FileTask):
         self.stop = () if settings.chat else settings.stop
 
     def fields(self) -> dict[str, str]:
-        named = ("question", "answer", "id", "difficulty", "solution", "split")
+        named = ("question", "answer", "id", "difficulty", "solution", "split", "pair", "group")
         return {key: name for key in named if (name := getattr(self.settings, key))}
 
     def read(self, row: dict[str, Any], named: Settings | None = None) -> Problem:
@@ -120,15 +127,24 @@ class Task(FileTask):
             unit, in_unit = units.without_power(sources.text(row, s.unit, empty=True))
             answer = f"{answer} {unit}" if units.read_unit(unit) else answer
             power = in_unit or power
+        meta: dict[str, Any] = {"power": power} if power and s.compare == "numeric" else {}
+        for key, name in (("pair", s.pair), ("group", s.group)):
+            if name:
+                meta[key] = sources.text(row, name, numbers=True).strip()
         return Problem(
             id=new_id,
             question=question,
             answer=answer,
-            meta=json.dumps({"power": power}) if power and s.compare == "numeric" else "",
+            meta=json.dumps(meta) if meta else "",
             difficulty=sources.text(row, s.difficulty, numbers=True) if s.difficulty else "",
             split=sources.SPLITS.get(split, ""),
             solution=sources.text(row, s.solution, empty=True).strip() if s.solution else "",
         )
+
+    def split_key(self, problem: Problem) -> str:
+        """A pair stands in one split."""
+        pair = json.loads(problem.meta).get("pair") if problem.meta else None
+        return problem.question if pair is None else f"pair {pair}"
 
     def prompt(self, question: str) -> str:
         return self.settings.template.replace("{question}", question)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.evaluate import accuracy
-from pipeline.rows import Problem, Question, Trace
+from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
 
@@ -129,6 +129,38 @@ def test_metrics_by_hand():
     assert metrics["distinct"] > 0.6
     assert {each.name for each in accuracy.metrics(SETTINGS)} <= set(metrics)
     assert metrics["accuracy/greedy/low"] < 5 / 6 < metrics["accuracy/greedy/high"]
+
+
+def test_labels_choose_among_the_traces_of_from():
+    """The highest value, of equals the better one by its own score; a trace without a value has no score."""
+
+    def trace(number, score, chosen=False):
+        return Trace(
+            problem_id="p1", id=f"p1/search.0/{number}", prompt="", text=str(number), token_ids=[1], step_ends=[1],
+            steps=[str(number)], answer=str(number), score=score, chosen=chosen,
+        )  # fmt: skip
+
+    traces = [trace(0, 0.9, True), trace(1, 0.2), trace(2, 0.4), trace(3, 0.8)]
+    values = {0: 0.1, 1: 0.7, 2: 0.7}
+    labels = {
+        traces[n].id: Label(problem_id="p1", trace_id=traces[n].id, value=value, labeller="mutual")
+        for n, value in values.items()
+    }
+
+    def answered(group, **more):
+        settings = accuracy.Settings(**{"from": ("agree",)}, **more)
+        search = accuracy.answer(question(PROBLEMS[1]), settings, "policy", None, group)
+        with pytest.raises(StopIteration) as stop:
+            next(search)
+        return [(row.answer, row.score, row.chosen) for row in stop.value.value]
+
+    group = Group("p1", traces=traces, labels=labels)
+    as_they_were = [("0", 0.9, True), ("1", 0.2, False), ("2", 0.4, False), ("3", 0.8, False)]
+    assert answered(group) == as_they_were
+    assert answered(group, choose="label") == [
+        ("0", 0.1, False), ("1", 0.7, False), ("2", 0.7, True), ("3", None, False),
+    ]  # fmt: skip
+    assert answered(Group("p1", traces=traces), choose="label") == as_they_were
 
 
 def test_valid_is_right_by_right_steps_and_stands_only_where_it_is_asked_for():

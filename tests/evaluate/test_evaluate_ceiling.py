@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as within
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ from pipeline.evaluate.intervals import pass_at, resample
 from pipeline.recipe.methods import method
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.settings import GateRule
-from pipeline.tasks import BaseTask
+from pipeline.tasks import BaseTask, TaskSettings
 
 QUESTION = Question(id="p", question="?", prompt="?", prompt_used="?", task="t")
 FOUR = ceiling.Settings(samples=4, resamples=400)
@@ -61,6 +62,7 @@ def test_golden_unbiased_estimate_and_perplexity():
     assert "crossing" not in found  # one and the same curve
 
 
+@within(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=6))
 def test_pass_at_k_rises_with_k_and_begins_at_the_mean(drawn):
     rights = [(num, min(right, num)) for num, right in drawn]
@@ -295,6 +297,7 @@ def test_agreement_that_rises_while_accuracy_falls_is_named():
     assert drift.remarks({}, drift.Settings()) == {drift.ASTRAY: "Nothing moved surely."}
 
 
+@within(deadline=None)
 @given(st.lists(st.sampled_from(["1", "2", "3", None]), min_size=2, max_size=12))
 def test_entropy_of_answers_is_bounded(answers):
     drawn = [drift.Drawn(False, 1, 1.0, None, False, "", answer, None, None) for answer in answers]
@@ -315,3 +318,15 @@ def test_panels_name_declared_metrics(name):
 
 def test_weights_of_the_crossing_are_those_of_the_table():
     assert (resample(5, 100) == resample(5, 100)).all()
+
+
+def test_the_base_reads_nothing_of_its_own():
+    seen = []
+    settings = ceiling.Settings(samples=2, read=2)
+    rows = drive_with_replies(
+        ceiling.answer(QUESTION, settings, "policy@0"), [[written("7"), written("8", -0.5)]], seen
+    )
+    assert len(seen) == 1
+    assert [row.value for row in rows if isinstance(row, Label)] == [-2.0, -1.0]
+    assert settings.answering("policy@0", TaskSettings(use="t")).read == {}
+    assert settings.answering("policy", TaskSettings(use="t", max_tokens=20)).read == {"policy@0": 20}

@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as within
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -85,6 +86,7 @@ def test_equal_strategies_are_settled_by_what_they_write():
     assert best_of([], 2) is None
 
 
+@within(deadline=None)
 @given(st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=40), st.integers(1, 6))
 def test_bins_and_folds(values, num):
     edges = edges_of(values, num)

@@ -19,6 +19,7 @@ from pipeline.evaluate import critique, oracle_gap, turns, verification
 from pipeline.evaluate.outcomes import Outcome
 from pipeline.recipe.contract import breaches
 from pipeline.rows import Dropped, Group, Label, Problem, Question, Trace
+from pipeline.tasks import countdown
 
 TASK = Lines()
 QUESTION = Question(id="p", question="?", prompt="Q:", prompt_used="Q:")
@@ -418,3 +419,30 @@ def test_what_is_drawn_is_declared(module, settings):
     for panel in module.panels(settings):
         for name in panel.metrics:
             assert name.endswith("/") or name.partition("@")[0] in known | {"pass", "maj"}, name
+
+
+# --- what a sound checker says
+
+
+def test_a_sound_checker_in_words_and_in_the_dialect():
+    steps = ["so\n", "bad\n", "on\n"]
+    text = "".join(steps)
+    assert TASK.feedback(PROBLEM, text, "verdict") == "Verdict: wrong"
+    assert TASK.feedback(PROBLEM, text, "first") == "Step 2 is wrong. Verdict: wrong"
+    assert TASK.feedback(PROBLEM, text, "all") == "Step 2 is wrong. Step 3 is wrong. Verdict: wrong"
+    assert TASK.feedback(PROBLEM, "no\n", "first") == "The answer is wrong. Verdict: wrong"
+    assert TASK.feedback(PROBLEM, "right\n", "all") == "Verdict: right"
+    task = countdown.Task(countdown.Settings(use="countdown"))
+    problem = Problem(id="c", question="numbers 1, 4, 11; target 16", answer="4 + 1 = 5, 11 + 5 = 16")
+    right, far = "4 + 1 = 5, left 11, 5\n11 + 5 = 16", "4 + 1 = 5, left 11, 5\n11 - 5 = 6"
+    lies = "4 + 1 = 6, left 11, 6\n11 + 6 = 17"
+    assert task.feedback(problem, right, "verdict") == "right"
+    assert task.feedback(problem, far, "verdict") == "wrong"
+    assert task.feedback(problem, far, "first").endswith("16 - 6 = 10 wrong")
+    assert task.feedback(problem, far, "all") == task.feedback(problem, far, "first")
+    assert task.feedback(problem, lies, "first") == "4 + 1 = 5, 6 - 5 = 1 result wrong"
+    assert task.feedback(problem, lies, "all") == "4 + 1 = 5, 6 - 5 = 1 result wrong, 17 - 16 = 1 wrong"
+    assert all(task.extract_turn("critique", task.feedback(problem, t, "all")) == word
+               for t, word in ((right, "right"), (far, "wrong"), (lies, "wrong"), ("?", "wrong")))  # fmt: skip
+    chat = countdown.Task(countdown.Settings(use="countdown", chat=True))
+    assert chat.feedback(problem, far, "verdict") == "Verdict: wrong"

@@ -140,6 +140,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a key of a schedule": (
         {"stages__learn__steps": {"frist": 3}}, "stages.learn.steps: unknown key frist (did you mean first?)",
     ),
+    "gold chooses": (
+        {"stages__measure__from": ["check"], "stages__measure__choose": "label"},
+        "stages.measure: answers by labels, and check (label: outcome) has seen what is right",
+    ),
+    "nobody chooses": (
+        {"stages__measure__from": ["sample"], "stages__measure__choose": "label"},
+        "stages.measure: answers by labels, and no label stage is in its from",
+    ),
+    "chooses from nothing": ({"stages__measure__choose": "label"}, "choose: label needs the label stage that says it: set from"),
     "no task": ({"task": []}, "task: say which task: {use: countdown}, got []"),
     "no adapter's key": ({"models__policy__lora": "yes"}, "models.policy.lora"),
 }  # fmt: skip
@@ -192,6 +201,25 @@ def test_it_says_so_without_torch_and_takes_overrides(write: Write, place: Path)
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine.yaml: ok" in done.stdout
+
+
+def test_turns_that_a_seed_has_no_words_for_are_told() -> None:
+    path = ROOT / "recipes" / "rstar_countdown.yaml"
+    for more, turns in (("ask", "solve, subanswer, subquestion"), ("rephrase", "rephrase, solve")):
+        problems, _ = check([path], [f"finally.search.actions=[step, {more}]"])
+        [line] = problems
+        assert (
+            f"finally.search: asks policy for turns ({turns}) that seed://countdown knows no word of" in line
+        )
+    assert (
+        check([path, ROOT / "recipes" / "revise_countdown.yaml"], [])[0] == []
+    )  # `revise: ` is in its vocabulary
+    assert (
+        check(
+            [path], ["finally.search.actions=[step, ask]", "models.policy.base=HuggingFaceTB/SmolLM2-135M"]
+        )[0]
+        == []
+    )
 
 
 def test_a_small_dev_split_is_told_with_its_interval(write: Write) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from pipeline.errors import RecipeError
+from pipeline.models.heads import HEADS
 from pipeline.recipe import contract, methods
 from pipeline.recipe.read import build
 from pipeline.settings import Cost, StageSettings, actors
@@ -266,10 +267,13 @@ def test_a_recipe_that_asks_the_wrong_thing_of_a_model_is_told(models: dict, sta
     assert any(said in line for line in found.value.problems), found.value.problems
 
 
-def test_a_head_that_no_engine_serves_yet_is_said() -> None:
-    models = {"policy": {"base": "seed://countdown"}, "judge": {"base": "seed://countdown", "head": "probe"}}
+def test_every_head_is_served() -> None:
+    heads = [name for name in HEADS if name != "policy"]
+    models = {name: {"base": "seed://countdown", "head": name} for name in heads}
+    models["policy"] = {"base": "seed://countdown"}
     recipe = build(RECIPE | {"models": models, "stages": {"one": {"generate": "sample"}}}, "r.yaml")
-    assert recipe.not_built == ("models.judge: head: probe is not built yet",)
+    assert recipe.not_built == ()
+    assert len(heads) == 5
 
 
 # --- what a method says of itself, and nobody else
@@ -277,10 +281,15 @@ def test_a_head_that_no_engine_serves_yet_is_said() -> None:
 
 #: keys without a default
 NEEDED = {
+    "critic": {"prm": "prm"},
     "ensemble": {"by": ("prm",)},
+    "evidence": {"store": "train"},
     "gae": {"critic": "prm"},
+    "self_check": {"by": "policy"},
+    "shaped": {"stage": 1},
     "shaped_reward": {"reference": "policy@0"},
     "step_reward": {"value": "prm"},
+    "turns": {"search": {"generate": "two_turn"}},
 }
 
 

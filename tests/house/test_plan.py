@@ -79,6 +79,19 @@ def test_labels_that_have_text_written_stand_in_the_plan() -> None:
     assert all(stage_cost(recipe, stage).tokens > 0 for stage in labelled)
 
 
+def test_labels_of_another_split_are_planned_for_its_problems() -> None:
+    final = {
+        "tried": {"generate": "sample", "split": "test"},
+        "judged": {"label": "outcome", "from": "tried"},
+    }
+    recipe = planned({"one": {"generate": "sample"}}, **{"finally": final})
+    assert [stage_cost(recipe, recipe.stage(name)).problems for name in ("one", "tried", "judged")] == [
+        100,
+        20,
+        20,
+    ]
+
+
 def jsonl(tmp_path: Path, number: int) -> Any:
     path = tmp_path / "mine.jsonl"
     rows = [

@@ -275,3 +275,21 @@ def test_settings_at_their_default_change_no_fingerprint() -> None:
     )  # trainers on the policy's own draws refuse it
     assert decoding_of(1.0, None) is None
     assert len({repr(Decoding(1.2, Dola())), repr(Decoding(1.2)), repr(Decoding(1.2, DOLA))}) == 3
+
+
+def test_a_served_model_is_refused_before_anything_runs() -> None:
+    from pipeline.recipe.read import build
+
+    def recipe(**stage: Any) -> dict[str, Any]:
+        policy = {"base": "seed://countdown", "engine": {"server": ["http://localhost:1"]}}
+        return {
+            "name": "x",
+            "task": {"use": "countdown"},
+            "models": {"policy": policy},
+            "rounds": 0,
+            "before": {"s": {"generate": "sample", **stage}},
+        }
+
+    build(recipe(), "r.yaml")
+    with pytest.raises(RecipeError, match=r"before\.s: repetition_penalty 1\.2: servers do not draw so"):
+        build(recipe(repetition_penalty=1.2), "r.yaml")

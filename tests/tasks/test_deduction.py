@@ -176,6 +176,20 @@ def test_walks_by_the_rules_are_sound_and_often_right_for_a_wrong_reason():
     assert 0.43 < right / num < 0.51
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"form": "truth"}, {"hops": (1, 1), "branches": 0, "choices": 2, "kinds": 2}]
+)
+def test_small_worlds_are_small_and_train_questions(more):
+    deduction, draw = task(**more), random.Random(0)
+    for _ in range(200):
+        question, walks = deduction.rule_walks(draw, 3, small=True)
+        world = read_question(question)
+        assert split_of(question) == "train"
+        assert len(walks) == 3
+        assert len(world.path()) <= 2
+        assert sum(map(len, world.rules.values())) <= 7  # three chains of two and a wrong turn
+
+
 def test_a_hint_is_the_first_rule_and_the_seed_has_seen_it_obeyed():
     deduction, draw, num = task(), random.Random(1), 0
     given = problem(QUESTION)
