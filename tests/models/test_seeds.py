@@ -277,3 +277,13 @@ def test_a_dialect_that_does_not_exist_is_a_sentence(spec, says):
     name = spec.removeprefix("seed://").partition("?")[0]
     with pytest.raises(RecipeError, match=says):
         seeds.plan(spec, TASKS[name])
+
+
+def test_a_seed_that_talks_knows_the_words_of_its_dialect() -> None:
+    settings = countdown.Settings(use="countdown")
+    assert seeds.unsaid("seed://countdown", settings, "propose")
+    assert seeds.unsaid("seed://countdown?talk=0", settings, "propose")
+    assert not seeds.unsaid("seed://countdown?talk=1", settings, "propose")
+    assert not seeds.unsaid("seed://countdown?steps=20&talk=2", settings, "critique")
+    own = countdown.Settings(use="countdown", acts={"critique": "is it so? "})
+    assert seeds.unsaid("seed://countdown?talk=1", own, "critique")
