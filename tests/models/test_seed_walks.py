@@ -8,7 +8,7 @@ import re
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.models import seed_walks, seeds
+from pipeline.models import seed_training, seed_walks, seeds
 from pipeline.tasks import countdown, deduction
 
 SETTINGS = deduction.Settings(use="deduction")
@@ -20,7 +20,7 @@ def test_the_logits_of_packed_walks_are_those_of_each_alone():
     recipe, task = seeds.plan("seed://deduction?hidden=64&inner=64", SETTINGS)
     tokenizer, draw = seeds.make_tokenizer(task), random.Random(0)
     torch.manual_seed(0)
-    model = seeds.new_model(recipe, tokenizer).eval()
+    model = seed_training.new_model(recipe, tokenizer).eval()
     rows, apart = [], []
     for num in (3, 1, 4):
         question, walks = task.rule_walks(draw, num)
@@ -77,7 +77,7 @@ def test_some_heads_start_out_as_lookups():
     recipe, task = seeds.plan("seed://deduction", SETTINGS)
     tokenizer = seeds.make_tokenizer(task)
     torch.manual_seed(0)
-    model = seeds.new_model(recipe, tokenizer).eval()
+    model = seed_training.new_model(recipe, tokenizer).eval()
     model.set_attn_implementation("eager")
     question, _ = task.rule_walks(random.Random(0), 1)
     hits = []
@@ -99,7 +99,7 @@ def test_some_heads_start_out_as_lookups():
 def test_lookups_that_do_not_fit_are_refused(less):
     recipe, task = seeds.plan(f"seed://deduction?{less}", SETTINGS)
     with pytest.raises(RecipeError, match=f"back=2 with .*{less}"):
-        seeds.new_model(recipe, seeds.make_tokenizer(task))
+        seed_training.new_model(recipe, seeds.make_tokenizer(task))
 
 
 def test_older_seeds_keep_their_names_and_what_their_folders_say():

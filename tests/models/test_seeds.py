@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.models import seeds
+from pipeline.models import seed_training, seeds
 from pipeline.tasks import addition, countdown, deduction, split_of
 
 COUNTDOWN = countdown.Settings(use="countdown")
@@ -165,7 +165,9 @@ def test_training_lowers_the_loss(tmp_path):
 
     recipe, task = seeds.plan("seed://countdown?steps=30&batch=16", COUNTDOWN)
     tokenizer = seeds.make_tokenizer(task)
-    ids, labels = seeds._tensors(next(seeds.examples(recipe, task, tokenizer)), tokenizer.pad_token_id)
+    ids, labels = seed_training._tensors(
+        next(seed_training.examples(recipe, task, tokenizer)), tokenizer.pad_token_id
+    )
 
     def loss(model) -> float:
         with torch.no_grad():
@@ -174,9 +176,9 @@ def test_training_lowers_the_loss(tmp_path):
         return float(torch.nn.functional.cross_entropy(logits[learned], labels[:, 1:][learned]))
 
     torch.manual_seed(0)
-    before = loss(seeds.new_model(recipe, tokenizer))
+    before = loss(seed_training.new_model(recipe, tokenizer))
     torch.manual_seed(0)
-    assert loss(seeds.train(recipe, task, tokenizer)) < before - 2
+    assert loss(seed_training.train(recipe, task, tokenizer)) < before - 2
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_planning_loads_no_torch():
 def test_batches_hold_their_size_and_whole_examples():
     recipe, task = seeds.plan("seed://addition?batch=6", ADDITION)
     tokenizer = seeds.make_tokenizer(task)
-    for rows in itertools.islice(seeds.examples(recipe, task, tokenizer), 20):
+    for rows in itertools.islice(seed_training.examples(recipe, task, tokenizer), 20):
         assert len(rows) == 6
         for ids, labels in rows:
             assert len(ids) == len(labels)
