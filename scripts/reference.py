@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.evaluate.rules import GateRule  # noqa: E402
+from pipeline.evaluate._rules import GateRule  # noqa: E402
 from pipeline.recipe import read as recipes  # noqa: E402
 from pipeline.settings import Settings, StageSettings, change_kind  # noqa: E402
 

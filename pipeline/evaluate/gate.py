@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.evaluate import Health
-from pipeline.evaluate.rules import GateRule
+from pipeline.evaluate._rules import GateRule
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import nearest
-from pipeline.evaluate.rules import GateRule
+from pipeline.evaluate._rules import GateRule
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.errors import RecipeError, nearest
-from pipeline.evaluate.rules import GateRule
+from pipeline.evaluate._rules import GateRule
 from pipeline.settings import (
     Actor,
     FileSource,

@@ -16,7 +16,7 @@ from pipeline.errors import RecipeError
 from pipeline.evaluate import ceiling, drift
 from pipeline.evaluate.gate import decide
 from pipeline.evaluate.intervals import pass_at, resample
-from pipeline.evaluate.rules import GateRule
+from pipeline.evaluate._rules import GateRule
 from pipeline.recipe.methods import method
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
