@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from pipeline.asks import Asks
 from pipeline.rows import Group, Label, Problem, Question, Trace
@@ -66,8 +66,16 @@ class EvaluateSettings(StageSettings):
 
     @property
     def asked_acts(self) -> tuple[str, ...]:
-        acting = self.acting()
+        acting = self._acting
         return (*self.acts, *(acting.asked_acts if acting is not None else ()))
+
+    @property
+    def _acting(self) -> Any:
+        """The same as `acting`, and None where `search` has wrong keys, of which `check` tells."""
+        try:
+            return self.acting()
+        except ValidationError:
+            return None
 
     def acting(self, model: str | None = None) -> Any:
         """The settings of the generate method that a model acts by (the first measured one by default); None
@@ -88,7 +96,7 @@ class EvaluateSettings(StageSettings):
     @property
     def decoding(self) -> Any:
         """As the generate method draws that it acts by."""
-        acting = self.acting()
+        acting = self._acting
         return None if acting is None else acting.decoding
 
     def answering(self, model: str, task: Length) -> Cost:

@@ -93,7 +93,9 @@ def require_pauses(spec: str, copies: int, walks: int) -> None:
     if not 0 <= copies <= MOST:
         raise RecipeError(f"base: {spec}: pause must be from 0 to {MOST}, not {copies}")
     if copies and walks > 1:
-        raise RecipeError(f"base: {spec}: several walks are learned side by side there: no pause, or walks=1")
+        raise RecipeError(
+            f"base: {spec}: several walks are learned side by side there, so it learns no pauses"
+        )
 
 
 def paused(row: Row, num_prompt: int, pause: Pause, draw: random.Random) -> Row:

@@ -94,7 +94,7 @@ SEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "addition": ((), {"steps": 1000, "batch": 32, "layers": 3, "inner": 384}),
     "deduction": (
         ("hops", "form", "choices", "branches", "branch", "kinds"),
-        {"steps": 240, "batch": 32, "inner": 384, "theta": 100_000.0, "looks": 8, "easy": 96, "back": 2},
+        {"steps": 480, "batch": 32, "inner": 384, "theta": 100_000.0, "looks": 8, "easy": 96, "back": 2},
     ),
 }
 
@@ -195,7 +195,7 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
             recipe = dataclasses.replace(recipe, **changed)
         except ValueError:
             raise RecipeError(f"base: {spec}: {key} must be a number, not {text!r}") from None
-    require_pauses(spec, recipe.pause, recipe.walks)
+    require_pauses(spec, recipe.pause, max(recipe.walks, 1 + recipe.looks))
     task = module.Task(module.Settings(use=name, **rules))
     seed_talk.look(spec, recipe, task)
     return recipe, task

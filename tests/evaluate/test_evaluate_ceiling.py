@@ -14,9 +14,9 @@ from pipeline.asks import All, Continue, Logprob, Prefix, Score
 from pipeline.engine.driver import drive_with_replies
 from pipeline.errors import RecipeError
 from pipeline.evaluate import ceiling, drift
+from pipeline.evaluate._rules import GateRule
 from pipeline.evaluate.gate import decide
 from pipeline.evaluate.intervals import pass_at, resample
-from pipeline.evaluate._rules import GateRule
 from pipeline.recipe.methods import method
 from pipeline.rows import Label, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from pipeline.errors import RecipeError
 from pipeline.evaluate import consistency
-from pipeline.evaluate.gate import decide
 from pipeline.evaluate._rules import GateRule
+from pipeline.evaluate.gate import decide
 from pipeline.rows import Label, Problem, Trace
 from pipeline.tasks import BaseTask, jsonl
 from pipeline.tasks.prepare import gather

@@ -152,7 +152,7 @@ def test_a_training_that_leaves_its_bound_is_refused_in_the_rounds_that_nothing_
     assert 0 < metrics["learn/distinct"] <= 1
     page = build_report(["tiny"], Workspace(DATA, CHECKPOINTS), Path("page.html")).read_text()
     assert "entropy, nats a token" in page
-    assert "is below the least of" in page
+    assert "is below the limit of" in page
 
 
 def test_examples_before_every_prompt_and_zero_are_refused(

@@ -327,7 +327,7 @@ def test_an_implicit_model_says_what_does_not_fit(base: Path, tmp_path: Path, tr
         implicit.train(job, implicit.Settings(**FAST))
     with pytest.raises(RecipeError, match="no prm.json beside its weights says beta"):
         start_engine(base, None, head="implicit", dtype="float32")
-    with pytest.raises(RecipeError, match="read against its base, so its adapter is not merged"):
+    with pytest.raises(RecipeError, match="read against its base, so what was trained is not merged"):
         merge(base, trained, "implicit", tmp_path / "merged", {})
     assert not (tmp_path / "merged").exists()
 
