@@ -25,6 +25,7 @@ from pipeline.tasks.prepare import gather
 
 ROOT = Path(__file__).parents[2]
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
+pytestmark = pytest.mark.full  # the policy that they share costs more than they do
 SIZES = {"largest": 200, "train": 6, "dev": 2, "test": 3}
 SMALL = [f"task.{key}={value}" for key, value in SIZES.items()]
 CUT = {"steps": 2, "batch_size": 8}
@@ -109,7 +110,6 @@ def test_mctsr_with_and_without_gold(place: Path, talker: Path) -> None:
     assert {node.trace_id for node in nodes if node.trace_id} <= set(traces)
 
 
-@pytest.mark.full
 def test_preferences_rank_answers(place: Path, talker: Path) -> None:
     small = [f"finally.{stage}.search.rollouts=2" for stage in ("berry", "words", "absolute")]
     final = run(
@@ -124,7 +124,6 @@ def test_preferences_rank_answers(place: Path, talker: Path) -> None:
     assert not [t for t in rows("berry_countdown", "final-000/berry", Trace) if t.act == "compare"]
 
 
-@pytest.mark.full
 def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker: Path) -> None:
     name = "alphallm_countdown"
     small = ["rounds=1", "problems_per_round=4", "before.probe.problems=6", "before.some.problems=4"]
@@ -167,7 +166,6 @@ def test_a_proposer_and_its_solver(place: Path, talker: Path) -> None:
     assert (CHECKPOINTS / name / "round-001" / "proposer" / "manifest.json").exists()
 
 
-@pytest.mark.full
 def test_conversations_become_tagged_thinking(place: Path, talker: Path) -> None:
     name = "reflection_countdown"
     final = run(name, talker, ["finally.once.samples=2"])
