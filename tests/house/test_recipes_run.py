@@ -227,7 +227,7 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
             keys = [word for word in NO_HEALTH if not word.startswith("split")]
         elif stage.room == "generate":
             keys = [
-                *SMALL_SEARCH.get(stage.method, []),
+                *(SMALL_SEARCH[stage.method] if stage.method in ("revise", "rstar") else []),
                 *(["problems=8"] if stage.settings.problems else []),
             ]
         elif stage.room == "evaluate" and (search := stage.settings.search):
