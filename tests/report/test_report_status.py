@@ -132,6 +132,7 @@ def test_a_line_is_read_back_while_nothing_changed(world: World):
     """The second look needs no recipe, no manifest and no row: they are gone meanwhile, the stamps stand."""
     where = world.workspace
     record.write(world.data / "done" / "metrics.jsonl", record.metrics_rows(world.run))
+    all_runs(where)  # what is kept of it is among the bytes from now on
     first = {one["run"]: one for one in all_runs(where)}["done"]
     kept = world.data / "done" / "logs" / "overview.json"
     moved = list((world.data / "done").glob("round-*/*/manifest.json"))
