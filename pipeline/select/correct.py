@@ -9,7 +9,7 @@ prompt that training shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -127,13 +127,18 @@ def select(
     ]
 
 
-def example(trace: Trace, encode: Callable[[str], list[int]]) -> Example:
-    """A trace as a policy's training row."""
+def example(
+    trace: Trace, encode: Callable[[str], list[int]], prompt: str | None = None, **more: Any
+) -> Example:
+    """A trace as a policy's training row. prompt: what it is learned under, where that is not its own; more:
+    what else the row says."""
+    shown = trace.prompt if prompt is None else prompt
     return Example(
         problem_id=trace.problem_id,
-        prompt=trace.prompt,
+        prompt=shown,
         completion=trace.text,
         trace_id=trace.id,
-        prompt_ids=encode(trace.prompt),
+        prompt_ids=encode(shown),
         completion_ids=list(trace.token_ids),
+        **more,
     )

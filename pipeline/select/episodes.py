@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from pipeline.rows import Dropped, Example, Group, Label, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
+from pipeline.select.correct import example
 from pipeline.tasks import BaseTask
 
 Weight = Annotated[float, Field(ge=0)]
@@ -151,13 +152,9 @@ def select(
         if settings.clip is not None:
             advantage = [min(max(a, -settings.clip), settings.clip) for a in advantage]
         rows.append(
-            Example(
-                problem_id=trace.problem_id,
-                prompt=trace.prompt,
-                completion=trace.text,
-                trace_id=trace.id,
-                prompt_ids=encode(trace.prompt),
-                completion_ids=list(trace.token_ids),
+            example(
+                trace,
+                encode,
                 advantage=list(advantage),
                 old_logprobs=list(trace.logprobs),
                 kl_weight=settings.kl_of(trace.turn),

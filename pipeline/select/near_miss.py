@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from pipeline.asks import All, Asks, Said, Turn, about
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace, conversations, critiques_of
 from pipeline.select import SelectSettings
+from pipeline.select.correct import example
 from pipeline.settings import PolicyName
 from pipeline.tasks import BaseTask
 
@@ -93,16 +94,7 @@ def select(
         question = about(group.problem_id, group.question)
         turns = yield All(*(Turn(question, act, [Said(seen.text)], by=settings.by) for act, seen, _ in shown))
         for turn, (_, _, learned) in zip(turns, shown, strict=True):
-            rows.append(
-                Example(
-                    problem_id=group.problem_id,
-                    prompt=turn.prompt,
-                    completion=learned.text,
-                    trace_id=learned.id,
-                    prompt_ids=encode(turn.prompt),
-                    completion_ids=list(learned.token_ids),
-                )
-            )
+            rows.append(example(learned, encode, turn.prompt))
     learned_ids = {learned.id for _, _, learned in shown}
     in_prompt = {seen.id for _, seen, _ in shown}
     for trace in group.traces:

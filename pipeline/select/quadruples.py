@@ -95,7 +95,7 @@ def select(
             if place and "refine" in settings.rows:
                 rows.append(example(answer, encode))
             if "direct" in settings.rows and answer is talk[-1]:
-                rows.append(direct(answer, talk[0], encode))
+                rows.append(example(answer, encode, talk[0].prompt))  # under the question as first asked
     if "feedback" in settings.rows:
         rows += [example(one, encode) for one in feedback(told, critiques, group, settings)]
     named = {row.trace_id for row in rows}
@@ -122,18 +122,6 @@ def feedback(
             if ended and truth in (None, one.answer == "right"):
                 found.append(one)
     return found
-
-
-def direct(answer: Trace, first: Trace, encode: Callable[[str], list[int]]) -> Example:
-    """An answer under the prompt of the first turn, which is the question's."""
-    return Example(
-        problem_id=answer.problem_id,
-        prompt=first.prompt,
-        completion=answer.text,
-        trace_id=answer.id,
-        prompt_ids=encode(first.prompt),
-        completion_ids=list(answer.token_ids),
-    )
 
 
 def _why(trace: Trace, reasons: Mapping[str, str], group: Group, settings: Settings) -> str:

@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 from pipeline.asks import Asks, Logprob, Prefix, prefix_of
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace, conversations
 from pipeline.select import SelectSettings
+from pipeline.select.correct import example
 from pipeline.settings import Cost, Length, ModelName
 from pipeline.tasks import BaseTask
 
@@ -129,17 +130,7 @@ def select(
         if reasons[trace.id]:
             rows.append(Dropped(problem_id=trace.problem_id, what=trace.id, reason=reasons[trace.id]))
             continue
-        prompt = rewrites[trace.id][2].prompt
-        rows.append(
-            Example(
-                problem_id=trace.problem_id,
-                prompt=prompt,
-                completion=trace.text,
-                trace_id=trace.id,
-                prompt_ids=encode(prompt),
-                completion_ids=list(trace.token_ids),
-            )
-        )
+        rows.append(example(trace, encode, rewrites[trace.id][2].prompt))
     return rows
 
 

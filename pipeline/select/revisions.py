@@ -23,7 +23,7 @@ from pydantic import Field
 from pipeline.asks import Asks, Said, Turn
 from pipeline.rows import Dropped, Example, Group, Pair, Question, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import normalised
+from pipeline.select.correct import example, normalised
 from pipeline.settings import PolicyName
 from pipeline.tasks import BaseTask
 
@@ -55,16 +55,7 @@ def select(
                 id=trace.problem_id, question=group.question, prompt=trace.prompt, prompt_used=trace.prompt
             )
             prompt = (yield Turn(question, "revise", said, by=settings.by)).prompt
-        rows.append(
-            Example(
-                problem_id=trace.problem_id,
-                prompt=prompt,
-                completion=trace.text,
-                trace_id=trace.id,
-                prompt_ids=encode(prompt),
-                completion_ids=list(trace.token_ids),
-            )
-        )
+        rows.append(example(trace, encode, prompt))
     dropped = [
         Dropped(problem_id=group.problem_id, what=what, reason=reason) for what, reason in reasons.items()
     ]
