@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
 from pipeline.evaluate import GOLD, LEARNING, TROUBLE, EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.outcomes import Ballots, Outcome, columns, one_outcome
+from pipeline.evaluate.outcomes import Ballots, Outcome, columns, gold_label, one_outcome
 from pipeline.evaluate.paired import over_problems
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
@@ -258,19 +258,7 @@ def named(row: Any, problem_id: str, model: str) -> Any:
 
 def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     """What the task says of each trace: right or wrong, and for each step the oracle's verdict (1 or 0)."""
-    labels = []
-    for trace in (row for row in rows if isinstance(row, Trace) and row.is_attempt):
-        verdicts = task.step_oracle(problem, trace.steps)
-        labels.append(
-            Label(
-                problem_id=problem.id,
-                trace_id=trace.id,
-                correct=None if problem.answer is None else task.correct(trace.answer, problem),
-                step_scores=None if verdicts is None else [float(ok) for ok in verdicts],
-                labeller=GOLD,
-            )
-        )
-    return labels
+    return [gold_label(problem, row, task) for row in rows if isinstance(row, Trace) and row.is_attempt]
 
 
 def outcomes(

@@ -40,6 +40,7 @@ from pipeline.asks import All, Asks, Continue, Prefix, Score, start, to_trace
 from pipeline.errors import RecipeError
 from pipeline.evaluate import GOLD, EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate.accuracy import judged
+from pipeline.evaluate.outcomes import gold_label
 from pipeline.evaluate.paired import over_problems
 from pipeline.evaluate.pool import Pool
 from pipeline.evaluate.strategies import Spent, Strategy, Tried, bin_of, columns, metered, strategies
@@ -183,16 +184,7 @@ def picked(rows: Sequence[Any]) -> Trace | None:
 
 def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     """Right or wrong."""
-    return [
-        Label(
-            problem_id=problem.id,
-            trace_id=trace.id,
-            correct=problem.answer is not None and task.correct(trace.answer, problem),
-            labeller=GOLD,
-        )
-        for trace in rows
-        if isinstance(trace, Trace)
-    ]
+    return [gold_label(problem, row, task, chain=False) for row in rows if isinstance(row, Trace)]
 
 
 def outcomes(

@@ -33,7 +33,7 @@ from pipeline.asks import All, Asks, Continue, start, to_trace
 from pipeline.errors import RecipeError
 from pipeline.evaluate import GOLD, EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate.intervals import Floats, Ratio, Statistic, percentile95
-from pipeline.evaluate.outcomes import ratio
+from pipeline.evaluate.outcomes import gold_label, ratio
 from pipeline.evaluate.paired import Measured, over_problems
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length
@@ -132,16 +132,7 @@ def answer(
 
 def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     """Right or wrong."""
-    return [
-        Label(
-            problem_id=problem.id,
-            trace_id=trace.id,
-            correct=None if problem.answer is None else task.correct(trace.answer, problem),
-            labeller=GOLD,
-        )
-        for trace in rows
-        if isinstance(trace, Trace)
-    ]
+    return [gold_label(problem, row, task, chain=False) for row in rows if isinstance(row, Trace)]
 
 
 def outcomes(

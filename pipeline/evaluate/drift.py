@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 
 from pipeline.asks import All, Asks, Continue, Logprob, Score, start, to_trace
 from pipeline.evaluate import GOLD, EvaluateSettings, Health, Metric, Panel, Search
+from pipeline.evaluate.accuracy import grade as grade  # the task's word on each sample
 from pipeline.evaluate.intervals import Statistic, tidy
 from pipeline.evaluate.outcomes import ratio
 from pipeline.evaluate.paired import INCUMBENT, Measured, over_problems
@@ -148,23 +149,6 @@ def answer(
                 Label(problem_id=question.id, trace_id=trace.id, step_scores=padded, labeller=settings.value)
             )
     return [*traces, *labels]
-
-
-def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
-    """Right or wrong, and for each step the oracle's verdict."""
-    labels = []
-    for trace in (row for row in rows if isinstance(row, Trace)):
-        verdicts = task.step_oracle(problem, trace.steps)
-        labels.append(
-            Label(
-                problem_id=problem.id,
-                trace_id=trace.id,
-                correct=None if problem.answer is None else task.correct(trace.answer, problem),
-                step_scores=None if verdicts is None else [float(ok) for ok in verdicts],
-                labeller=GOLD,
-            )
-        )
-    return labels
 
 
 def outcomes(

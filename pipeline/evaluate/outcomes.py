@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.evaluate import GOLD
 from pipeline.evaluate.intervals import Ratio, Statistic, majority_at, pass_at
 from pipeline.evaluate.paired import Measured
 from pipeline.rows import Label, Problem, Trace
@@ -18,6 +19,19 @@ from pipeline.vote.aggregate import aggregate, kind_of
 
 MOST_BINS = 30  #: more difficulty values than this are no bins, and are not reported
 RESERVED = ("low", "high", "change")  #: a bin of such a name would hide an interval
+
+
+def gold_label(problem: Problem, trace: Trace, task: BaseTask, chain: bool = True) -> Label:
+    """What the task says of a trace: right or wrong (None where nobody knows), and with `chain` the oracle's
+    verdict on each step, 1 or 0."""
+    verdicts = task.step_oracle(problem, trace.steps) if chain else None
+    return Label(
+        problem_id=problem.id,
+        trace_id=trace.id,
+        correct=None if problem.answer is None else task.correct(trace.answer, problem),
+        step_scores=None if verdicts is None else [float(ok) for ok in verdicts],
+        labeller=GOLD,
+    )
 
 
 @dataclass(frozen=True, slots=True)
