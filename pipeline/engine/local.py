@@ -87,8 +87,7 @@ class Engine(Text):
         if small:
             cpu_linear.use(self.model)
         generation = getattr(self.model, "generation_config", None)
-        called = name or self.folder.name
-        super().__init__(self.folder, self.model.config, generation, called, self.adapter)
+        super().__init__(self.folder, self.model.config, generation, name or self.folder.name, self.adapter)
         labels = self.model.config.num_labels if head == "value" else 1
         self.score_kind = score_kind(head, self.adapter, self.folder, num_labels=labels)
         config = self.model.config.get_text_config()

@@ -59,6 +59,16 @@ class GenerateSettings(StageSettings):
         return self.problems
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How its asks draw, as `Continue` takes it."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+    @property
+    def cuts(self) -> bool:
+        """Are its traces drawn from a part of the distribution (`Trace.cut`)?"""
+        return self.top_p < 1 or self.top_k > 0
+
+    @property
     def draws_alike(self) -> bool:
         return self.temperature == 0
 

@@ -179,7 +179,7 @@ class Answers:
             prefix,
             self._said[question.act],
             temperature=temperature,
-            cut=bool(temperature) and (settings.top_p < 1 or settings.top_k > 0),
+            cut=bool(temperature) and settings.cuts,
             tokens_charged=prefix.num_tokens,
             parent=parent,
         )

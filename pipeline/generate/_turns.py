@@ -79,7 +79,7 @@ class Talk:
             prefix,
             place * of + self.number,
             temperature=temperature,
-            cut=bool(temperature) and (s.top_p < 1 or s.top_k > 0),
+            cut=bool(temperature) and s.cuts,
             parent=self.traces[-1].id if self.traces else None,
             tokens_charged=prefix.num_tokens,
         )

@@ -53,9 +53,7 @@ def generate(
         by=settings.by,
         n=settings.n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
     written = [closed(prefix) for prefix in written]
     replies = yield Score(written, by=settings.value)
@@ -73,7 +71,7 @@ def generate(
                 prefix,
                 i,
                 temperature=settings.temperature,
-                cut=settings.top_p < 1 or settings.top_k > 0,
+                cut=settings.cuts,
                 tokens_charged=prefix.num_tokens,
                 score=scores[i],
                 chosen=i == best,

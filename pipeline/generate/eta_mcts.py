@@ -188,9 +188,7 @@ class Search:
             node.prefix,
             by=settings.rollout_by or settings.by,
             n=settings.rollouts,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
+            **settings.sampling,
         )
         self.tree.spent += sum(one.num_tokens - node.prefix.num_tokens for one in written)
         return [closed(one) for one in written]

@@ -88,11 +88,9 @@ def generate(question: Question, settings: Settings, given: Group | None) -> Ask
         by=settings.by,
         n=settings.n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
-    cut = settings.top_p < 1 or settings.top_k > 0
+    cut = settings.cuts
     traces = [
         to_trace(turn, p, i, temperature=settings.temperature, cut=cut, tokens_charged=p.num_tokens)
         for i, p in enumerate(written)

@@ -52,9 +52,7 @@ def generate(
         by=settings.by,
         n=settings.n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
     rows: list[Trace | Node | Dropped] = []
     first = len(given.traces) if given is not None else 0  # numbers go on after the traces of the first try
@@ -64,7 +62,7 @@ def generate(
             prefix,
             number,
             temperature=settings.temperature,
-            cut=settings.top_p < 1 or settings.top_k > 0,
+            cut=settings.cuts,
             tokens_charged=prefix.num_tokens,
         )
         if task.leaks(problem, trace.text):

@@ -64,9 +64,7 @@ def generate(question: Question, settings: Settings, given: Group | None) -> Ask
         by=settings.by,
         n=settings.n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
     rows: Rows = []
     for number, prefix in enumerate(written):
@@ -75,7 +73,7 @@ def generate(question: Question, settings: Settings, given: Group | None) -> Ask
             prefix,
             number,
             temperature=settings.temperature,
-            cut=settings.top_p < 1 or settings.top_k > 0,
+            cut=settings.cuts,
             tokens_charged=prefix.num_tokens,
             chosen=number == 0,
         )

@@ -91,9 +91,7 @@ def write(question: Question, settings: Settings, prefixes: Sequence[Prefix], n:
         by=settings.by,
         n=n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
 
 
@@ -172,7 +170,7 @@ def rows(
                 attempt.prefix,
                 number,
                 temperature=settings.temperature,
-                cut=settings.top_p < 1 or settings.top_k > 0,
+                cut=settings.cuts,
                 tokens_charged=attempt.prefix.num_tokens,
                 score=attempt.score,
                 parent=parent,

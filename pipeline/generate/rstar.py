@@ -160,8 +160,7 @@ class Thoughts:
 
     def write(self, prefixes: Prefix | list[Prefix], until: Literal["step", "answer"], n: int) -> Continue:
         s = self.settings
-        sampling = {"temperature": s.temperature, "top_p": s.top_p, "top_k": s.top_k}
-        return Continue(prefixes, by=s.by, n=n, until=until, **sampling)  # type: ignore[arg-type]
+        return Continue(prefixes, by=s.by, n=n, until=until, **s.sampling)
 
     def expand(self, node: Thought) -> Asks[None]:
         """Every action that may follow."""
@@ -282,7 +281,7 @@ class Thoughts:
                         node.prefix,
                         len(traces),
                         temperature=settings.temperature,
-                        cut=settings.top_p < 1 or settings.top_k > 0,
+                        cut=settings.cuts,
                         score=node.reward or 0.0,
                         chosen=node is chosen,
                     )

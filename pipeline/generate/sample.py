@@ -36,9 +36,7 @@ def generate(
         by=settings.by,
         n=settings.n,
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
+        **settings.sampling,
     )
     return [
         to_trace(
@@ -46,7 +44,7 @@ def generate(
             prefix,
             number,
             temperature=settings.temperature,
-            cut=settings.top_p < 1 or settings.top_k > 0,
+            cut=settings.cuts,
             tokens_charged=prefix.num_tokens,
         )
         for number, prefix in enumerate(written)

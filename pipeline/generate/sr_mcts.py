@@ -21,19 +21,19 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.asks import Asks, Choose, Prefix, Said
 from pipeline.generate._answers import Answer, Answers, AnswerSettings, Rows
 from pipeline.rows import Group, Question
 from pipeline.settings import Cost, JudgeName, Length
-from pipeline.vote.preferences import OPTIONS, PROMPT, global_values, missing_place, shown
+from pipeline.vote.preferences import PairQuestion, global_values, shown
 
 TINY = 1e-5
 WORTH = {"first": 1.0, "second": 0.0, "same": 0.5}
 
 
-class Settings(AnswerSettings):
+class Settings(PairQuestion, AnswerSettings):
     """The paper's settings: 8 or 16 roll-outs, alpha 0.9, gamma 0.1, c 1.4."""
 
     acts: ClassVar[tuple[str, ...]] = ("critique", "rewrite", "compare")
@@ -46,17 +46,6 @@ class Settings(AnswerSettings):
     judge: JudgeName | None = Field(
         None, description="a pairwise preference model (head: pair); none: `by` is asked by compare turns"
     )
-    prompt: str = Field(
-        PROMPT, description="what `judge` reads, with {question}, {first} and {second}; as `select: duels`"
-    )
-    options: tuple[str, str] = Field(OPTIONS, description="its answer for the first, and against it")
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_places(cls, prompt: str) -> str:
-        if missing := missing_place(prompt):
-            raise ValueError(f"has no {missing}")
-        return prompt
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """Every two answers in both orders, read by the judge with the question, or written about."""

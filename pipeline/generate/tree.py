@@ -337,7 +337,7 @@ class Tree:
                     abandoned(node.prefix),
                     len(traces),
                     temperature=settings.temperature,
-                    cut=settings.top_p < 1 or settings.top_k > 0,
+                    cut=settings.cuts,
                     score=node.score,
                     chosen=node is chosen,
                 )

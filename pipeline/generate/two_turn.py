@@ -44,12 +44,10 @@ def generate(
             by=s.by,
             n=n,
             max_tokens=s.max_tokens,
-            temperature=s.temperature,
-            top_p=s.top_p,
-            top_k=s.top_k,
+            **s.sampling,
         )
 
-    more = {"temperature": s.temperature, "cut": s.top_p < 1 or s.top_k > 0}
+    more = {"temperature": s.temperature, "cut": s.cuts}
     written = yield write([start(question)], s.n)
     firsts = [
         to_trace(question, prefix, number, tokens_charged=prefix.num_tokens, **more)

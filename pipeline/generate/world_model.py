@@ -252,7 +252,7 @@ class Plan:
         for state in self.states:
             if state.done or state is chosen:
                 number = len(traces)
-                cut = settings.top_p < 1 or settings.top_k > 0
+                cut = settings.cuts
                 more = {"temperature": settings.temperature, "cut": cut, "chosen": state is chosen}
                 traces.append(to_trace(self.question, abandoned(state.prefix), number, **more))
             via, above = state.via, state.above

@@ -16,36 +16,24 @@ from __future__ import annotations
 from itertools import combinations
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.asks import Asks, Choose, Prefix
 from pipeline.label import LabelSettings
 from pipeline.rows import Dropped, Group, Label, Problem
 from pipeline.settings import Cost, JudgeName, Length
 from pipeline.tasks import BaseTask
-from pipeline.vote.preferences import OPTIONS, PROMPT, global_values, missing_place, shown
+from pipeline.vote.preferences import PairQuestion, global_values, shown
 
 
-class Settings(LabelSettings):
+class Settings(PairQuestion, LabelSettings):
     """Who judges, and how it is asked."""
 
     sees_gold: ClassVar[bool] = False
 
     by: JudgeName = Field("policy", description="the model that says which of two is better")
-    prompt: str = Field(
-        PROMPT,
-        description="what it reads, with {question}, {first} and {second}; as `select: duels`",
-    )
-    options: tuple[str, str] = Field(OPTIONS, description="the answer for the first, and against it")
     orders: Literal["both", "one"] = "both"
     most: int = Field(8, ge=2, description="traces a problem that are compared, the first ones")
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_places(cls, prompt: str) -> str:
-        if missing := missing_place(prompt):
-            raise ValueError(f"has no {missing}")
-        return prompt
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """Each two read once or twice, with the question."""

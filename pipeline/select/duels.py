@@ -11,32 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, sources_of
 from pipeline.select import SelectSettings
 from pipeline.tasks import BaseTask
-from pipeline.vote.preferences import OPTIONS, PROMPT, missing_place, shown
+from pipeline.vote.preferences import PairQuestion, shown
 
 
-class Settings(SelectSettings):
+class Settings(PairQuestion, SelectSettings):
     """How a judge is asked."""
 
     needs: ClassVar[tuple[str, ...]] = ("Pair",)
     makes: ClassVar[tuple[str, ...]] = ("Pair", "Dropped")
 
-    prompt: str = Field(
-        PROMPT, description="what it reads, with {question}, {first} and {second}; as `label: duel`"
-    )
-    options: tuple[str, str] = Field(OPTIONS, description="the answer for the first, and against it")
     most: int | None = Field(None, ge=1, description="pairs a problem, the first ones; none: all")
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_places(cls, prompt: str) -> str:
-        if missing := missing_place(prompt):
-            raise ValueError(f"has no {missing}")
-        return prompt
 
 
 def select(

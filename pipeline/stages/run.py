@@ -69,35 +69,11 @@ def plan_stage(
         before = planned or run.stage_folder(stage, number).plan()
         size = chunk_size(run.recipe, stage, models.values(), before)
     if stage.room == "evaluate":
-        ids = run.ids(stage.settings.on_split)[: stage.settings.problems]
-        brought = brought_by(sources, stage.settings.problems)
-        chunks = within(chunks_from(sources), {*ids, *brought}) if sources else slices(ids, size)
-        if not ids and not brought:
-            split = stage.settings.on_split
-            raise RecipeError(
-                f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
-                f"task.{split} to 1 or more, or leave this stage out"
-            )
-        if not chunks:
-            raise RecipeError(
-                f"{stage.section}.{stage.name}: none of the problems that its input is about is among the "
-                f"{stage.settings.on_split} problems that it measures: set its `split` to theirs, or raise "
-                "its `problems`"
-            )
+        chunks = _measured(run, stage, sources, size)
         models = with_incumbents(run, stage, number, models)
         sources += [reader.source(path) for path in measured_before(run, stage, number, models).values()]
     elif stage.room != "train":
-        first = [] if sources else first_problems(run, stage, number)
-        if stage.room == "generate" and any(source.imagines for source in sources):
-            chunks = chunks_imagined(sources)
-            if not chunks:
-                raise RecipeError(
-                    f"{stage.section}.{stage.name}: its input imagined no problem that may stand: "
-                    "see what it dropped and why, let it propose more, or begin from a model that writes "
-                    "such questions"
-                )
-        else:
-            chunks = [c for c in chunks_from(sources) if c.ids] if sources else slices(first, size)
+        chunks = _worked_on(run, stage, number, sources, size)
     plan = Plan.make(
         run=run.name,
         round=number,
@@ -118,6 +94,47 @@ def plan_stage(
         recorded=run.recorded(),
     )
     return plan, models
+
+
+def _measured(run: Run, stage: Stage, sources: list[Source], size: int) -> list[ChunkPlan]:
+    """The chunks of an evaluation.
+
+    Raises:
+        RecipeError: it has nothing to measure on.
+    """
+    split = stage.settings.on_split
+    ids = run.ids(split)[: stage.settings.problems]
+    there = brought_by(sources, stage.settings.problems)
+    if not ids and not there:
+        raise RecipeError(
+            f"{stage.section}.{stage.name}: reads the {split} split, which has no problems: set "
+            f"task.{split} to 1 or more, or leave this stage out"
+        )
+    chunks = within(chunks_from(sources), {*ids, *there}) if sources else slices(ids, size)
+    if not chunks:
+        raise RecipeError(
+            f"{stage.section}.{stage.name}: none of the problems that its input is about is among the "
+            f"{split} problems that it measures: set its `split` to theirs, or raise its `problems`"
+        )
+    return chunks
+
+
+def _worked_on(run: Run, stage: Stage, number: int, sources: list[Source], size: int) -> list[ChunkPlan]:
+    """The chunks of a stage that writes, labels or selects.
+
+    Raises:
+        RecipeError: it works on imagined problems, and none was imagined.
+    """
+    if stage.room == "generate" and any(source.imagines for source in sources):
+        if chunks := chunks_imagined(sources):
+            return chunks
+        raise RecipeError(
+            f"{stage.section}.{stage.name}: its input imagined no problem that may stand: see what it dropped "
+            "and why, let it propose more, or begin from a model that writes such questions"
+        )
+    if sources:
+        return [chunk for chunk in chunks_from(sources) if chunk.ids]
+    return slices(first_problems(run, stage, number), size)
 
 
 def first_problems(run: Run, stage: Stage, number: int) -> list[str]:

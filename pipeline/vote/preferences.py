@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field, field_validator
+
+from pipeline.settings import Settings
+
 #: what a judge of two reads, unless a recipe says otherwise; asked and trained alike
 PROMPT = (
     "{question}\n\nFirst solution:\n{first}\n\nSecond solution:\n{second}\n\n"
@@ -20,9 +24,20 @@ PLACES = ("{question}", "{first}", "{second}")
 Matrix = Sequence[Sequence[float]]  #: [V, V]: how likely row beats column; the diagonal is not read
 
 
-def missing_place(prompt: str) -> str:
-    """The first of the three places that a prompt of two completions has not; empty where it has all."""
-    return next((place for place in PLACES if place not in prompt), "")
+class PairQuestion(Settings):
+    """What a judge of two is asked: the same words where it is trained (`select: duels`) and where it judges."""
+
+    prompt: str = Field(
+        PROMPT, description="what a judge of two reads, with {question}, {first} and {second}"
+    )
+    options: tuple[str, str] = Field(OPTIONS, description="the answer for the first, and against it")
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_places(cls, prompt: str) -> str:
+        if missing := next((place for place in PLACES if place not in prompt), ""):
+            raise ValueError(f"has no {missing}")
+        return prompt
 
 
 def shown(prompt: str, question: str, first: str, second: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
-from pipeline.vote.preferences import closure, global_values, missing_place, ranked, shown
+import pytest
+from pydantic import ValidationError
+
+from pipeline.vote.preferences import PairQuestion, closure, global_values, ranked, shown
 
 #: 0 beats 1, 1 beats 2, 2 beats 3; 3 beats 0 and 0 and 2, 1 and 3 were not told apart well
 CHAIN = [
@@ -47,4 +50,5 @@ def test_a_judge_that_knows_an_order_gives_it():
 def test_text_is_never_formatted_again():
     said = shown("{question}|{first}|{second}|{x}", "What is {first}?", "{second}", "7")
     assert said == "What is {first}?|{second}|7|{x}"
-    assert missing_place("{question} {first}") == "{second}"
+    with pytest.raises(ValidationError, match=r"has no \{second\}"):
+        PairQuestion(prompt="{question} {first}")
