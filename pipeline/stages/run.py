@@ -129,8 +129,8 @@ def _worked_on(run: Run, stage: Stage, number: int, sources: list[Source], size:
         if chunks := chunks_imagined(sources):
             return chunks
         raise RecipeError(
-            f"{stage.section}.{stage.name}: its input imagined no problem that may stand: see what it dropped "
-            "and why, let it propose more, or begin from a model that writes such questions"
+            f"{stage.section}.{stage.name}: its input imagined no problem that may stand: see what it "
+            "dropped and why, let it propose more, or begin from a model that writes such questions"
         )
     if sources:
         return [chunk for chunk in chunks_from(sources) if chunk.ids]
