@@ -25,7 +25,8 @@ Matrix = Sequence[Sequence[float]]  #: [V, V]: how likely row beats column; the 
 
 
 class PairQuestion(Settings):
-    """What a judge of two is asked: the same words where it is trained (`select: duels`) and where it judges."""
+    """What a judge of two is asked: the same words where it is taught (`select: duels`) and where it
+    judges."""
 
     prompt: str = Field(
         PROMPT, description="what a judge of two reads, with {question}, {first} and {second}"
