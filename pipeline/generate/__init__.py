@@ -63,6 +63,11 @@ class GenerateSettings(StageSettings):
         """How its asks draw, as `Continue` takes it."""
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
+    def sampling_at(self, temperature: float) -> dict[str, Any]:
+        """The same at a temperature of its own; a greedy one cuts nothing off."""
+        own = self.sampling if temperature else {"top_p": 1.0, "top_k": 0}
+        return own | {"temperature": temperature}
+
     @property
     def cuts(self) -> bool:
         """Are its traces drawn from a part of the distribution (`Trace.cut`)?"""

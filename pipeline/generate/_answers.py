@@ -161,16 +161,9 @@ class Answers:
         return self.settings.temperature if own is None or act not in SEEN_ONCE else own
 
     def _continue(self, question: Question, n: int, temperature: float) -> Continue:
-        settings, greedy = self.settings, temperature == 0
-        return Continue(
-            start(question),
-            by=settings.by,
-            n=n,
-            max_tokens=settings.max_tokens,
-            temperature=temperature,
-            top_p=1.0 if greedy else settings.top_p,
-            top_k=0 if greedy else settings.top_k,
-        )
+        settings = self.settings
+        how = settings.sampling_at(temperature)
+        return Continue(start(question), by=settings.by, n=n, max_tokens=settings.max_tokens, **how)
 
     def _trace(self, question: Question, prefix: Prefix, parent: str | None) -> Trace:
         settings, temperature = self.settings, self._temperature(question.act)

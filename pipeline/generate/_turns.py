@@ -59,15 +59,8 @@ class Talk:
         turn = self.question
         if act:
             turn = yield Turn(self.question, act, self.shown(), by=by)
-        most, greedy = s.max_tokens, temperature == 0
-        [prefix] = yield Continue(
-            start(turn),
-            by=by,
-            max_tokens=most,
-            temperature=temperature,
-            top_p=1.0 if greedy else s.top_p,
-            top_k=0 if greedy else s.top_k,
-        )
+        how = s.sampling_at(temperature)
+        [prefix] = yield Continue(start(turn), by=by, max_tokens=s.max_tokens, **how)
         return self.add(turn, act, prefix, temperature, of)
 
     def add(self, turn: Question, act: str, prefix: Prefix, temperature: float, of: int = 1) -> Trace:
