@@ -25,6 +25,7 @@ from pipeline import __version__
 from pipeline.errors import RatchetError, nearest
 from pipeline.models.environment import prepare as prepare_environment
 from pipeline.store.lock import PARENT
+from pipeline.store.outcome import PIPE
 
 #: in the order of `--help`: command -> its file in pipeline/commands/
 COMMANDS = {
@@ -121,6 +122,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         left = 130
+    except SystemExit as end:  # typer's own way out where nobody reads the console any more
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(PIPE)
+        raise
     except Exception as problem:  # the command line's own errors; their class moved between versions of typer
         if not hasattr(problem, "show"):
             raise

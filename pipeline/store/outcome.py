@@ -12,7 +12,9 @@ from typing import Any
 from pipeline.errors import RatchetError
 from pipeline.store.disk import DISK, Disk
 
+PIPE = 141  #: as a shell says that a program ended because nobody reads it any more
 SIGNALS = {
+    PIPE: "Whoever read its console is gone (a pipe to head, a closed terminal). Start it again to go on.",
     130: "Interrupted (Ctrl-C). Start the same command again to go on.",
     143: "Terminated. Start it again to go on.",
 }
@@ -26,6 +28,8 @@ def exit_code_of(error: BaseException | None) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if isinstance(error, BrokenPipeError):
+        return PIPE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 1

@@ -159,6 +159,17 @@ def test_the_schema_refuses_what_check_refuses(words: str, validator: Any) -> No
 # --- env
 
 
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    """As behind `| head`: the pipe is closed before a word is said."""
+    command = [sys.executable, "-m", "pipeline", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as asked:
+        assert asked.stdout is not None
+        asked.stdout.close()
+        assert asked.stderr is not None
+        assert asked.stderr.read() == b""
+        assert asked.wait(60) == 141
+
+
 def test_env_says_what_a_bug_report_needs(place: Path, ratchet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")

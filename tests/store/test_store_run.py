@@ -131,6 +131,7 @@ def test_outcomes(tmp_path):
         (NothingKept("round 3: 0 of 512 kept"), 5),
         (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
+        (BrokenPipeError(32, "Broken pipe"), 141),
         (ZeroDivisionError("x"), 1),
     ]:
         write_outcome(tmp_path, error)
