@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pipeline.errors import NothingKept
 from pipeline.models.registry import Weights
 from pipeline.recipe.measures import mark_of
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage, measured
 from pipeline.rows import Dropped, Label, Problem, Trace
 from pipeline.run.run import Run
-from pipeline.stages.search import Drive
+from pipeline.stages.search import TOO_LONG, Drive
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan
@@ -128,6 +129,13 @@ def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) ->
         found[name] = []
         folder = StageFolder(work.run.workspace.data / path)
         _gather(work, folder, name.removesuffix(INCUMBENT), name, found[name], module)
+    if not set.intersection(*({outcome.problem_id for outcome in rows} for rows in found.values())):
+        where = f"{work.stage.section}.{work.stage.name}"
+        raise NothingKept(
+            f"{where}: nothing was measured: none of the prompts of its problems fits {', '.join(found)} "
+            f"({TOO_LONG}, in {work.folder.path}/dropped): take a model with a longer context, fewer worked "
+            "examples, or shorter questions"
+        )
     return module.measure(found, work.stage.settings)
 
 
@@ -138,17 +146,17 @@ def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[
         chunk = plan.chunks[sidecar.chunk]
         traces: dict[str, list[Trace]] = {}
         labels: dict[str, list[Label]] = {}
-        unanswered: set[str] = set()
+        untried: set[str] = set()
         for row in (row for entry in sidecar.parts for row in read_part(folder.path, entry)):
             if isinstance(row, Trace):
                 traces.setdefault(row.problem_id, []).append(row)
             elif isinstance(row, Label):
                 labels.setdefault(row.problem_id, []).append(row)
-            elif isinstance(row, Dropped):
-                unanswered.add(row.problem_id)
+            elif isinstance(row, Dropped) and row.reason == TOO_LONG:
+                untried.add(row.problem_id)
         for problem_id in chunk.ids:
-            if problem_id in unanswered and problem_id not in traces:
-                continue  # its reason stands in dropped/: it is counted there, not as a wrong answer
+            if problem_id in untried and problem_id not in traces:
+                continue  # counted in dropped/; one that was tried and came to no trace is a wrong answer
             problem = work.problem(problem_id)
             outcome = module.outcomes(
                 problem,

@@ -183,6 +183,33 @@ def test_a_prompt_longer_than_the_context_is_dropped_and_counted(place: Path, ra
     assert verify_run(DATA / "bad", CHECKPOINTS / "bad") == []
 
 
+def test_where_no_prompt_fits_nothing_is_measured_and_that_is_a_sentence(
+    place: Path, ratchet: Command
+) -> None:
+    base = world.by_heart(place / "policy", [("How much is 1 and 1?", " It is\n#### 2")], steps=2)
+    rows = [{**row, "part": "dev" if number >= 36 else "train"} for number, row in enumerate(GOOD)]
+    rows[36:] = [{**row, "problem": "Think hard. " * 120 + row["problem"]} for row in rows[36:]]
+    (place / "rows.jsonl").write_bytes(lines(rows))
+    path = recipe(place, base)
+    path.write_text(path.read_text().replace("question: problem", "question: problem\n  split: part"))
+    code, said = ratchet("run", path)
+    assert (code, "Traceback" in said) == (5, False), said
+    assert "nothing was measured: none of the prompts of its problems fits policy (prompt_too_long" in said
+
+
+def test_an_answer_that_came_to_no_trace_is_wrong(place: Path, ratchet: Command, tiny: Path) -> None:
+    """A search may drop all that a model wrote on a problem; the problem still counts."""
+    asked = {"evaluate": "accuracy", "split": "dev", "search": {"generate": "reflect"}}
+    task = {"use": "countdown", "largest": 200, "train": 4, "dev": 5, "test": 4, "max_tokens": 48}
+    changes = {"task": task, "rounds": 0, "stages": {}, "finally": {"told": asked}}
+    code, said = ratchet("run", recipe(place, tiny, **changes))
+    assert (code, "Traceback" in said) == (0, False), said
+    dropped = list(StageFolder(DATA / "bad/final-000/told").read(Dropped))
+    assert "no_trace" in {row.reason for row in dropped}
+    final = run_status("bad", Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
+    assert (final["told/problems"], final["told/accuracy/search"]) == (5, 0)
+
+
 def unsafe_folder(place: Path, tiny: Path, kind: str) -> Path:
     folder = place / "model"
     shutil.copytree(tiny, folder)
