@@ -141,7 +141,8 @@ def _template(run: Run, engine: Any) -> Finding:
         else "set task.chat=false: this tokenizer has no template"
     )
     if has and asked:
-        if faults := faults_of(engine.tokenizer, (task.settings for task in run.tasks.values()), engine.name):
+        tasks = [task.settings for task in run.tasks.values()]
+        if faults := faults_of(engine.tokenizer, tasks, engine.name, run.recipe.talks):
             return Finding("chat template", True, seen, faults[0])
         chat = chat_of(engine.tokenizer)
         ends = engine.tokenizer.convert_ids_to_tokens(list(engine.eos_ids))

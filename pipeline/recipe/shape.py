@@ -268,6 +268,11 @@ class Recipe:
         """The stages of before, stages or finally, in order."""
         return [stage for stage in self.stages if stage.section == name]
 
+    @property
+    def talks(self) -> bool:
+        """Does some stage ask for later turns, so that a chat template must take them?"""
+        return any(stage.settings.talks for stage in self.stages if stage.built)
+
     def stage(self, name: str) -> Stage:
         """A stage by name.
 

@@ -83,9 +83,8 @@ def template_of(run: Run, weights: Weights) -> Callable[[list[dict[str, str]]], 
     if not chatting:
         return None
     engine = engine_of(run, weights)
-    talks = any(stage.settings.talks for stage in run.recipe.stages if stage.built)
     if engine.tokenizer.chat_template and (
-        faults := faults_of(engine.tokenizer, chatting, weights.model, talks)
+        faults := faults_of(engine.tokenizer, chatting, weights.model, run.recipe.talks)
     ):
         raise RecipeError(faults)
     return engine.render

@@ -148,6 +148,22 @@ def test_what_a_template_refuses_of_a_task_is_found_before_it_is_asked(kind, sys
     assert [said in one for one in found] == ([True] if said else [])
 
 
+def test_a_template_that_takes_no_turn_after_an_answer_is_found_where_turns_are_asked_for():
+    from pipeline.tasks.jsonl import Settings
+
+    tokenizer = make("chatml")
+    tokenizer.chat_template = (
+        "{% if messages[-1]['role'] == 'user' and messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+        "{{ messages[0]['content'] }}{% if add_generation_prompt %}\nA:{% endif %}"
+    )
+    task = Settings.model_validate({"use": "jsonl", "path": "x.jsonl", "chat": True})
+    assert faults_of(tokenizer, [task], "policy") == []
+    [fault] = faults_of(tokenizer, [task], "policy", talks=True)
+    assert (
+        "model policy: the chat template refuses turns of user, assistant (TemplateError: one turn)" in fault
+    )
+
+
 def test_a_template_that_never_ends_harms_only_who_chats():
     tokenizer = make("chatml")
     tokenizer.chat_template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
