@@ -2,7 +2,7 @@
 
 Nodes are whole answers. Each roll-out follows the UCT from the first answer through fully explored ones
 (`branch` children, and one worth more than itself), then critiques the answer it comes to and writes it
-again. The new answer is held against every other one, and the Enhanced Borda Count (`vote/preferences.py`)
+again. The new answer is held against every other one, and the Enhanced Borda Count (`vote/_preferences.py`)
 makes one order of all preferences. An answer's own worth is alpha Q_g + (1 - alpha) Q_l: Q_g is its place
 in that order, Q_l the share of its neighbours in the tree (the one above, those below) that it beats. From
 the newest to the first each is then backed up: Q above <- (1 - gamma) Q above + gamma Q below.
@@ -27,7 +27,7 @@ from pipeline.asks import Asks, Choose, Prefix, Said
 from pipeline.generate._answers import Answer, Answers, AnswerSettings, Rows
 from pipeline.rows import Group, Question
 from pipeline.settings import Cost, JudgeName, Length
-from pipeline.vote.preferences import PairQuestion, global_values, shown
+from pipeline.vote._preferences import PairQuestion, global_values, shown
 
 TINY = 1e-5
 WORTH = {"first": 1.0, "second": 0.0, "same": 0.5}

@@ -23,7 +23,7 @@ from pipeline.label import LabelSettings
 from pipeline.rows import Dropped, Group, Label, Problem
 from pipeline.settings import Cost, JudgeName, Length
 from pipeline.tasks import BaseTask
-from pipeline.vote.preferences import PairQuestion, global_values, shown
+from pipeline.vote._preferences import PairQuestion, global_values, shown
 
 
 class Settings(PairQuestion, LabelSettings):

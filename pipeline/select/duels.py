@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, sources_of
 from pipeline.select import SelectSettings
 from pipeline.tasks import BaseTask
-from pipeline.vote.preferences import PairQuestion, shown
+from pipeline.vote._preferences import PairQuestion, shown
 
 
 class Settings(PairQuestion, SelectSettings):

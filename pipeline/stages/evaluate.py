@@ -16,7 +16,7 @@ from pipeline.recipe.methods import hook, method
 from pipeline.recipe.shape import Stage, measured
 from pipeline.rows import Dropped, Label, Problem, Trace
 from pipeline.run.run import Run
-from pipeline.stages.search import TOO_LONG, Drive
+from pipeline.stages.search import TOO_LONG, UNTRIED, Drive
 from pipeline.store.folder import StageFolder
 from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan
@@ -132,9 +132,9 @@ def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) ->
     if not set.intersection(*({outcome.problem_id for outcome in rows} for rows in found.values())):
         where = f"{work.stage.section}.{work.stage.name}"
         raise NothingKept(
-            f"{where}: nothing was measured: none of the prompts of its problems fits {', '.join(found)} "
-            f"({TOO_LONG}, in {work.folder.path}/dropped): take a model with a longer context, fewer worked "
-            "examples, or shorter questions"
+            f"{where}: nothing was measured: none of its problems could be put to {', '.join(found)}, and "
+            f"why stands in {work.folder.path}/dropped (where it says {TOO_LONG}: take a model with a longer "
+            "context, fewer worked examples, or shorter questions)"
         )
     return module.measure(found, work.stage.settings)
 
@@ -152,7 +152,7 @@ def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[
                 traces.setdefault(row.problem_id, []).append(row)
             elif isinstance(row, Label):
                 labels.setdefault(row.problem_id, []).append(row)
-            elif isinstance(row, Dropped) and row.reason == TOO_LONG:
+            elif isinstance(row, Dropped) and row.reason in UNTRIED:
                 untried.add(row.problem_id)
         for problem_id in chunk.ids:
             if problem_id in untried and problem_id not in traces:

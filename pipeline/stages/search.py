@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pipeline.engine.driver import Finished, Search
     from pipeline.stages.work import Work
 
-TOO_LONG = "prompt_too_long"  #: why a problem was not tried at all: a prompt does not fit the model
+TOO_LONG = "prompt_too_long"  #: a prompt does not fit the model
+UNTRIED = frozenset({TOO_LONG, "not_readable"})  #: why a problem was not tried at all
 #: what a room gives for a chunk: searches, or (problem id, rows) where no model has to be asked
 Items = Callable[[ChunkPlan], "Iterator[Search | tuple[str, list[Any]]]"]
 
@@ -115,9 +116,10 @@ class Drive:
     def _settle(self, finished: Finished) -> None:
         problem_id, rows = finished.problem_id, finished.result
         group = self.group(problem_id)
-        if finished.error:  # counted by what happened, not by its numbers
+        if finished.error:  # "prompt too long: 900 tokens, ...": counted by what happened, not by its numbers
+            reason = finished.error.partition(":")[0].replace(" ", "_")
             lost = [trace.id for trace in group.traces] or [problem_id]
-            rows = [Dropped(problem_id=problem_id, what=what, reason=TOO_LONG) for what in lost]
+            rows = [Dropped(problem_id=problem_id, what=what, reason=reason) for what in lost]
         rows = share_charge(rows, finished.charged)
         if finished.drawn and self.work.stage.settings.keeps_rollouts:
             rows = [*rows, *rows_of(problem_id, finished.drawn, group.traces)]

@@ -7,7 +7,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from pipeline.vote.preferences import PairQuestion, closure, global_values, ranked, shown
+from pipeline.vote._preferences import PairQuestion, closure, global_values, ranked, shown
 
 #: 0 beats 1, 1 beats 2, 2 beats 3; 3 beats 0 and 0 and 2, 1 and 3 were not told apart well
 CHAIN = [
