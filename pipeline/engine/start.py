@@ -73,7 +73,10 @@ def _local(
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
     from pipeline.engine.whole import WholeEngine
+    from pipeline.models.environment import collect_garbage
     from pipeline.models.heads import head_of
+
+    collect_garbage()  # of the engines and trainers before
 
     def made(kind: Any) -> Engine:
         reads = head_of(given["head"]).reads

@@ -9,7 +9,6 @@ import gc
 import hashlib
 import json
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
+from pipeline.models.environment import collect_garbage
 from pipeline.models.load import device_of, dtype_of
 from pipeline.models.merged import with_adapter
 from pipeline.models.pause import Pause, grow
@@ -38,7 +38,6 @@ from pipeline.train._folded import fold
 TOKENS_AT_ONCE = 32_768
 #: Not DeepSpeed or FSDP, which gather a layer's weights in its own forward.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU)
-COLLECT_EVERY = 60.0  #: seconds
 WHOLE = (*PLAIN, DistributedType.MULTI_GPU)  #: every rank holds all of the optimizer's state
 
 
@@ -140,18 +139,6 @@ def trainer_arguments(
     return arguments
 
 
-_collected = [-math.inf]  #: when garbage was last collected here
-
-
-def _collect() -> None:
-    """Let go of earlier engines' memory; of many small rounds not in each, where it takes a third of a
-    second.
-    """
-    if torch.cuda.is_available() or time.monotonic() - _collected[0] > COLLECT_EVERY:
-        gc.collect()
-        _collected[0] = time.monotonic()
-
-
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """On CPU, only deterministic kernels; no library chatter; afterwards no trainer is left."""
@@ -162,7 +149,7 @@ def exact() -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
         memory.fill_uninitialized_memory = False
     # a trainer collects garbage when it starts: seconds, were a stage's rows not set aside
-    _collect()
+    collect_garbage()
     gc.freeze()
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
@@ -175,9 +162,7 @@ def exact() -> Iterator[None]:
             yield
     finally:
         gc.unfreeze()
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()  # the next engine needs the room
+        collect_garbage()
         torch.use_deterministic_algorithms(before)
         memory.fill_uninitialized_memory = filled
         hf_logging.set_verbosity(loud)
