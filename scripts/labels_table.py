@@ -66,12 +66,29 @@ LABELLERS = {
 FLOOR, JUDGED, RULES = "outcome", "judged", ("last", "min")
 SHARES = ("accuracy", "false_accept", "false_reject")
 AUCS = ("steps", "like steps", "in a problem", "first steps", "samples")
+#: a way to choose among all samples -> its column
+CHOICES = {
+    "best/last": "best, last",
+    "best/min": "best, min",
+    "valid/last": "sound, last",
+    "valid/min": "sound, min",
+    "weighted/last": "vote, last",
+    "weighted/min": "vote, min",
+}
+GAINS = ("best/last", "best/min", "weighted/last")
 HEAD = """# Which step labels are right?
 
-Ten labellers say of the same traces which steps are sound; from each a reward model learns, all of one size, from one start, in equally
-many steps, with one loss; all of them judge the same {samples} samples of each test problem. Made by `make labels`
-(`scripts/labels_table.py`), one run of `recipes/labels_TASK.yaml` a task and seed. Percent, means over the seeds; a
-difference is paired over problems: the mean of the seeds on each problem, with a 95 % bootstrap interval over problems, then each seed's own."""
+Ten labellers say of the same traces which steps are sound; from each a reward model learns, all of one size,
+from one start, in equally many steps, with one loss; all judge the same {samples} samples of each test
+problem. Made by `make labels` (`scripts/labels_table.py`), one run of `recipes/labels_TASK.yaml` a task and
+seed. Percent, means over the seeds. A difference is paired over problems: the mean of the seeds on each
+problem, with a 95 % bootstrap interval over problems, then each seed's own.
+
+A label above 0 calls the prefix up to its step sound; it is sound where the task's exact oracle finds every
+step right and the end still in reach. *False accepts* are lost prefixes called sound, of all lost ones.
+*Tokens a label* are those charged: what the labeller writes by itself. *In a problem* ranks prefixes of one depth and
+problem, which is what a search chooses between. *Best* is the answer of the best scored sample, by its last
+step's score or its least; *sound*: and every step of it is; *vote*: weighted by those scores."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +148,11 @@ def figures(run: Run) -> Seed:
     chosen = {name: choices(run, ids, rows[name]) for name in LABELLERS}
     tokens = {name: metrics[f"truth_{name}/tokens_a_label"] for name in LABELLERS}
     tokens["mcts"] = metrics["search/charged/policy"] / metrics["truth_mcts/prefixes"]
-    return Seed(
-        metrics, tokens, {name: aucs(rows[name]) for name in LABELLERS}, chosen, judged.settings.samples
-    )
+    areas = {name: aucs(rows[name]) for name in LABELLERS}
+    return Seed(metrics, tokens, areas, chosen, max(len(samples) for samples in rows[FLOOR]))
 
 
-Judged = tuple[Trace, list[float | None], list[bool]]  #: a sample, its steps' scores, the oracle's word on them
+Judged = tuple[Trace, list[float | None], list[bool]]  #: a sample, its steps' scores, the truth
 
 
 def judgements(
@@ -208,7 +224,11 @@ def choices(run: Run, ids: Sequence[str], rows: Sequence[Sequence[Judged]]) -> d
         steps = [scores for _, scores, _ in samples]
         pool, strict = Pool(traces, right, steps, task.same), Pool(traces, sound, steps, task.same)
         size = len(traces)
-        here = {"any": pass_at(size, sum(right), size), "one": sum(right) / size, "valid/one": sum(sound) / size}
+        here = {
+            "any": pass_at(size, sum(right), size),
+            "one": sum(right) / size,
+            "valid/one": sum(sound) / size,
+        }
         for rule in RULES:
             here[f"best/{rule}"] = pool.best_at(size, rule)
             here[f"valid/{rule}"] = strict.best_at(size, rule)
@@ -279,23 +299,12 @@ def gain(seeds: Sequence[Seed], name: str, way: str) -> str:
 
 def of_choices(seeds: Sequence[Seed]) -> str:
     """What each reward model chooses, and how much more of it is right than by the floor's."""
-    ways = ("best/last", "best/min", "weighted/last", "weighted/min", "valid/min")
     lines = []
     for name, says in LABELLERS.items():
-        cells = [mean(seeds, lambda s, m=name, w=way: float(np.mean(s.chosen[m][w]))) for way in ways]
-        more = [gain(seeds, name, way) if name != FLOOR else "" for way in ("best/min", "weighted/min")]
-        lines.append([says, *cells, *more])
-    head = [
-        "reward model",
-        "best, last",
-        "best, min",
-        "vote, last",
-        "vote, min",
-        "best by sound steps, min",
-        "best, min, less the floor (95 %); by seed",
-        "vote, min, less the floor (95 %); by seed",
-    ]
-    return table(head, lines)
+        cells = [mean(seeds, lambda s, m=name, w=way: float(np.mean(s.chosen[m][w]))) for way in CHOICES]
+        lines.append([says, *cells, *(gain(seeds, name, way) if name != FLOOR else "" for way in GAINS)])
+    more = (f"{CHOICES[way]}, less the floor (95 %); by seed" for way in GAINS)
+    return table(["reward model", *CHOICES.values(), *more], lines)
 
 
 def section(task: str, numbers: Sequence[int], seeds: Sequence[Seed]) -> str:

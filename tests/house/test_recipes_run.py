@@ -840,7 +840,9 @@ def test_step_labels(name: str, place: Path, tiny: Path) -> None:
     assert status["complete"]
     assert verify_run(DATA / name, CHECKPOINTS / name) == []
     [labeller] = [
-        stage for stage in recipe.section("before") if stage.method in ("shepherd", "omega", "match", "pivotal")
+        stage
+        for stage in recipe.section("before")
+        if stage.method in ("shepherd", "omega", "match", "pivotal")
     ]
     labels = rows(name, 0, labeller.name, Label)
     assert {label.labeller for label in labels} == {labeller.method}
