@@ -86,9 +86,9 @@ problem, with a 95 % bootstrap interval over problems, then each seed's own.
 
 A label above 0 calls the prefix up to its step sound; it is sound where the task's exact oracle finds every
 step right and the end still in reach. *False accepts* are lost prefixes called sound, of all lost ones.
-*Tokens a label* are those charged: what the labeller writes by itself. *In a problem* ranks prefixes of one depth and
-problem, which is what a search chooses between. *Best* is the answer of the best scored sample, by its last
-step's score or its least; *sound*: and every step of it is; *vote*: weighted by those scores."""
+*Tokens a label* are those charged: what the labeller writes by itself. *In a problem* ranks prefixes of one
+depth and problem, which is what a search chooses between. *Best* is the answer of the best scored sample, by
+its last step's score or its least; *sound*: and every step of it is; *vote*: weighted by those scores."""
 
 
 @dataclass(frozen=True)
