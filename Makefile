@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench bench-real claims clean
+.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench bench-real claims labels clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -77,6 +77,10 @@ bench-real: $(VENV)/.installed
 
 claims: $(VENV)/.installed
 	$(BIN)/python scripts/claims.py
+
+# which step labels are right (docs/labels.md): two tasks, three seeds; what has run already is read
+labels: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/labels_table.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

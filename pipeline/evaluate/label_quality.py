@@ -36,7 +36,7 @@ from pipeline.evaluate.outcomes import ratio
 from pipeline.evaluate.paired import Measured, over_problems
 from pipeline.evaluate.ranking import Points, Ranking
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Question, Trace
-from pipeline.settings import STANDING, Cost, Length, PolicyName
+from pipeline.settings import STANDING, Cost, Length, PolicyName, added
 from pipeline.tasks import BaseTask
 
 GOLD, GIVEN, CHARGED = "gold", "given", "charged"  #: labellers of the rows that this evaluation writes
@@ -51,6 +51,9 @@ class Settings(EvaluateSettings):
     of: Annotated[PolicyName, STANDING] = Field("policy", description="who wrote the labelled traces")
     split: Literal["train", "dev", "test"] = "train"
     above: float = Field(0.0, description="a label above it calls a prefix sound")
+    outcomes: bool = added(
+        False, description="a trace whose steps have no label: its outcome, right or wrong, is that of each"
+    )
     resamples: int = Field(2000, ge=100, description="of the bootstrap over problems")
 
     def answering(self, model: str, task: Length) -> Cost:
@@ -88,7 +91,7 @@ def answer(
         raise ValueError("label_quality measures what `from` brings")
     rows: list[Any] = []
     seen: set[tuple[int, ...]] = set()
-    for path in [*trace_paths(given), *node_paths(given)]:
+    for path in [*trace_paths(given, settings.outcomes), *node_paths(given)]:
         keys = [tuple(path.trace.token_ids[:end]) for end in path.trace.step_ends]
         labels = [None if key in seen else label for key, label in zip(keys, path.labels, strict=True)]
         if all(label is None for label in labels):
@@ -101,11 +104,13 @@ def answer(
     return rows or [Dropped(problem_id=question.id, what=question.id, reason="unlabelled")]
 
 
-def trace_paths(group: Group) -> Iterator[Path]:
-    """The traces with a label for their steps."""
+def trace_paths(group: Group, outcomes: bool = False) -> Iterator[Path]:
+    """The traces with a label for their steps; outcomes: or with one for the whole."""
     for trace in group.traces:
         label = group.label(trace)
         values = list((label.step_scores or label.advantage or []) if label else [])
+        if outcomes and not values and label is not None and label.correct is not None:
+            values = [float(label.correct)] * len(trace.step_ends)
         if len(values) == 1 < len(trace.step_ends):  # one for the whole trace: it stands at its last step
             values = [*[None] * (len(trace.step_ends) - 1), *values]
         if len(values) == len(trace.step_ends):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -43,8 +44,27 @@ class Terminated(SystemExit):
     """SIGTERM: stop at once, with the disk as after a crash."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(143)
+class Termination:
+    """What SIGTERM does while a run is worked on: it raises. Python throws an exception away that comes up in
+    a `__del__` or in the callback of a weak reference, and goes on; so the signal is sent again each second
+    until one was heard.
+    """
+
+    def __init__(self) -> None:
+        self.again: threading.Timer | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.again = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+        self.again.daemon = True
+        self.again.start()
+        raise Terminated(143)
+
+    def heard(self) -> None:
+        """No more of it: the last word comes first."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.again is not None:
+            self.again.cancel()
+            self.again.join()
 
 
 def stored(run_folder: Path) -> Recipe:
@@ -208,7 +228,8 @@ def session(
     run_name_ok(recipe.name, workspace.data)
     require_methods(recipe)
     folder = workspace.rows_of(recipe.name)
-    old = signal.signal(signal.SIGTERM, _terminate)
+    termination = Termination()
+    old = signal.signal(signal.SIGTERM, termination)
     alone = world.main and not is_child()
     lock = RunLock(folder, [workspace.weights_of(recipe.name)]) if alone else RankLock(folder)
     taken: list[str] = []
@@ -228,7 +249,7 @@ def session(
                 world.together(begin)
                 yield Run(recipe, console, workspace, world, taken=taken)
             except BaseException as raised:  # outcome.json tells of every end, Ctrl-C too; it goes on
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; the last word comes first
+                termination.heard()  # and the launcher's is passed over
                 error = raised
                 error = group.cause(raised)
                 if error is raised:
@@ -243,6 +264,7 @@ def session(
                     console.now = None
                     DISK.remove(folder)
     finally:
+        termination.heard()
         signal.signal(signal.SIGTERM, old)
 
 

@@ -21,9 +21,9 @@ QUESTION = Question(id="p", question="?", prompt="Q:", prompt_used="Q:")
 SETTINGS = lq.Settings(**{"from": ["tree"]}, resamples=100)
 
 
-def outcome(group, task=None):
+def outcome(group, task=None, settings=SETTINGS):
     """The rows of one problem, graded, and their outcome."""
-    search = lq.answer(QUESTION, SETTINGS, "policy", None, group)
+    search = lq.answer(QUESTION, settings, "policy", None, group)
     with pytest.raises(StopIteration) as stopped:
         next(search)
     rows = stopped.value.value
@@ -64,6 +64,19 @@ def test_rates_by_hand() -> None:
 def test_equal_prefixes_count_once_and_unlabelled_steps_do_not() -> None:
     found, _ = outcome(labelled([0.5, None, 0.0], [0.5, 0.0, None]))
     assert found.points == ((1, 0.5, True), (3, 0.0, False), (2, 0.0, False))
+
+
+def test_an_outcome_is_a_label_of_each_step_where_that_is_asked_for() -> None:
+    """Of three traces a, bad, ...: one right, one wrong, one whose steps have labels of their own."""
+    group = labelled([None, None], [None, None, None], [0.5, 0.0, None, None])
+    for name, right in (("p/0", True), ("p/1", False), ("p/2", False)):
+        own = group.labels[name].step_scores if name == "p/2" else None
+        group.labels[name] = Label(problem_id="p", trace_id=name, correct=right, step_scores=own)
+    found, _ = outcome(group)
+    assert found.points == ((1, 0.5, True), (2, 0.0, False))
+    found, _ = outcome(group, settings=lq.Settings(**{"from": ["tree"], "outcomes": True}))
+    # the first trace says 1 of its two prefixes, which the others share; the second has one more
+    assert found.points == ((1, 1.0, True), (2, 1.0, False), (3, 0.0, False))
 
 
 def test_problems_without_a_label_are_left_out_with_a_reason() -> None:

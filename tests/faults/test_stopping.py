@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.run.session import Terminated, Termination
 from pipeline.store.run_folder import tree_hash
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,37 @@ def straight(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     (place / "r.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     subprocess.run(COMMAND, cwd=place, env=ENVIRONMENT, check=True)
     return place
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_was_swallowed_is_said_again() -> None:
+    """What a signal raises in a `__del__` Python throws away: seen as a weak dictionary lost a key amid a training."""
+
+    class Gone:
+        def __del__(self) -> None:
+            swallowed.append(True)
+            signal.raise_signal(signal.SIGTERM)
+            swallowed.append(False)  # never comes here: it was raised
+
+    def wait() -> None:
+        Gone()
+        assert swallowed == [True]
+        while True:
+            time.sleep(0.01)
+
+    swallowed: list[bool] = []
+    termination = Termination()
+    old = signal.signal(signal.SIGTERM, termination)
+    try:
+        with pytest.raises(Terminated):
+            wait()
+        termination.heard()
+        assert termination.again is not None
+        assert not termination.again.is_alive()
+        signal.raise_signal(signal.SIGTERM)  # passed over from then on
+    finally:
+        termination.heard()
+        signal.signal(signal.SIGTERM, old)
 
 
 @pytest.mark.faults

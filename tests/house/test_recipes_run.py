@@ -53,6 +53,7 @@ SMALL_SEARCH = {
 }
 #: how each labeller is made small, and able to find something where the tiny policy is nearly always right
 SMALL_LABELS = {
+    "shepherd_deduction": ["before.credit.n=3", "before.credit.temperature=1.5"],
     "omega_deduction": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
     "diverse_deduction": ["before.sample.n=6"],
     "omega_countdown": ["before.tree.filter=0", "before.tree.n=3", "before.tree.temperature=1.5"],
@@ -77,6 +78,8 @@ ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_c
 #: in test_looked_at_recipes.py
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
+#: in test_labels_table.py
+COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
 THINKING = ("rebase_countdown", "revise_countdown", "rstar_countdown")
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
@@ -116,7 +119,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
-    covered += [*GRADIENT_ELSEWHERE, *ANSWERS]
+    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -837,7 +840,9 @@ def test_step_labels(name: str, place: Path, tiny: Path) -> None:
     assert status["complete"]
     assert verify_run(DATA / name, CHECKPOINTS / name) == []
     [labeller] = [
-        stage for stage in recipe.section("before") if stage.method in ("omega", "match", "pivotal")
+        stage
+        for stage in recipe.section("before")
+        if stage.method in ("shepherd", "omega", "match", "pivotal")
     ]
     labels = rows(name, 0, labeller.name, Label)
     assert {label.labeller for label in labels} == {labeller.method}
@@ -846,7 +851,7 @@ def test_step_labels(name: str, place: Path, tiny: Path) -> None:
         assert final["truth/prefixes"] > 0
         assert final["truth/unknown"] == 0
         assert 0 <= final["truth/accuracy"] <= 1
-        spends = labeller.method == "omega"
+        spends = labeller.method in ("omega", "shepherd")
         assert (final["truth/tokens_a_label"] > 0) == spends
     if name == "pivotal_countdown":
         pairs = rows(name, 0, "pairs", Pair)
