@@ -76,7 +76,7 @@ bench-real: $(VENV)/.installed
 	$(BIN)/python scripts/bench_real.py
 
 claims: $(VENV)/.installed
-	$(BIN)/python scripts/claims.py
+	$(BIN)/python scripts/claims.py $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
