@@ -321,7 +321,10 @@ def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
     assert found["spend/tokens/optimal@4/counted"] == pytest.approx(
         found["spend/tokens/optimal@4"] + found["spend/tokens/difficulty"]
     )
-    assert "How should samples be spent?" in page_of(name)
+    page = page_of(name)
+    assert "How should samples be spent?" in page
+    assert "No rounds to compare: chosen by true difficulty" in page
+    assert "Nothing has been measured yet" not in page
     problem = next(iter(StageFolder(DATA / name / "prepare").read(Problem)))
     told = solve.Solver(name, None, [], Workspace(DATA, CHECKPOINTS), 5).answer(problem.question)
     assert re.match(r"difficulty [12] of 2 \(1 is the easiest\): (majority|best|beam), 4 samples\n", told)
