@@ -105,22 +105,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--claims", type=Path, default=ROOT / "claims")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "claims.md")
     given = parser.parse_args(arguments)
+    runs = Runs(Workspace(given.data, given.checkpoints), make=not given.kept)
+    failed: list[RatchetError] = []
     try:
         files = read_all(given.claims)
-        runs = Runs(Workspace(given.data, given.checkpoints), make=not given.kept)
-        for claims in chosen(files, given.only, tuple(PARTS)):
-            try_one(runs, claims, given.seeds)
-            write_document(files, given.claims, given.to)
-        for name, part in PARTS.items():
-            if not given.kept and given.only.lower() in ("", name):
-                more = ["--data", str(given.data), "--checkpoints", str(given.checkpoints)]
-                place = given.claims / "measured" / f"{name}.json"
-                part.main([*more, "--seeds", *map(str, given.seeds), "--to", str(place)])
-        print(summary(write_document(files, given.claims, given.to)))
+        wanted = chosen(files, given.only, tuple(PARTS))
     except RatchetError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return 0
+    for claims in wanted:
+        try:
+            try_one(runs, claims, given.seeds)
+        except RatchetError as error:  # a paper's model or data may not be here: the others go on
+            failed.append(error)
+            print(f"{claims.stem}: {error}", file=sys.stderr, flush=True)
+        write_document(files, given.claims, given.to)
+    for name, part in PARTS.items():
+        if not given.kept and given.only.lower() in ("", name):
+            more = ["--data", str(given.data), "--checkpoints", str(given.checkpoints)]
+            place = given.claims / "measured" / f"{name}.json"
+            part.main([*more, "--seeds", *map(str, given.seeds), "--to", str(place)])
+    print(summary(write_document(files, given.claims, given.to)))
+    return failed[0].exit_code if failed else 0
 
 
 if __name__ == "__main__":

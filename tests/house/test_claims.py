@@ -277,6 +277,22 @@ def test_claims_are_tried(place: Path, tiny: Path, capsys: pytest.CaptureFixture
     assert "no paper and no method" in capsys.readouterr().err
 
 
+def test_a_paper_whose_model_is_not_here_stops_no_other(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = place / "claims"
+    folder.mkdir()
+    for paper in ("2203.11171", "2312.06585"):
+        run = {"recipe": "quickstart", "set": [f"models.policy.base={place}/none-{paper}"]}
+        written(folder, runs={"loop": run}, paper=paper).rename(folder / f"x_{paper}.yaml")
+    monkeypatch.setattr(claims, "PARTS", {})  # they have a test of their own
+    assert claims.main(["--claims", str(folder), "--to", "c.md", "--seeds", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "x_2203.11171: " in said
+    assert "x_2312.06585: " in said
+    assert "Not measured yet: votes win." in Path("c.md").read_text()
+
+
 def test_a_measure_that_no_run_has_is_a_sentence(place: Path, tiny: Path) -> None:
     changes = [f"models.policy.base={tiny}", "rounds=0", "task.train=40", "task.dev=4", "task.test=8", "task.max_tokens=60",
                "finally.final.samples=2", "finally.final.of=policy", "stages.measure.samples=0"]  # fmt: skip
