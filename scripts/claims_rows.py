@@ -156,7 +156,8 @@ one paper's. What is held against what, and by which recipe, stands in `claims/`
 problems: the mean of the seeds on each problem, with a 95 % bootstrap interval over problems, then each
 seed's own. A claim *holds* where the interval lies on its side of 0, or, where no difference is claimed,
 within the bound. Where there is no interval, three seeds must agree. *1 seed*: one training, of which the
-interval over problems says nothing about another. A claim without a place in its paper is a control of ours.
+interval over problems says nothing about another. Behind a claim stands its place in the paper, where known;
+some are controls of ours.
 *By hand*: measured by the command under the table in an earlier session; the interval is the mean of the
 seeds' own, which is the wider one.
 
