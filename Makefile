@@ -76,7 +76,7 @@ bench-real: $(VENV)/.installed
 	$(BIN)/python scripts/bench_real.py
 
 claims: $(VENV)/.installed
-	$(BIN)/python scripts/claims.py
+	$(BIN)/python scripts/claims.py $(if $(ONLY),--only $(ONLY))
 
 # which step labels are right (docs/labels.md): two tasks, three seeds; what has run already is read
 labels: $(VENV)/.installed

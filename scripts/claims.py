@@ -1,32 +1,24 @@
-"""The papers' claims about guided search, tried on countdown: `make claims` writes docs/claims.md.
+"""The papers' claims, tried here: `make claims` writes docs/claims.md.
 
-    python scripts/claims.py                            # three seeds; runs that are absent are made first
-    python scripts/claims.py --problems 60 --samples 32 # smaller
-    python scripts/claims.py --data D --checkpoints C   # runs that stand elsewhere
+    python scripts/claims.py                     # all; three seeds; runs that are absent are made first
+    python scripts/claims.py --only 2312.08935   # a paper's, by its arXiv id or a method's name
+    python scripts/claims.py --only search       # those about guided search (claims_search.py); also: labels
+    python scripts/claims.py --kept              # make no run: what is complete, and the document again
 
-The policy and the reward model that stand at the end of each rest_mcts_countdown run answer test problems:
-one pool of samples a problem, scored once and sub-sampled without bias for every N, and each search at
-several budgets. ReST-EM runs learn from as many generated tokens as the run beside them. A difference is
-paired over problems: on each problem the mean over the seeds, resampled over problems. What a run answered is
-kept in data/claims/, so that an interrupted start goes on. What stands in docs/claims.md below its mark is
-written by hand and kept.
+What is held against what stands in claims/, a file a paper (`claims_files.py`); runs are ordinary ones in
+data/, so that claims share them and an interrupted start goes on (`claims_runs.py`). What was measured is
+kept in claims/measured/ (`claims_rows.py`): rows of papers not tried this time stay as they were, and rows
+whose recipe is another by now say so. What stands in docs/claims.md below its mark is written by hand and
+kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from pipeline.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,301 +27,107 @@ from pipeline.models import environment  # noqa: E402
 
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-from claims_table import Evidence, document  # noqa: E402  the environment comes first
+import claims_labels  # noqa: E402  the environment comes first
+import claims_search  # noqa: E402
+from claims_files import Claims, chosen, read_all  # noqa: E402
+from claims_rows import Paper, Row, document, read_rows, read_tables, summary, write_rows  # noqa: E402
+from claims_runs import Runs, measure_all  # noqa: E402
 
-from pipeline.commands.budget import tokens_of  # noqa: E402
-from pipeline.evaluate import accuracy  # noqa: E402
-from pipeline.evaluate.pool import Pool  # noqa: E402
-from pipeline.loop import run_loop  # noqa: E402
-from pipeline.processes.group import Processes  # noqa: E402
-from pipeline.recipe.methods import method  # noqa: E402
-from pipeline.recipe.read import load  # noqa: E402
-from pipeline.recipe.shape import Recipe, dump, fingerprint  # noqa: E402
-from pipeline.report.console import Console  # noqa: E402
-from pipeline.rows import Label, Trace  # noqa: E402
-from pipeline.run.record import by_round, read  # noqa: E402
-from pipeline.run.run import Run  # noqa: E402
-from pipeline.run.session import open_run, session  # noqa: E402
-from pipeline.run.status import run_status  # noqa: E402
-from pipeline.stages.work import engine_of, make_search, question_of, template_of  # noqa: E402
+from pipeline.errors import RatchetError  # noqa: E402
 from pipeline.store.disk import DISK  # noqa: E402
+from pipeline.store.workspace import Workspace  # noqa: E402
 
-GUIDED, PLAIN = "rest_mcts_countdown", "rest_em_countdown"
-VOTERS = 64  #: samples in a vote, where one number is asked for
-DRAWS = 16  #: random orders of a pool that the votes are a mean over
-RULES = ("last", "min", "prod")
-TEMPERATURE = 1.0  #: of samples and searches alike
-#: of MCTS*: a tree of two steps is soon grown whole, so its budget is its width; the first ones open a part
-#: of their first steps, the last ones all
-MCTS = tuple(
-    {"branch": b, "iterations": i} for b, i in ((4, 3), (8, 4), (16, 6), (32, 10), (4, 12), (8, 24), (16, 48))
-)
-BEAMS = tuple({"n": n, "width": 4} for n in (4, 8, 16, 32, 64))
-Columns = dict[str, list[Any]]  #: name -> one entry a problem
+PARTS = {"search": claims_search, "labels": claims_labels}  #: claims that have a script of their own
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says."""
-
-    data: Path
-    checkpoints: Path
-    problems: int
-    samples: int
-    seeds: tuple[int, ...]
-    more: int  #: training problems of the second ReST-EM run
-    change: tuple[str, ...]  #: key.sub=value of the ReST-EM runs
-
-    @property
-    def sizes(self) -> list[int]:
-        """The N of the curve: powers of two up to the pool."""
-        return [2**power for power in range(self.samples.bit_length())]
-
-    @property
-    def voters(self) -> int:
-        return min(VOTERS, self.sizes[-1])
+def kept_place(claims: Claims) -> Path:
+    return claims.path.parent / "measured" / f"{claims.stem}.json"
 
 
-# -- runs
+def try_one(runs: Runs, claims: Claims, seeds: Sequence[int]) -> None:
+    """Measure a file's claims and keep their rows beside those that were not measured this time; a row on
+    fewer seeds of the same recipe does not take the place of one on more."""
+    place = kept_place(claims)
+    rows = {row.says: row for row in read_rows(place)}
+    for row in measure_all(runs, claims, seeds):
+        old = rows.get(row.says)
+        changed = old is not None and old.fingerprint not in ("", row.fingerprint)
+        if old is None or changed or len(old.seeds) <= len(row.seeds):
+            rows[row.says] = row
+            print(row.line(), flush=True)
+    if rows:
+        write_rows(place, ordered(claims, rows.values()))
 
 
-def finished(asked: Asked, name: str, make: Callable[[], Recipe]) -> Run:
-    """A run that is complete; one that is absent is made, one that stopped goes on."""
-    there = (asked.data / name / "recipe.yaml").is_file()
-    if not there or not run_status(name, Workspace(asked.data, asked.checkpoints))["complete"]:
-        recipe = load(asked.data / name / "recipe.yaml") if there else make()
-        with session(recipe, Console(), Processes(), Workspace(asked.data, asked.checkpoints)) as run:
-            run_loop(run)
-    return open_run(name, Workspace(asked.data, asked.checkpoints))
+def ordered(claims: Claims, rows: Iterable[Row]) -> list[Row]:
+    """In the order of the file; what it no longer claims, last."""
+    said = [claim.says for claim in claims.file.claims]
+    return sorted(rows, key=lambda row: said.index(row.says) if row.says in said else len(said))
 
 
-def guided_run(asked: Asked, seed: int) -> Run:
-    """The ReST-MCTS* run of a seed, as `ratchet run recipes/rest_mcts_countdown.yaml seed=S` makes it."""
-    name = f"{GUIDED}-s{seed}"
-    return finished(asked, name, lambda: load(ROOT / f"recipes/{GUIDED}.yaml", [f"seed={seed}"], name))
+def papers(files: Sequence[Claims], folder: Path) -> list[Paper]:
+    """What is known of every paper, by its id. A title is its file's."""
+    found: dict[str, Paper] = {}
+    for claims in files:
+        found.setdefault(claims.file.paper, Paper(claims.file.paper, claims.file.title, [], []))
+    for row in (row for part in PARTS for row in read_rows(folder / "measured" / f"{part}.json")):
+        found.setdefault(row.paper, Paper(row.paper, "", [], [])).rows.append((row, False))
+    for claims in files:
+        paper, known = found[claims.file.paper], {c.says: claims.fingerprint(c) for c in claims.file.claims}
+        measured = read_rows(kept_place(claims))
+        for row in measured:
+            current = known.get(row.says)
+            paper.rows.append((row, bool(row.fingerprint) and row.fingerprint != current))
+        done = {row.says for row in measured}
+        paper.waiting.extend(says for says in known if says not in done)
+    return [found[paper] for paper in sorted(found)]
 
 
-def plain_run(asked: Asked, guided: Run, problems: int | None) -> Run:
-    """The ReST-EM run that learns from as many tokens as a guided run wrote, round 0's probe included.
-
-    problems: None takes the guided run's training problems; else so many, since countdown problems cost
-    nothing: the stronger baseline.
-    """
-    recipe, tokens = guided.recipe, written_tokens(asked, guided)
-    task = dump(recipe.tasks[0])
-    task["train"] = problems or task["train"]
-    share = tokens // recipe.rounds
-    samples = (
-        math.ceil(share / sample_length(asked, guided) / task["train"]) + 1
-    )  # a little more than is paid for
-    name = f"rest_em-{task['train']}-s{recipe.seed}-{tokens}"
-    overrides = [
-        f"task={json.dumps(task)}",
-        f"seed={recipe.seed}",
-        f"rounds={recipe.rounds}",
-        f"tokens_per_round={share}",
-        f"stages.sample.n={samples}",
-        f"models.policy.base={recipe.models['policy'].base}",
-        "wandb.mode=disabled",
-        *asked.change,
-    ]
-    return finished(asked, name, lambda: load(ROOT / f"recipes/{PLAIN}.yaml", overrides, name))
+def write_document(files: Sequence[Claims], folder: Path, to: Path) -> list[Paper]:
+    """docs/claims.md from all that is kept."""
+    known = papers(files, folder)
+    tables = [text for part in PARTS for text in read_tables(folder / "measured" / f"{part}.json")]
+    old = to.read_text(encoding="utf-8") if to.exists() else ""
+    DISK.write(to, document(known, tables, old).encode())
+    return known
 
 
-def written_tokens(asked: Asked, run: Run) -> int:
-    """Policy tokens that all generate and label stages of a run were charged."""
-    rows = read(asked.data / run.name / "metrics.jsonl")
-    rounds = by_round(row for row in rows if not row.get("final"))
-    return sum(tokens_of(metrics, run.recipe, heads=False) for metrics in rounds.values())
-
-
-def sample_length(asked: Asked, run: Run) -> float:
-    """Tokens of a sample, by round 0's probe."""
-    first = by_round(read(asked.data / run.name / "metrics.jsonl"))[0]
-    probe = next(stage.name for stage in run.recipe.section("before") if stage.room == "generate")
-    return first[f"{probe}/charged/policy"] / first[f"{probe}/traces"]
-
-
-# -- answers
-
-
-@dataclass(frozen=True)
-class Sitting:
-    """A run's last models in front of test problems. number: how many; none: all."""
-
-    asked: Asked
-    run: Run
-    number: int | None = None
-
-    @property
-    def ids(self) -> list[str]:
-        return self.run.ids("test")[: self.number]
-
-    def drive(self, what: str, settings: Any, asks_of: Callable[[Any], Any], window: int) -> Iterator[Any]:
-        """(problem, rows, tokens charged by model), as problems end; `what` and problem name the draws."""
-        from pipeline.engine.driver import Driver
-
-        run = self.run
-        weights = {name: run.versions.standing(name, run.recipe.rounds) for name in run.recipe.models}
-        template = template_of(run, weights["policy"])
-
-        def searches() -> Iterator[Any]:
-            for problem_id in self.ids:
-                problem = run.problems[problem_id]
-                task = run.task_of(problem)
-                question = question_of(task, problem, template)
-                yield make_search(task, settings, problem_id, asks_of(question))
-
-        engines: Callable[[str], Any] = lambda name: engine_of(run, weights[name])  # noqa: E731
-        driver = Driver(engines, run_seed=run.recipe.seed, round=0, stage=f"claims {what}")
-        for done in driver.run(searches(), window):
-            yield run.problems[done.problem_id], done.result, done.charged
-
-    def columns(self, found: dict[str, dict[str, float]]) -> Columns:
-        """A number for each problem, in one order."""
-        return {name: [found[i][name] for i in self.ids] for name in found[self.ids[0]]}
-
-    def greedy(self) -> Columns:
-        """Is the greedy answer right?"""
-        settings = accuracy.Settings(of="policy")
-        found = {}
-        for problem, rows, _ in self.drive(
-            "greedy", settings, lambda q: accuracy.answer(q, settings, "policy"), 128
-        ):
-            found[problem.id] = {"right": float(self.run.task_of(problem).correct(rows[0].answer, problem))}
-        return self.columns(found)
-
-    def searched(self, name: str, **given: Any) -> Columns:
-        """Is the chosen trace of a search right, and what did it write and read?"""
-        module = method("generate", name)
-        settings = module.Settings(by="policy", value="prm", temperature=TEMPERATURE, **given)
-        found = {}
-        what = f"{name} {json.dumps(given, sort_keys=True)}"
-        for problem, rows, charged in self.drive(
-            what, settings, lambda q: module.generate(q, settings, None), 128
-        ):
-            chosen = next((row for row in rows or [] if isinstance(row, Trace) and row.chosen), None)
-            right = chosen is not None and self.run.task_of(problem).correct(chosen.answer, problem)
-            found[problem.id] = {
-                "right": float(right),
-                "tokens": float(charged.get("policy", 0)),
-                "read": float(charged.get("prm", 0)),
-            }
-        return self.columns(found)
-
-    def pooled(self) -> Columns:
-        """One pool of samples a problem: whether each is right, its score by each rule, and the votes."""
-        asked = self.asked
-        settings = accuracy.Settings(of="policy", samples=asked.samples, value="prm", temperature=TEMPERATURE)
-        found: dict[str, dict[str, Any]] = {}
-        for problem, rows, _ in self.drive(
-            "pool", settings, lambda q: accuracy.answer(q, settings, "policy"), 4
-        ):
-            task = self.run.task_of(problem)
-            traces = [row for row in rows if isinstance(row, Trace)][1:]
-            steps = {row.trace_id: row.step_scores or [] for row in rows if isinstance(row, Label)}
-            right = [task.correct(trace.answer, problem) for trace in traces]
-            pool = Pool(traces, right, [steps[trace.id] for trace in traces], task.same)
-            seed = int(fingerprint(["claims", problem.id])[:15], 16)
-            both = pool.votes(["majority", "weighted"], asked.sizes, DRAWS, seed)
-            found[problem.id] = {"tokens": pool.tokens, "right": right}
-            found[problem.id] |= {f"score/{rule}": pool.scores(rule) for rule in RULES}
-            found[problem.id] |= {f"{vote}/{n}": chance for (vote, n), chance in both.items()}
-            for rule in RULES[1:]:
-                [(key, chance)] = pool.votes(["weighted"], [asked.voters], DRAWS, seed, rule).items()
-                found[problem.id][f"weighted/{rule}/{key[1]}"] = chance
-            found[problem.id] |= first_steps(task, problem, traces, steps)
-        return self.columns(found)
-
-    def kept(self, what: str, ask: Callable[[], Columns], *more: Any) -> Columns:
-        """What was answered before under the same weights and settings, or is answered now and kept."""
-        run, asked = self.run, self.asked
-        weights = [run.versions.standing(name, run.recipe.rounds).hash for name in sorted(run.recipe.models)]
-        constants = [self.ids, asked.samples, TEMPERATURE, DRAWS, run.recipe.seed, *more]
-        place = asked.data / "claims" / f"{what}-{fingerprint([weights, constants])[:16]}.json"
-        if not place.exists():
-            start = time.monotonic()
-            found = ask()
-            DISK.write(place, json.dumps(found).encode())
-            print(f"  {run.name}: {what}: {time.monotonic() - start:.0f} s", flush=True)
-        return json.loads(place.read_text())
-
-
-def first_steps(task: Any, problem: Any, traces: list[Trace], steps: dict[str, Any]) -> dict[str, Any]:
-    """The different first steps of a pool: scores, and whether the oracle still sees a way to the end."""
-    seen = {t.steps[0]: steps[t.id][0] for t in traces if len(t.steps) > 1 and steps[t.id]}
-    known = {step: score for step, score in seen.items() if score is not None}
-    verdicts = {step: task.step_oracle(problem, [step]) or [] for step in known}
-    return {
-        "first/score": [score for step, score in known.items() if verdicts[step]],
-        "first/true": [verdicts[step][0] for step in known if verdicts[step]],
-    }
-
-
-def evidence(asked: Asked) -> Evidence:
-    """All that the claims rest on: seeds in order, each a map of what was asked to what came."""
-    found = Evidence(asked.sizes, asked.voters, asked.more)
-    for seed in asked.seeds:
-        guided = guided_run(asked, seed)
-        tokens = written_tokens(asked, guided)
-        print(f"{guided.name}: {tokens:,} policy tokens", flush=True)
-        answers = {"guided": (whole := Sitting(asked, guided)).kept("greedy", whole.greedy)}
-        baselines: dict[str, int | None] = {"plain": None}
-        if asked.more != guided.recipe.tasks[0].train:
-            baselines["plain/more"] = asked.more
-        for key, problems in baselines.items():
-            sitting = Sitting(asked, plain_run(asked, guided, problems))
-            answers[key] = sitting.kept("greedy", sitting.greedy)
-        few = Sitting(asked, guided, asked.problems)
-        answers["greedy"] = few.kept("greedy", few.greedy)
-        answers["pool"] = few.kept("pool", few.pooled)
-        for name, budgets in (("mcts_star", MCTS), ("beam", BEAMS)):
-            for given in budgets:
-                what = f"{name} " + ", ".join(f"{key} {value}" for key, value in given.items())
-                answers[what] = few.kept(name, partial(few.searched, name, **given), given)
-        guided.engines.clear()
-        found.seeds.append(answers)
-        found.tokens.append(tokens)
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is absent, measure, print the table and write the document."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is absent, measure, keep the rows, write the document and print its summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", default="", help="a paper's id, a method's name, search or labels")
+    parser.add_argument("--kept", action="store_true", help="make no run; measure those that are complete")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--problems", type=int, default=300, help="test problems of the searches")
-    parser.add_argument("--samples", type=int, default=256, help="in the pool of a problem")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument(
-        "--more",
-        type=int,
-        default=9000,
-        help="problems of a stronger ReST-EM baseline, where the run has fewer",
-    )
-    parser.add_argument("--set", nargs="+", default=(), help="key.sub=value for the ReST-EM runs")
+    parser.add_argument("--claims", type=Path, default=ROOT / "claims")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "claims.md")
     given = parser.parse_args(arguments)
-    asked = Asked(
-        given.data,
-        given.checkpoints,
-        given.problems,
-        given.samples,
-        tuple(given.seeds),
-        given.more,
-        tuple(given.set),
-    )
-    old = given.to.read_text(encoding="utf-8") if given.to.exists() else ""
-    said = (
-        f"{asked.problems} problems and {asked.samples} samples of each for searches, votes and best of N,\n"
-        f"all at temperature {TEMPERATURE:g}; all test problems against ReST-EM."
-    )
-    text = document(evidence(asked), old, said)
-    print(text)
-    DISK.write(given.to, text.encode())
+    runs = Runs(Workspace(given.data, given.checkpoints), make=not given.kept)
+    failed: list[RatchetError] = []
+    try:
+        files = read_all(given.claims)
+        wanted = chosen(files, given.only, tuple(PARTS))
+    except RatchetError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for claims in wanted:
+        try:
+            try_one(runs, claims, given.seeds)
+        except RatchetError as error:  # a paper's model or data may not be here: the others go on
+            failed.append(error)
+            print(f"{claims.stem}: {error}", file=sys.stderr, flush=True)
+        write_document(files, given.claims, given.to)
+    for name, part in PARTS.items():
+        if not given.kept and given.only.lower() in ("", name):
+            more = ["--data", str(given.data), "--checkpoints", str(given.checkpoints)]
+            place = given.claims / "measured" / f"{name}.json"
+            part.main([*more, "--seeds", *map(str, given.seeds), "--to", str(place)])
+    print(summary(write_document(files, given.claims, given.to)))
+    return failed[0].exit_code if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,14 +2,13 @@
 
     python scripts/claims_labels.py                       # three seeds; what is absent is made first
     python scripts/claims_labels.py --traces 20           # smaller
-    python scripts/claims_labels.py --to docs/labels.md   # the table too, at a file's end
 
 One wrong completion of each problem that the policy sometimes solves is cut into M pieces of equal length
 and searched for its first error twice: by OmegaPRM's binary search (`label/omega`), and by brute force, which
 asks for roll-outs of every border. Draws are named by prefix, so both see the same roll-outs, and where the
 values along a completion fall to 0 once, both find the same place. Tokens are those charged: all that the way
 has to write by itself. Intervals are a bootstrap over completions. What a seed measured is kept in
-data/claims/, so that an interrupted start goes on.
+data/claims/, so that an interrupted start goes on; the rows go to claims/measured/labels.json.
 """
 
 from __future__ import annotations
@@ -32,7 +31,9 @@ from pipeline.models import environment  # noqa: E402
 
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-from pipeline.asks import Asks, Cut, MonteCarlo, Prefix, prefix_of  # noqa: E402  the environment comes first
+from claims_rows import Row, write_rows  # noqa: E402  the environment comes first
+
+from pipeline.asks import Asks, Cut, MonteCarlo, Prefix, prefix_of  # noqa: E402
 from pipeline.evaluate.intervals import percentile95, resample  # noqa: E402
 from pipeline.label import omega  # noqa: E402
 from pipeline.label._prefixes import ValuedPrefix, ValuedPrefixes  # noqa: E402
@@ -199,6 +200,40 @@ def table(seeds: Sequence[dict[str, list[dict[str, int]]]], n: int) -> str:
     )
 
 
+def rows(seeds: Sequence[dict[str, list[dict[str, int]]]], numbers: Sequence[int], command: str) -> list[Row]:
+    """The claim for each M: how many times the tokens every border takes, over completions of all seeds."""
+    import numpy as np
+
+    found = []
+    for pieces in PIECES:
+        each = [
+            [np.array([one["tokens"] for one in seed[f"{way}/{pieces}"]], dtype=float) for way in WAYS]
+            for seed in seeds
+        ]
+        cheap, dear = (np.concatenate([pair[side] for pair in each]) for side in (0, 1))
+        weights = resample(len(cheap))
+        low, high = percentile95((weights @ dear) / (weights @ cheap))
+        found.append(
+            Row(
+                paper="2406.06592",
+                says=f"valuing every border takes more tokens than the binary search, M = {pieces}",
+                where="O(log M)",
+                names=["every border", "search"],
+                values=[round(float(dear.mean()), 2), round(float(cheap.mean()), 2)],
+                difference=round(float(dear.sum() / cheap.sum()), 4),
+                low=round(low, 4),
+                high=round(high, 4),
+                by_seed=[round(float(pair[1].sum() / pair[0].sum()), 4) for pair in each],
+                seeds=list(numbers),
+                unit="times",
+                zero=1.0,
+                by="labels",
+                command=command,
+            )
+        )
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is absent and print the table."""
     parser = argparse.ArgumentParser(
@@ -210,14 +245,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=8, help="roll-outs a border")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--set", nargs="+", default=(), help="key.sub=value for the runs")
-    parser.add_argument("--to", type=Path, help="a file that gets the table at its end")
+    parser.add_argument("--to", type=Path, default=ROOT / "claims" / "measured" / "labels.json")
     given = parser.parse_args(arguments)
     asked = Asked(given.data, given.checkpoints, given.traces, given.n, tuple(given.seeds), tuple(given.set))
-    said = table([measured(asked, seed) for seed in asked.seeds], asked.n)
+    seeds = [measured(asked, seed) for seed in asked.seeds]
+    said = table(seeds, asked.n)
     print(said)
-    if given.to:
-        before = given.to.read_text() if given.to.exists() else ""
-        DISK.write(given.to, f"{before.rstrip()}\n\n{said}".lstrip().encode())
+    command = f"python scripts/claims_labels.py --traces {asked.traces} --n {asked.n}"
+    more = f" --set {' '.join(asked.change)}" if asked.change else ""
+    write_rows(
+        given.to,
+        rows(seeds, asked.seeds, command + more),
+        [f"## OmegaPRM's binary search against every border\n\n{said.strip()}"],
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The claims themselves: from what the runs answered to figures, intervals, verdicts and docs/claims.md.
+"""The claims about guided search: from what the runs answered to figures, intervals and tables.
 
-`claims.py` brings the answers and writes the document.
+`claims_search.py` brings the answers, `claims_rows.py` has the verdicts, `claims.py` writes the document.
 """
 
 from __future__ import annotations
@@ -10,35 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from claims_rows import Row as Kept
 from numpy.typing import NDArray
 
 from pipeline.evaluate.intervals import Ratio, best_at, pass_at, percentile95, resample
 from pipeline.evaluate.ranking import Points, Ranking
 
-KEPT = "<!-- what follows is written by hand and kept -->"
 Grid = NDArray[np.float64]  #: [seeds, problems]
 
-MCTS, SNELL = (
-    "[2406.03816](https://arxiv.org/abs/2406.03816)",
-    "[2408.03314](https://arxiv.org/abs/2408.03314)",
+MCTS, SNELL, SHEPHERD, COBBE, CONSISTENCY = (
+    "2406.03816",
+    "2408.03314",
+    "2312.08935",
+    "2110.14168",
+    "2203.11171",
 )
-SHEPHERD, COBBE = (
-    "[2312.08935](https://arxiv.org/abs/2312.08935)",
-    "[2110.14168](https://arxiv.org/abs/2110.14168)",
-)
-CONSISTENCY = "[2203.11171](https://arxiv.org/abs/2203.11171)"
 RULES = ("last", "min", "prod")
-HEAD = """# Claims
-
-What the papers claim of guided search, tried on countdown by `make claims` (`scripts/claims.py`). Accuracy in
-percent on test problems, three training seeds. A difference is paired over problems: the mean of the seeds on
-each problem, with a 95 % bootstrap interval over problems; then each seed's own. A claim *holds* where the
-interval lies above 0. Equal tokens are tokens that the policy wrote, roll-outs and looks ahead included; what
-the reward model (PRM) reads is not among them. {settings}
-
-| claim | source | here | difference, points (95 %) | by seed | verdict |
-|---|---|---|---|---|---|
-"""
 
 
 @dataclass
@@ -97,25 +84,22 @@ class Row:
         low, high = percentile95(statistic.spread(resample(len(change))))
         return statistic.value, low, high
 
-    @property
-    def verdict(self) -> str:
-        """What the interval says; 0 in it means that these problems and seeds do not tell."""
-        _, low, high = self.figures
-        return (
-            "holds"
-            if low > 0
-            else "does not hold: the other way round"
-            if high < 0
-            else "not shown: 0 lies within"
+    def kept(self, command: str) -> Kept:
+        """As `claims_rows.py` keeps it, in points."""
+        difference, low, high = (round(100 * value, 4) for value in self.figures)
+        return Kept(
+            paper=self.source,
+            says=self.claim,
+            names=list(self.names),
+            values=[round(100 * float(grid.mean()), 4) for grid in (self.after, self.before)],
+            difference=difference,
+            low=low,
+            high=high,
+            by_seed=[round(100 * float(value), 4) for value in (self.after - self.before).mean(1)],
+            problems=self.after.shape[1],
+            by="search",
+            command=command,
         )
-
-    def line(self) -> str:
-        difference, low, high = (100 * value for value in self.figures)
-        each = ", ".join(f"{100 * value:+.1f}" for value in (self.after - self.before).mean(1))
-        above, below = (f"{100 * grid.mean():.1f} %" for grid in (self.after, self.before))
-        ours = f"{self.names[0]} {above}, {self.names[1]} {below}"
-        interval = f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        return f"| {self.claim} | {self.source} | {ours} | {interval} | {each} | {self.verdict} |"
 
 
 def named(found: Evidence, method: str) -> list[str]:
@@ -236,16 +220,12 @@ def auc(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]], apa
     return Ranking(points, where if apart else np.zeros_like(where)).value
 
 
-def document(found: Evidence, old: str, settings: str) -> str:
-    """docs/claims.md; what stands below the mark in the old one is kept."""
-    rows = claims(found)
-    parts = [
-        HEAD.format(settings=settings) + "\n".join(row.line() for row in rows),
-        "## Accuracy against N\n\n" + "\n".join(curve(found)),
+def tables(found: Evidence, settings: str) -> list[str]:
+    """What stands beside the claims about search in the document."""
+    return [
+        f"## Guided search on countdown: accuracy against N\n\n{settings}\n\n" + "\n".join(curve(found)),
         "## What the searches cost a problem\n\n" + "\n".join(costs(found)),
         "## What the models know\n\n" + "\n".join(judge(found)),
         "Policy tokens that each ReST-MCTS* run wrote, and so the budget of the ReST-EM run beside it: "
         + ", ".join(f"{tokens:,}" for tokens in found.tokens) + ".",
-        KEPT + (old.partition(KEPT)[2] if KEPT in old else "\n"),
     ]  # fmt: skip
-    return "\n\n".join(parts).rstrip() + "\n"

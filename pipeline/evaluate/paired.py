@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.evaluate.intervals import Floats, Ratio, Statistic, change, percentile95, resample, tidy
 
@@ -37,6 +38,29 @@ class Measured:
     compared: dict[str, Statistic] = field(default_factory=dict)
     shown: dict[str, Statistic] = field(default_factory=dict)
     plain: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Seen:
+    """What `over_problems` made its table of: the problems, and each model's statistics over them."""
+
+    ids: list[str] = field(default_factory=list)
+    models: dict[str, Measured] = field(default_factory=dict)
+
+
+_seen: ContextVar[Seen | None] = ContextVar("seen", default=None)
+
+
+def statistics_of(measure: Callable[[Any, Any], Any], found: Mapping[str, Any], settings: Any) -> Seen:
+    """The statistics behind an evaluation's metrics, for who holds several runs against one another: its
+    `measure` is asked as ever, and what `over_problems` came by on the way is kept."""
+    seen = Seen()
+    token = _seen.set(seen)
+    try:
+        measure(found, settings)
+    finally:
+        _seen.reset(token)
+    return seen
 
 
 def suffix(name: str, main: str) -> str:
@@ -68,6 +92,8 @@ def over_problems(
     by_id = {name: {outcome.problem_id: outcome for outcome in rows} for name, rows in found.items()}
     ids = aligned({name: list(rows) for name, rows in by_id.items()})
     measured = {name: columns([rows[i] for i in ids]) for name, rows in by_id.items()}
+    if (seen := _seen.get()) is not None:
+        seen.ids, seen.models = ids, measured
     return {"problems": float(len(ids)), **tabulate(measured, resample(len(ids), resamples))}
 
 

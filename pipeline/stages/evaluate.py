@@ -124,11 +124,11 @@ def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) ->
     """The metrics of a stage whose chunks are all there, problems streamed chunk by chunk."""
     found: dict[str, list[Any]] = {name: [] for name in fresh}
     for name in fresh:
-        _gather(work, work.folder, name, name, found[name], module)
+        gather(work, work.folder, name, name, found[name], module)
     for name, path in reused.items():
         found[name] = []
         folder = StageFolder(work.run.workspace.data / path)
-        _gather(work, folder, name.removesuffix(INCUMBENT), name, found[name], module)
+        gather(work, folder, name.removesuffix(INCUMBENT), name, found[name], module)
     if not set.intersection(*({outcome.problem_id for outcome in rows} for rows in found.values())):
         where = f"{work.stage.section}.{work.stage.name}"
         raise NothingKept(
@@ -139,7 +139,9 @@ def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) ->
     return module.measure(found, work.stage.settings)
 
 
-def _gather(work: Any, folder: StageFolder, written: str, name: str, into: list[Any], module: Any) -> None:
+def gather(work: Any, folder: StageFolder, written: str, name: str, into: list[Any], module: Any) -> None:
+    """The outcomes of a model from the rows of a stage, problem by problem. work: the run, the stage and its
+    `problem`."""
     plan = folder.plan()
     assert plan is not None
     for sidecar in folder.sidecars():  # the stage's own manifest is written after this

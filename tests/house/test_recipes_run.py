@@ -67,6 +67,7 @@ GRADIENT = ("grpo_countdown",)
 ADDITION = ("star_addition", "star_addition_plain")
 REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
+FAIR = ("fair_words",)
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
@@ -81,7 +82,7 @@ PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 #: in test_labels_table.py
 COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
-THINKING = ("rebase_countdown", "revise_countdown", "rstar_countdown")
+THINKING = ("rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown")
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
 GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
 SEARCHING = tuple(
@@ -119,7 +120,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
-    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED]
+    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -324,7 +325,10 @@ def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
     assert found["spend/tokens/optimal@4/counted"] == pytest.approx(
         found["spend/tokens/optimal@4"] + found["spend/tokens/difficulty"]
     )
-    assert "How should samples be spent?" in page_of(name)
+    page = page_of(name)
+    assert "How should samples be spent?" in page
+    assert "No rounds to compare: chosen by true difficulty" in page
+    assert "Nothing has been measured yet" not in page
     problem = next(iter(StageFolder(DATA / name / "prepare").read(Problem)))
     told = solve.Solver(name, None, [], Workspace(DATA, CHECKPOINTS), 5).answer(problem.question)
     assert re.match(r"difficulty [12] of 2 \(1 is the easiest\): (majority|best|beam), 4 samples\n", told)
@@ -356,15 +360,17 @@ def test_a_learning_curve(place: Path, tiny: Path) -> None:
     "name",
     [
         pytest.param("rebase_countdown", marks=pytest.mark.full),
+        pytest.param("rebase_deduction", marks=pytest.mark.full),
         "revise_countdown",
         "rstar_countdown",
         "rstar",
     ],
 )
 def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> None:
-    """The three recipes, and rStar with a partner of another run."""
+    """The recipes (that of deduction too: its stages are what is run), and rStar with a partner of another run."""
     path = RECIPES / f"{name}.yaml" if name in THINKING else ROOT / "tests" / "recipes" / f"{name}.yaml"
-    recipe = run_shrunk(path, tiny)
+    other = ["task={use: countdown, train: 16, dev: 6, test: 6, max_tokens: 60}"]
+    recipe = run_shrunk(path, tiny, *(other if name.endswith("deduction") else []))
     stages = {stage.name: stage for stage in recipe.stages}
     final = run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
     for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
@@ -543,6 +549,30 @@ def words_policy(name: str, place: Path) -> tuple[Path, list[str]]:
         return gold + world.GOES_ON if number % 2 else " 1 + 1 = 3" + world.GOES_ON
 
     return world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150), small
+
+
+def test_a_loop_that_knows_one_name_is_refused(place: Path) -> None:
+    """A policy that solves what is asked of a woman and fails what is asked of a man: the pairs part, and a policy
+    that goes on so is refused."""
+    given = [json.loads(line) for line in (RECIPES / "fair_words.jsonl").read_text().splitlines()]
+    file = world.write_rows(place / "pairs.jsonl", [row for row in given if int(row["pair"]) % 6 == 0])
+    small = [f"task.path={file}", "task.few_shot=0", "task.few_shot_file=''"]
+    task = task_of(FAIR[0], small)
+
+    def told(number: int, problem: Problem, hinted: bool) -> str:
+        known = json.loads(problem.meta)["group"] == "woman"
+        return (task.gold_completion(problem) or "" if known else " 1 + 1 = 2") + world.GOES_ON
+
+    base = world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150)
+    run(FAIR[0], f"models.policy.base={base}", *small, *BRIEF, "rounds=1", "stages.learn.learning_rate=1e-6")
+    status = run_status(FAIR[0], Workspace(DATA, CHECKPOINTS))
+    found = status["rounds"][1]["metrics"]
+    assert found["fair/pairs"] == 4
+    assert found["fair/gap"] > 0.7
+    assert found["fair/consistency"] < 0.5
+    assert found["fair/accuracy/woman"] > found["fair/accuracy/man"]
+    assert status["rounds"][1]["promoted"] == {"policy": False}
+    assert 0 <= status["final"]["metrics"]["final/consistency"] <= 1
 
 
 @pytest.mark.parametrize("name", WORDS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Metric
-from pipeline.recipe.measures import Measure, metric_of
+from pipeline.recipe.measures import Measure, measures, metric_of
 from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
@@ -83,7 +83,23 @@ def _so_far(found: RunData) -> Verdict:
         if points:
             begun = wording.within(points[0][1], name, metric.share)
             return Verdict("early", "Too early to say", f"It begins at {begun}.")
-    return Verdict("early", "Too early to say", "Nothing has been measured yet.")
+    return _apart_from_rounds(found)
+
+
+def _apart_from_rounds(found: RunData) -> Verdict:
+    """What `before` and `finally` measured, where no round measures by one."""
+    rows = [*found.metrics.values(), *(row["metrics"] for row in found.finals())]
+    metrics = {name: value for values in rows for name, value in values.items()}
+    known = [one for one in measures(found.run.recipe) if one.name in metrics]
+    shown = [one for one in known if one.metric.main] or [one for one in known if one.metric.headline]
+    if not shown:
+        return Verdict("early", "Too early to say", "Nothing has been measured yet.")
+    said = [
+        f"{one.metric.says} {wording.within(metrics, one.name, one.metric.share)} by {one.stage}"
+        for one in shown
+    ]
+    more = "" if found.complete else "; the run is not finished"
+    return Verdict("early", "Measured once", f"No rounds to compare: {', '.join(said)}{more}.")
 
 
 def _unit(metric: Metric) -> str:

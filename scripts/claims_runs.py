@@ -1,0 +1,209 @@
+"""From the runs of a claim to its row: what is absent is made, outcomes are paired by problem over seeds.
+
+A run is an ordinary one in data/, named by its recipe, changes and seed, so that claims share it and an
+interrupted start goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from claims_files import Arm, Claim, Claims, RunOf
+from claims_rows import Row
+
+from pipeline.errors import RecipeError
+from pipeline.evaluate.intervals import Floats, Statistic, percentile95, resample
+from pipeline.evaluate.paired import Seen, statistics_of
+from pipeline.loop import run_loop
+from pipeline.processes.group import Processes
+from pipeline.recipe.methods import method
+from pipeline.recipe.shape import Stage, measured
+from pipeline.report.console import Console
+from pipeline.run.record import read
+from pipeline.run.run import Run
+from pipeline.run.session import open_run, session
+from pipeline.run.status import run_status
+from pipeline.stages.evaluate import gather
+from pipeline.store.folder import StageFolder
+from pipeline.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Side:
+    """One arm on one seed: the problems and a statistic over them, or a bare number."""
+
+    ids: Sequence[str]
+    value: float
+    statistic: Statistic | None = None
+
+
+@dataclass
+class Runs:
+    """The runs of all claims. make: those that are absent are made; else a seed without them is left out."""
+
+    workspace: Workspace
+    make: bool = True
+
+    def __post_init__(self) -> None:
+        self._opened: dict[str, Run] = {}
+        self._seen: dict[tuple[str, str, int], Seen] = {}
+
+    def there(self, name: str) -> bool:
+        """Is it complete?"""
+        path = self.workspace.data / name / "recipe.yaml"
+        return path.is_file() and bool(run_status(name, self.workspace)["complete"])
+
+    def get(self, wanted: RunOf, seed: int) -> Run | None:
+        """A complete run; None where it is not and none may be made."""
+        name = wanted.name(seed)
+        if name not in self._opened:
+            if not self.there(name):
+                if not self.make:
+                    return None
+                with session(wanted.load(seed), Console(), Processes(), self.workspace) as run:
+                    run_loop(run)
+            self._opened[name] = open_run(name, self.workspace)
+        return self._opened[name]
+
+    def outcomes(self, run: Run, stage: Stage, number: int) -> Seen:
+        """The statistics of an evaluation in a run, each model's, read from its rows once."""
+        key = (run.name, stage.name, number)
+        if key not in self._seen:
+            module = method("evaluate", stage.method)
+            work = SimpleNamespace(run=run, stage=stage, problem=run.problems.__getitem__)
+            folder = run.stage_folder(stage, number)
+            manifest = folder.manifest()
+            if manifest is None:
+                raise RecipeError(f"{run.name}: {stage.name} was not measured in round {number}")
+            reused = manifest.extra.get("reused", {})
+            found: dict[str, list[Any]] = {}
+            for name in measured(stage):
+                found[name] = []
+                place = self.workspace.data / run.name / reused[name] if name in reused else folder.path
+                gather(work, StageFolder(place), name, name, found[name], module)
+            self._seen[key] = statistics_of(module.measure, found, stage.settings)
+        return self._seen[key]
+
+    def side(self, claims: Claims, claim: Claim, arm: Arm, seed: int) -> Side | None:
+        """An arm on a seed; None where its run is not there.
+
+        Raises:
+            RecipeError: the run has no such figure.
+        """
+        run = self.get(claims.file.runs[arm.run], seed)
+        if run is None:
+            return None
+        number = run.recipe.rounds if arm.round is None else arm.round
+        stage = run.recipe.stage(arm.stage)
+        if claims.place(claim, arm).metric is None:
+            return Side((), said_by_training(self.workspace.data / run.name, arm, number))
+        seen = self.outcomes(run, stage, number)
+        known = seen.models[arm.model or measured(stage)[0]]
+        if (statistic := (known.compared | known.shown).get(arm.metric)) is not None:
+            return Side(seen.ids, statistic.value, statistic)
+        if arm.metric in known.plain:
+            return Side(seen.ids, known.plain[arm.metric])
+        measures = sorted({**known.compared, **known.shown, **known.plain})
+        raise RecipeError(f"{claims.path}: {claim.says}: {run.name}: {arm.stage} has {', '.join(measures)}")
+
+
+def said_by_training(folder: Path, arm: Arm, number: int) -> float:
+    """A number of a training's own, from the run's record; without `round` of the last one that has it.
+
+    Raises:
+        RecipeError: no round has it.
+    """
+    key = f"{arm.stage}/{arm.metric}"
+    found = {
+        row["round"]: row["metrics"][key]
+        for row in read(folder / "metrics.jsonl")
+        if key in row.get("metrics", {})
+    }
+    wanted = number if arm.round is not None else max(found, default=number)
+    if wanted not in found:
+        raise RecipeError(f"{folder.name}: no {key} in round {wanted} (rounds that have it: {sorted(found)})")
+    return float(found[wanted])
+
+
+def paired(
+    a: Sequence[Side], b: Sequence[Side], resamples: int = 2000
+) -> tuple[float, float | None, float | None]:
+    """(difference, low, high) of the first arm over the second: the mean over seeds on each problem,
+    resampled over problems; no interval where one side is a bare number.
+
+    Raises:
+        ValueError: the arms, or the seeds, answered different problems.
+    """
+    difference = float(np.mean([one.value - other.value for one, other in zip(a, b, strict=True)]))
+    statistics = [(one.statistic, other.statistic) for one, other in zip(a, b, strict=True)]
+    if any(one is None or other is None for one, other in statistics):
+        return difference, None, None
+    ids = list(a[0].ids)
+    for side in (*a, *b):
+        if list(side.ids) != ids:
+            shared = len(set(ids) & set(side.ids))
+            raise ValueError(f"{len(ids)} problems and {len(side.ids)}, {shared} of them the same")
+    weights = resample(len(ids), resamples)
+    spread: Floats = np.mean(
+        [one.spread(weights) - other.spread(weights) for one, other in statistics], axis=0
+    )  # type: ignore[union-attr]
+    return difference, *percentile95(spread)
+
+
+def measure(runs: Runs, claims: Claims, claim: Claim, seeds: Sequence[int]) -> Row | None:
+    """A claim's row over the seeds whose runs are there; None where none is.
+
+    Raises:
+        RecipeError: its arms do not fit.
+    """
+    sides = {s: [runs.side(claims, claim, arm, s) for arm in (claim.a, claim.b)] for s in seeds}
+    whole = {s: (a, b) for s, (a, b) in sides.items() if a is not None and b is not None}
+    if not whole:
+        return None
+    a, b = ([pair[side] for pair in whole.values()] for side in (0, 1))
+    try:
+        figures = paired(a, b)
+    except ValueError as error:
+        told = f"{claims.path}: {claim.says}: the arms answered different problems: {error}"
+        raise RecipeError(f"{told}; give both the same task, seed aside") from None
+    metric = claims.place(claim, claim.a).metric
+    scale = 100.0 if metric is not None and metric.share else 1.0
+    unit = "points" if scale == 100.0 else (metric.brief if metric is not None else claim.a.metric)
+    difference, low, high = (None if one is None else round(scale * one, 4) for one in figures)
+    assert difference is not None
+    return Row(
+        paper=claims.file.paper,
+        says=claim.says,
+        where=claim.where,
+        names=[claim.a.called, claim.b.called],
+        values=[round(scale * float(np.mean([one.value for one in side])), 4) for side in (a, b)],
+        difference=difference,
+        low=low,
+        high=high,
+        wants=claim.wants,
+        by_seed=[round(scale * (one.value - other.value), 4) for one, other in zip(a, b, strict=True)],
+        seeds=list(whole),
+        problems=len(a[0].ids) or None,
+        unit=unit,
+        command=f"make claims ONLY={claims.stem}",
+        fingerprint=claims.fingerprint(claim),
+        note=claim.note,
+    )
+
+
+def measure_all(runs: Runs, claims: Claims, seeds: Sequence[int]) -> Iterator[Row]:
+    """The rows of a file, seed by seed: all runs of the first seed are made before any of the next, so that
+    what was interrupted has whole seeds."""
+    if runs.make:
+        wanted = {claims.file.runs[arm.run] for claim in claims.file.claims for arm in (claim.a, claim.b)}
+        for seed in seeds:
+            for one in sorted(wanted, key=lambda one: one.name(seed)):
+                runs.get(one, seed)
+    for claim in claims.file.claims:
+        if (row := measure(runs, claims, claim, seeds)) is not None:
+            yield row

@@ -1,0 +1,306 @@
+"""scripts/claims*.py: verdicts, pairing over problems and seeds, what ONLY= names, the summary; every file of claims/ as
+it stands; and a claim from its runs to docs/claims.md."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.errors import RecipeError
+from pipeline.evaluate.intervals import Ratio
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "scripts"))
+
+from claims_files import Claims, RunOf, chosen, read_all, read_file  # noqa: E402
+from claims_rows import (  # noqa: E402
+    DIFFERS,
+    HOLDS,
+    KEPT,
+    OTHER,
+    UNTOLD,
+    Paper,
+    Row,
+    document,
+    read_rows,
+    summary,
+    write_rows,
+)
+from claims_runs import Side, paired  # noqa: E402
+
+import claims  # noqa: E402
+
+ROW = Row("2312.08935", "weighted beats majority", ["weighted", "majority"], [63.2, 34.2], 29.0, low=26.0, high=32.0,
+          by_seed=[30.0, 28.0], seeds=[0, 1], fingerprint="f")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[Claims]:
+    return read_all(ROOT / "claims")
+
+
+# -- verdicts
+
+
+@pytest.mark.parametrize(
+    ("wants", "low", "high", "verdict"),
+    [
+        ("higher", 0.1, 3, HOLDS),
+        ("higher", -0.1, 3, UNTOLD),
+        ("higher", -3, -0.1, OTHER),
+        ("lower", -3, -0.1, HOLDS),
+        ("lower", 0.1, 3, OTHER),
+        ("lower", -1, 1, UNTOLD),
+        ({"same": 2}, -1.9, 1.9, HOLDS),
+        ({"same": 2}, -1.9, 2.1, UNTOLD),
+        ({"same": 2}, 2.1, 5, DIFFERS),
+        ({"same": 2}, -5, -2.1, DIFFERS),
+    ],
+)
+def test_a_verdict_is_the_intervals(wants: Any, low: float, high: float, verdict: str) -> None:
+    assert replace(ROW, wants=wants, low=low, high=high).verdict == verdict
+
+
+def test_without_an_interval_three_seeds_must_agree() -> None:
+    bare = replace(ROW, low=None, high=None)
+    assert replace(bare, by_seed=[1.0, 2.0, 3.0]).verdict == HOLDS
+    assert replace(bare, by_seed=[-1.0, -2.0, -3.0]).verdict == OTHER
+    assert replace(bare, by_seed=[1.0, 2.0, -0.1]).verdict == UNTOLD
+    assert replace(bare, by_seed=[9.0, 9.0]).verdict == UNTOLD
+    assert replace(bare, by_seed=[9.0]).verdict == UNTOLD
+
+
+def test_a_ratio_is_held_against_one() -> None:
+    times = replace(ROW, unit="times", zero=1.0, difference=1.2, low=1.1, high=1.3, by_seed=[1.2])
+    assert times.verdict == HOLDS
+    assert replace(times, low=0.9).verdict == UNTOLD
+    assert replace(times, low=0.7, high=0.9).verdict == OTHER
+
+
+def test_one_seed_is_called_one_seed() -> None:
+    assert "| 1 seed | holds |" in replace(ROW, by_seed=[29.0], seeds=[0]).line()
+    assert "| +30.0, +28.0 | holds (by hand, an older recipe's) |" in replace(ROW, by="hand").line(older=True)
+
+
+# -- pairing
+
+
+def side(right: list[float], ids: list[str] | None = None) -> Side:
+    ratio = Ratio(np.array(right), np.ones(len(right)))
+    return Side(ids or [str(number) for number in range(len(right))], ratio.value, ratio)
+
+
+def test_pairing_takes_the_mean_of_the_seeds_on_each_problem() -> None:
+    a, b = [side([1, 1, 0, 0]), side([1, 0, 1, 0])], [side([0, 1, 0, 0]), side([0, 0, 1, 0])]
+    difference, low, high = paired(a, b)
+    assert difference == 0.25  # the first problem alone differs, in both seeds
+    assert low == 0
+    assert high is not None
+    assert 0.25 < high <= 0.75
+    apart = paired([side([1, 0] * 50)], [side([0, 1] * 50)])
+    alike = paired([side([1, 0] * 50), side([0, 1] * 50)], [side([0, 1] * 50), side([1, 0] * 50)])
+    assert apart[1] is not None
+    assert apart[1] < 0  # one seed: nothing is told
+    assert alike == (0.0, 0.0, 0.0)  # on each problem the seeds' mean is the same
+
+
+def test_what_was_asked_otherwise_is_not_paired() -> None:
+    with pytest.raises(ValueError, match="2 problems and 3, 2 of them the same"):
+        paired([side([1, 0])], [side([1, 0, 1])])
+    with pytest.raises(ValueError, match="1 of them the same"):
+        paired([side([1, 0]), side([1, 0], ["1", "2"])], [side([1, 0]), side([1, 0])])
+
+
+def test_a_bare_number_has_no_interval() -> None:
+    assert paired([Side((), 3.0), Side((), 5.0)], [Side((), 1.0), Side((), 1.0)]) == (3.0, None, None)
+
+
+# -- the files
+
+
+def test_every_shipped_claim_names_what_its_recipes_have(shipped: list[Claims]) -> None:
+    assert sum(len(one.file.claims) for one in shipped) >= 40
+    assert len({one.file.paper for one in shipped}) >= 25
+    for one in shipped:  # read_all has held every arm against its recipe
+        assert one.stem.endswith(f"_{one.file.paper}")
+        assert one.file.claims
+        assert all(len(one.fingerprint(claim)) == 16 for claim in one.file.claims)
+        assert all(row.verdict for row in read_rows(claims.kept_place(one)))
+
+
+def test_only_names_a_paper_or_a_method(shipped: list[Claims]) -> None:
+    assert [one.file.title for one in chosen(shipped, "2312.08935")] == ["Math-Shepherd"]
+    assert chosen(shipped, "REBASE")[0].file.paper == "2408.00724"
+    assert chosen(shipped, None) == shipped
+    assert chosen(shipped, "search", ("search", "labels")) == []
+    with pytest.raises(RecipeError, match="ONLY=2312.08936: no paper and no method of claims/.*2312.08935"):
+        chosen(shipped, "2312.08936")
+
+
+def test_equal_changes_are_one_run() -> None:
+    one, other = (RunOf(recipe="quickstart", set=changes) for changes in (("a=1", "b=2"), ("b=2", "a=1")))
+    assert one.name(0) == other.name(0) != one.name(1)
+    assert RunOf(recipe="quickstart").name(2) == "claims-quickstart-s2"
+
+
+GOOD: dict[str, Any] = {
+    "paper": "2203.11171",
+    "title": "Self-consistency",
+    "runs": {"loop": {"recipe": "quickstart"}},
+    "claims": [
+        {
+            "says": "votes win",
+            "a": {"run": "loop", "stage": "final", "metric": "accuracy/majority"},
+            "b": {"run": "loop", "stage": "final", "metric": "accuracy/greedy"},
+        }
+    ],
+}
+
+
+def written(folder: Path, **more: Any) -> Path:
+    """A claims file; `a__stage: x` changes an arm."""
+    data = json.loads(json.dumps(GOOD))
+    for key, value in more.items():
+        if key.startswith(("a__", "b__")):
+            data["claims"][0][key[0]][key[3:]] = value
+        elif key == "wants":
+            data["claims"][0][key] = value
+        else:
+            data[key] = value
+    path = folder / "one_2203.11171.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"runs": {"loop": {"recipe": "quickstrat"}}}, "no recipe 'quickstrat'.*quickstart"),
+        ({"runs": {"loop": {"recipe": "quickstart", "set": ["task.trian=3"]}}}, "runs.loop: .*trian"),
+        ({"a__run": "lop"}, "no run 'lop'.*loop"),
+        ({"a__stage": "finals"}, "no stage 'finals'.*final"),
+        ({"a__metric": "accuracy/majorty"}, "measures no 'accuracy/majorty'.*majority"),
+        ({"a__model": "policy@7"}, "measures policy, policy@0, not 'policy@7'"),
+        ({"a__stage": "rows"}, "a stage of select/, which measures nothing"),
+        ({"a__stage": "measure", "a__round": 9}, "round 9 of loop, which has 3"),
+        ({"a__stage": "learn", "a__metric": "loss"}, "one arm is paired by problem, the other is a number"),
+        ({"a__metric": "length/mean"}, "one arm is a share, the other is none"),
+        ({"paper": "arXiv"}, "paper: .*(it is 'arXiv')"),
+        ({"wants": {"same": 0}}, "points above 0"),
+        ({"wants": "more"}, "wants: .*(it is 'more')"),
+        ({"claimz": []}, "claimz"),
+    ],
+)
+def test_a_mistake_is_a_sentence(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    written(tmp_path, **more)
+    with pytest.raises(RecipeError, match=said):
+        read_all(tmp_path)
+
+
+def test_no_claims_file_and_no_map(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no claims there"):
+        read_all(tmp_path)
+    (tmp_path / "x.yaml").write_text("- 1\n")
+    with pytest.raises(RecipeError, match="this is list"):
+        read_file(tmp_path / "x.yaml")
+
+
+# -- the document
+
+
+def test_the_summary_counts_verdicts_and_seeds() -> None:
+    three = replace(ROW, by_seed=[1.0, 1.0, 1.0], seeds=[0, 1, 2])
+    papers = [
+        Paper("2312.08935", "Math-Shepherd", [(three, False), (replace(ROW, low=-1), False)], ["waits"]),
+        Paper("2203.11171", "Self-consistency", [(replace(ROW, low=-2, high=-1), True)], []),
+        Paper("2304.13734", "Probes", [], ["a", "b"]),
+    ]
+    text = summary(papers)
+    assert "3 claims of 2 papers were tested: 1 hold, 1 do not, 1 are not told apart." in text
+    assert "1 rest on three seeds or more, 2 on fewer. 3 more are described" in text
+    assert "| [2312.08935](https://arxiv.org/abs/2312.08935) Math-Shepherd | 2 | 1 |  | 1 | 1 |" in text
+    whole = document(papers, ["## Beside"], f"old\n\n{KEPT}\n\nby hand\n")
+    assert whole.endswith(f"## Beside\n\n{KEPT}\n\nby hand\n")
+    assert "Not measured yet: waits." in whole
+    assert "(an older recipe's)" in whole
+
+
+def test_rows_are_kept_whole(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, says="other", low=None, high=None, wants={"same": 2})]
+    write_rows(tmp_path / "m.json", rows, ["a table"])
+    assert read_rows(tmp_path / "m.json") == rows
+    (tmp_path / "m.json").write_text('{"rows": [{"says": "x", "odd": 1}]}')
+    with pytest.raises(RecipeError, match="x: unknown key odd"):
+        read_rows(tmp_path / "m.json")
+    (tmp_path / "m.json").write_text("[")
+    with pytest.raises(RecipeError, match="not JSON"):
+        read_rows(tmp_path / "m.json")
+
+
+# -- from runs to the document
+
+
+def test_claims_are_tried(place: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [f"models.policy.base={tiny}", "rounds=0", "task.train=40", "task.dev=4", "task.test=8", "task.max_tokens=60",
+               "finally.final.samples=4", "finally.final.of=policy", "stages.measure.samples=0"]  # fmt: skip
+    folder, run = place / "claims", {"recipe": "quickstart", "set": changes}
+    folder.mkdir()
+    written(folder, runs={"loop": run})
+    words = ["--claims", str(folder), "--to", "claims.md", "--only", "2203.11171", "--seeds", "0", "1"]
+    assert claims.main([*words, "--kept"]) == 0  # nothing is there, and nothing is made
+    assert "votes win" in Path("claims.md").read_text()
+    assert not Path("data").exists()
+    assert claims.main(words) == 0
+    [row] = read_rows(folder / "measured/one_2203.11171.json")
+    assert row.problems == 8
+    assert row.seeds == [0, 1]
+    assert len(row.by_seed) == 2
+    text = Path("claims.md").read_text()
+    assert row.line() in text
+    assert "1 claims of 1 papers were tested" in text
+    kept = sorted(str(path) for path in Path("data").rglob("*"))
+    assert claims.main(words) == 0  # the same, from what is there
+    assert Path("claims.md").read_text() == text
+    assert sorted(str(path) for path in Path("data").rglob("*")) == kept
+    written(folder, runs={"loop": {**run, "set": [*changes, "finally.final.temperature=0.9"]}})
+    assert claims.main([*words, "--kept"]) == 0  # another recipe by now, and its run is not there
+    assert "(an older recipe's)" in Path("claims.md").read_text()
+    capsys.readouterr()
+    assert claims.main(["--claims", str(folder), "--only", "nobody"]) == 2
+    assert "no paper and no method" in capsys.readouterr().err
+
+
+def test_a_paper_whose_model_is_not_here_stops_no_other(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = place / "claims"
+    folder.mkdir()
+    for paper in ("2203.11171", "2312.06585"):
+        run = {"recipe": "quickstart", "set": [f"models.policy.base={place}/none-{paper}"]}
+        written(folder, runs={"loop": run}, paper=paper).rename(folder / f"x_{paper}.yaml")
+    monkeypatch.setattr(claims, "PARTS", {})  # they have a test of their own
+    assert claims.main(["--claims", str(folder), "--to", "c.md", "--seeds", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "x_2203.11171: " in said
+    assert "x_2312.06585: " in said
+    assert "Not measured yet: votes win." in Path("c.md").read_text()
+
+
+def test_a_measure_that_no_run_has_is_a_sentence(place: Path, tiny: Path) -> None:
+    changes = [f"models.policy.base={tiny}", "rounds=0", "task.train=40", "task.dev=4", "task.test=8", "task.max_tokens=60",
+               "finally.final.samples=2", "finally.final.of=policy", "stages.measure.samples=0"]  # fmt: skip
+    folder = place / "claims"
+    folder.mkdir()
+    more = {"a__metric": "accuracy/greedy/none", "b__metric": "accuracy/greedy"}
+    path = written(folder, runs={"loop": {"recipe": "quickstart", "set": changes}}, **more)
+    found = read_file(path)
+    runs = claims.Runs(claims.Workspace(Path("data"), Path("checkpoints")))
+    with pytest.raises(RecipeError, match="votes win: claims-quickstart-.*: final has accuracy/greedy, "):
+        list(claims.measure_all(runs, found, [0]))
