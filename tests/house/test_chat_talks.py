@@ -201,4 +201,4 @@ def test_a_chat_model_is_warmed_up_on_conversations_that_rules_make(chatting: Pa
         assert told | {row.what for row in rows(folder, "verify", Dropped)} >= asked
         assert status["rounds"][number]["metrics"]["trust/verdicts"] == len(told)
     final = status["final"]["metrics"]
-    assert {"turns/accuracy/t2", "turns/accuracy/t2@policy@0"} <= set(final)
+    assert {"turns/accuracy/t2", "turns/accuracy/t2@0"} <= set(final)
