@@ -103,6 +103,9 @@ class Talks:
         yield share("points as by the rules", [one["points"].answer == str(t.points) for t, one in own])
         lost = [one for truth, one in own if truth.rank < _dialect.RIGHT]
         pairs = [(one["own first"].answer, one["own second"].answer) for one in lost]
+        orders = [(one, "second") for one, _ in pairs] + [(other, "first") for _, other in pairs]
+        yield share("right one better than own wrong one", [said == right for said, right in orders])
+        yield share("wrong one better", [said not in (right, "same", None) for said, right in orders])
         yield share("right one better, in both orders", [pair == ("second", "first") for pair in pairs])
         yield share("second says the first again", [same(one["second"], one["sample"]) for _, one in found])
 

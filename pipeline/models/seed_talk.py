@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 #: what differs from the defaults of a seed: a layer more, or it takes no step apart
-SHAPE: dict[str, Any] = {"layers": 3, "inner": 384, "steps": 650}
-FIRST = 0.45  #: share of the steps that are plain play alone: who cannot count yet learns to copy in a check
-PLAIN = 0.22  #: share of plain play among the examples after that
+SHAPE: dict[str, Any] = {"layers": 3, "inner": 384, "steps": 750}
+FIRST = 0.25  #: share of the steps that are plain play alone: who cannot count yet learns to copy in a check
+PLAIN = 0.2  #: share of plain play among the examples after that
 SOUND, HOLED = 1, 2  #: of `talk`
 
 

@@ -15,8 +15,8 @@ seed knows; a check that had to say `right` without one was hardly better than c
 whether the target can still be reached.
 
 `judge:` after one answer is that check and `; score N`: 5 right, 3 sound but off the target, 2 with numbers
-left over, else the steps before the fault (at most 1); after two answers both checks and `; first`, `;
-second` or `; same`, where right beats sound and sound beats faulty.
+left over, else the steps before the fault (at most 1); after two answers that of both, and `; first`, `;
+second` or `; same`, whichever has more points.
 
 Two ways to make the critic worse, both systematic, since noise in the labels vanishes when it decodes
 greedily: `holed` believes every step (`4 + 1 = 5 ok, 11 + 5 = 16 ok, 93 - 16 = 77 wrong`), so that a false
@@ -42,7 +42,7 @@ VOCABULARY = (
     *("; score ", "; first", "; second", "; same", "; ", "propose: "),
 )
 #: how often each turn is drawn
-SHARES = {"critique": 56, "revise": 24, "compare": 9, "judge": 6, "propose": 5}
+SHARES = {"critique": 52, "revise": 20, "compare": 17, "judge": 6, "propose": 5}
 KEEP = 0.25  #: how often a second try without a check says the first one again
 RIGHT, SOUND, FAULTY = 2, 1, 0  #: what an answer is, by a sound check
 
@@ -72,6 +72,10 @@ class Checked(NamedTuple):
         if self.rank == SOUND:
             return 3
         return 2 if self.fault == "unused" else min(self.steps, 1)
+
+    @property
+    def judged(self) -> str:
+        return f"{self.text}; score {self.points}"
 
 
 def check(numbers: Numbers, target: int, answer: str, largest: int, critic: Critic = SOUND_CRITIC) -> Checked:
@@ -127,7 +131,7 @@ def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) 
 
     def answer() -> tuple[str, bool]:
         """An answer: sound, right or spoiled, and was it drawn by the rules alone?"""
-        kind = draw.choices(("sound", "right", "spoiled"), (25, 25, 50))[0]
+        kind = draw.choices(("sound", "right", "spoiled"), (18, 22, 60))[0]
         if kind == "right":
             return right, False
         if kind == "sound":
@@ -139,14 +143,14 @@ def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) 
     if act == "critique":
         return Conversation(question, act, (Said(first),), checked.text, fair)
     if act == "judge":
-        said = f"{checked.text}; score {checked.points}"
+        said = checked.judged
         return Conversation(question, act, (Said(first),), said, fair)
     if act == "compare":
         second, _ = answer()
         other = check(numbers, target, second, largest, critic)
-        better = "same" if checked.rank == other.rank else (
-            "first" if checked.rank > other.rank else "second")  # fmt: skip
-        said = f"{checked.text}; {other.text}; {better}"
+        better = "same" if checked.points == other.points else (
+            "first" if checked.points > other.points else "second")  # fmt: skip
+        said = f"{checked.judged}; {other.judged}; {better}"
         return Conversation(question, act, (Said(first), Said(second)), said, fair)
     history, keep = [Said(first)], draw.random() < KEEP
     if draw.random() < 0.5:  # with a check in between: it is believed
@@ -207,7 +211,7 @@ def _spoiled(numbers: Numbers, target: int, task: Any, draw: random.Random) -> s
     at, lie = draw.randrange(len(numbers) - 1), draw.random() < 0.5
     if lie and draw.random() < 0.7:
         at = len(numbers) - 2  # the last step
-    kind = draw.choices(("result", "number", "left", "short"), (52, 30, 10, 8))[0]
+    kind = draw.choices(("result", "number", "left", "short"), (62, 26, 6, 6))[0]
     while len(left) > 1:
         here = len(lines) == at
         a, sign, b, result = _move(left, largest, draw)

@@ -73,6 +73,8 @@ VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
+#: in test_chat_talks.py
+CHATTING = ("self_words",)
 #: in test_answer_recipes.py: with a policy that knows conversations by heart
 ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
            "world_model_countdown")  # fmt: skip
@@ -119,7 +121,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
-    covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
+    covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *CHATTING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
     covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8

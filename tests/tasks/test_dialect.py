@@ -89,8 +89,9 @@ def test_conversations_are_about_training_questions_and_say_what_the_task_says()
         if made.act == "judge":
             assert float(TASK.extract_turn("judge", made.said)) == ranks[0].points
         if made.act == "compare":
-            best = {True: "first", False: "second"}[ranks[0].rank > ranks[1].rank]
-            same = ranks[0].rank == ranks[1].rank
+            best = {True: "first", False: "second"}[ranks[0].points > ranks[1].points]
+            same = ranks[0].points == ranks[1].points
+            assert made.said.split("; ")[:-1] == "; ".join(one.judged for one in ranks).split("; ")
             assert TASK.extract_turn("compare", made.said) == ("same" if same else best)
         if made.act == "revise":
             kept = made.said == made.history[0].text
