@@ -32,7 +32,8 @@ from pipeline.models import environment  # noqa: E402
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 import numpy as np  # noqa: E402  the environment comes first
-from claims_table import KEPT, Grid, Row  # noqa: E402
+from claims_rows import KEPT  # noqa: E402
+from claims_table import Grid, Row  # noqa: E402
 
 from pipeline.evaluate import GOLD  # noqa: E402
 from pipeline.evaluate.intervals import pass_at  # noqa: E402

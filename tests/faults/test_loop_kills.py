@@ -41,6 +41,7 @@ def points(said: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.full
 def test_killed_at_some_points(tiny: Path) -> None:
     """The fast part: plain ReST-EM with labels by roll-outs (`advantage`), one round."""
     assert points(kills(tiny, "sweep", "--brief", "--rounds", "1", "--every", "53", "--ends", "4")) >= 8

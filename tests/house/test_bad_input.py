@@ -364,6 +364,7 @@ def test_a_disk_that_takes_nothing_is_said(write_recipe: Callable[..., Path], pl
     assert not list(place.glob("data/tiny/round-*"))
 
 
+@pytest.mark.full
 def test_the_disk_fills_while_it_works(write_recipe: Callable[..., Path], place: Path) -> None:
     """A limit on a file's size stands for a disk that fills: rows pass, weights do not. With room again it goes on."""
     path = write_recipe(wandb={"mode": "disabled"}, rounds=1)

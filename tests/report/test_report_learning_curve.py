@@ -56,7 +56,7 @@ def test_the_two_arms_of_a_recipe():
     recipe = load(RECIPES / "quickstart.yaml")
     assert numbers("400, 100,100", "--sizes", 1) == [100, 400]
     assert overrides_of(recipe, 100, 400, "steps") == ["task.train=100"]
-    assert overrides_of(recipe, 100, 400, "epochs") == ["task.train=100", "stages.learn.steps.first=40"]
+    assert overrides_of(recipe, 100, 400, "epochs") == ["task.train=100", "stages.learn.steps.first=30"]
     assert overrides_of(recipe, 400, 400, "epochs") == ["task.train=400"]
     plain = load(RECIPES / "quickstart.yaml", ["stages.learn.steps=100"])
     assert overrides_of(plain, 100, 400, "epochs")[1] == "stages.learn.steps=25"

@@ -20,6 +20,8 @@ from pipeline.report.monitor.mirror import best_round, records, sync
 from pipeline.run.record import metrics_rows
 from pipeline.store.workspace import Workspace
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:

@@ -143,7 +143,8 @@ def test_settings_that_cannot_be_are_refused(more, said):
         make(**more)
 
 
-def test_too_many_problems_for_the_numbers_are_said():
+def test_too_many_problems_for_the_numbers_are_said(monkeypatch):
+    monkeypatch.setattr(words, "TRIES", 20)
     with pytest.raises(RecipeError, match=r"task.test: 4000 word problems asked, \d+ found.*raise `largest`"):
         list(make(train=1, dev=0, test=4000, steps=(1, 1), largest=20, extra=0.0).problems())
 
