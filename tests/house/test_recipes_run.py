@@ -881,7 +881,7 @@ def test_step_labels(name: str, place: Path, tiny: Path) -> None:
     final = status["final"]["metrics"]
     if "finally.truth" in {f"{stage.section}.{stage.name}" for stage in recipe.stages}:
         assert final["truth/prefixes"] > 0
-        assert final["truth/unknown"] == 0
+        assert final["truth/unknown"] < 0.05  # what the oracle cannot read is counted
         assert 0 <= final["truth/accuracy"] <= 1
         spends = labeller.method in ("omega", "shepherd")
         assert (final["truth/tokens_a_label"] > 0) == spends
