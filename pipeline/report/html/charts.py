@@ -369,7 +369,7 @@ def flips(rows: Rows, description: str) -> dict[str, Any]:
 def bars(rows: Rows, *, share: bool, description: str) -> dict[str, Any]:
     """Metrics of one round side by side, with their 95 % intervals."""
     order = [row["what"] for row in rows]
-    y = alt.Y("what:N", sort=order, title=None)
+    y = alt.Y("what:N", sort=order, title=None, axis=alt.Axis(labelLimit=280))
     axis = alt.Axis(format=".2~%" if share else ".3~g", tickCount=5)
     base = alt.Chart(_values(rows)).encode(y=y)
     form = ".1%" if share else ".4~g"

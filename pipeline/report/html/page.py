@@ -73,10 +73,12 @@ def _tiles(found: RunData) -> dict[str, str]:
     charged = sum(row["tokens"] for row in data_panels.tokens(found))
     decisions = [row for row in words.gate_lines(found) if not row["trial"]]
     promoted = sum(row["promoted"] for row in decisions)
+    gates = f"{promoted} of {len(decisions)} promoted" if decisions else "no decision yet"
+    rounds = found.run.recipe.rounds
     return {
         "state": words.state_of(found),
-        "rounds done": f"{max(found.last_round, 0)} of {found.run.recipe.rounds}",
-        "gate": f"{promoted} of {len(decisions)} promoted" if decisions else "no decision yet",
+        "rounds done": f"{max(found.last_round, 0)} of {rounds}",
+        **({"gate": gates} if rounds else {}),
         "work": wording.duration(sum(found.seconds.values())),
         "tokens charged": wording.count(charged),
     }
@@ -113,6 +115,9 @@ def learning(page: Page, found: Sequence[RunData]) -> Markup:
                 page.figure("runs", spec, "Side by side", f"each run's first {column} on dev", shown)
             )
     parts.append(by_run(found, lambda number, one: _learning(page, number, one)))
+    once = all(one.run.recipe.rounds == 0 for one in found)
+    if once:
+        return section("learning", words.ONCE, "On problems held out from training.", joined(parts))
     lead = "Accuracy on problems held out from training, after each round; the bands are 95 % intervals."
     return section("learning", LEARNING, lead, joined(parts))
 
@@ -121,10 +126,27 @@ def _learning(page: Page, number: int, found: RunData) -> Markup:
     ends = data_panels.final_table(found)
     figures = [one for one in declared.figures(found, LEARNING) if declared.rows_of(found, one)]
     if not figures:
-        return nothing("No evaluation is finished yet.")
+        return _once(page, number, found)
     drawn = [declared.draw(page, number, found, one, wide=one is figures[0] and not ends) for one in figures]
     parts = [one for one in drawn if one is not None]
     return pair([*parts[:1], *([_ends(found, ends)] if ends else []), *parts[1:]])
+
+
+def _once(page: Page, number: int, found: RunData) -> Markup:
+    """What stages apart from rounds measured, side by side: shares, or else numbers."""
+    known, values = words.measured_once(found)
+    shown = [one for one in known if one.metric.share] or known
+    rows = [
+        data.ranged(values, one.name, values[one.name]) | {"what": f"{one.stage}: {one.metric.says}"}
+        for one in shown
+    ]
+    if not rows:
+        return nothing("No evaluation is finished yet.")
+    share = shown[0].metric.share
+    numbers = table(rows, {"what": "measured", **RANGE}, SHARES if share else None)
+    spec = charts.bars(rows, share=share, description="What was measured, side by side.")
+    note = "apart from rounds; the lines are 95 % intervals, each measure's own"
+    return page.figure(f"once-{number}", spec, "Measured once", note, numbers, wide=True)
 
 
 def _ends(found: RunData, ends: Rows) -> Markup:

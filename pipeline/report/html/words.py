@@ -20,6 +20,9 @@ from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces, why_none
 from pipeline.report.html.declared import remarks
 
+ONCE = "What was measured?"  #: asked of a run without rounds
+MOST_SAID = 4  #: figures of a run without rounds that its verdict names
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -86,20 +89,26 @@ def _so_far(found: RunData) -> Verdict:
     return _apart_from_rounds(found)
 
 
-def _apart_from_rounds(found: RunData) -> Verdict:
-    """What `before` and `finally` measured, where no round measures by one."""
+def measured_once(found: RunData) -> tuple[list[Measure], dict[str, float]]:
+    """What `before` and `finally` measured, where no round measures by one; and all values."""
     rows = [*found.metrics.values(), *(row["metrics"] for row in found.finals())]
     metrics = {name: value for values in rows for name, value in values.items()}
     known = [one for one in measures(found.run.recipe) if one.name in metrics]
     shown = [one for one in known if one.metric.main] or [one for one in known if one.metric.headline]
+    return shown, metrics
+
+
+def _apart_from_rounds(found: RunData) -> Verdict:
+    shown, metrics = measured_once(found)
     if not shown:
         return Verdict("early", "Too early to say", "Nothing has been measured yet.")
     said = [
         f"{one.metric.says} {wording.within(metrics, one.name, one.metric.share)} by {one.stage}"
-        for one in shown
+        for one in shown[:MOST_SAID]
     ]
+    rest = f", and {len(shown) - len(said)} more below" if len(shown) > len(said) else ""
     more = "" if found.complete else "; the run is not finished"
-    return Verdict("early", "Measured once", f"No rounds to compare: {', '.join(said)}{more}.")
+    return Verdict("early", "Measured once", f"No rounds to compare: {', '.join(said)}{rest}{more}.")
 
 
 def _unit(metric: Metric) -> str:
@@ -225,8 +234,9 @@ def _metric(name: str, declared: Metric | None) -> str:
 
 def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: int) -> list[dict[str, str]]:
     """The questions of someone who was not there, each with its answer and the panel that shows more."""
+    once = found.run.recipe.rounds == 0
     rows = [
-        (LEARNING, _so_far(found).sentence, "learning"),
+        (ONCE if once else LEARNING, _so_far(found).sentence, "learning"),
         (TROUBLE, _stall(found), "stall"),
         ("Which problems did it learn?", _learned(learned), "learned"),
         ("What does a good trace look like?", _good(found), "traces"),
@@ -235,10 +245,12 @@ def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: i
     ]
     heads = any(model.head for model in found.run.recipe.models.values())
     searches = any("Node" in getattr(stage.settings, "makes", ()) for stage in found.run.recipe.stages)
-    asked = {
+    asked = {  # where there is none, nobody asks
         TRUST: heads,
         "What did the search do?": searches,
-    }  # where there is none, nobody asks
+        TROUBLE: not once,
+        "Which problems did it learn?": not once,
+    }
     return [{"question": q, "answer": a, "panel": p} for q, a, p in rows if asked.get(q, True)]
 
 
