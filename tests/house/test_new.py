@@ -71,6 +71,7 @@ def test_what_it_writes_is_formatted_as_the_house_is(checkout: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.full
 def test_a_labeller_of_ones_own_package_runs_in_the_loop(tmp_path: Path, tiny: Path) -> None:
     """`ratchet new label NAME --package DIR`, installed, in two stages of a real run of the tiny policy."""
     package = tmp_path / "my-methods"

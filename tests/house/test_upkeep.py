@@ -168,6 +168,7 @@ def test_a_fork_takes_over_what_stays_valid_and_ends_as_a_fresh_run_would(here: 
     assert "every hash is right" in check("forked")
 
 
+@pytest.mark.full
 def test_a_fork_takes_over_later_rounds_that_do_not_depend_on_what_changed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_addition_sees_long_sums_with_their_answer_only():
     assert set(shown) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.full
 def test_two_builds_are_equal_bit_by_bit_whatever_the_threads(tmp_path):
     spec = "seed://countdown?steps=4&batch=8"
     one, two = build_apart(spec, tmp_path / "a"), build_apart(spec, tmp_path / "b", threads=2)

@@ -21,6 +21,9 @@ from pipeline.run.record import metrics_rows
 from pipeline.run.session import open_run
 from pipeline.store.workspace import Workspace
 
+#: one process makes the page that all of them read
+pytestmark = pytest.mark.xdist_group("report_html")
+
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:

@@ -216,6 +216,7 @@ def test_clear_drops_what_is_under_way(address: str, folder: Path) -> None:
     assert engine.step() == []
 
 
+@pytest.mark.full
 def test_the_command_line_says_one_sentence(address: str, folder: Path, tmp_path: Path) -> None:
     """Exit 8 and the server's words, without its escapes, on a terminal and in outcome.json."""
     tell(address, "hostile/escapes")

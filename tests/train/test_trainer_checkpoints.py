@@ -38,6 +38,8 @@ for kind in KINDS:
         assert os.waitstatus_to_exitcode(status) == 9, (kind, kill_at, status)
         assert not list((Path({folder!r}) / kind / "out").iterdir())
 """
+#: one process makes what all of them look at
+pytestmark = pytest.mark.xdist_group("trainer_checkpoints")
 KINDS = (
     "lora",
     "folded",
