@@ -6,6 +6,7 @@ the incumbent already, its rows are read, not made again."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.store.parts import read_part
 from pipeline.store.plan import ChunkPlan
 from pipeline.tasks import BaseTask
 
+LONGER = "take a model with a longer context, fewer worked examples, or shorter questions"
 INCUMBENT = "@incumbent"
 
 
@@ -123,42 +125,50 @@ def _place(problem_id: str, names: list[str], row: Any) -> int:
 def measure(work: Any, module: Any, fresh: list[str], reused: dict[str, str]) -> dict[str, float]:
     """The metrics of a stage whose chunks are all there, problems streamed chunk by chunk."""
     found: dict[str, list[Any]] = {name: [] for name in fresh}
+    left_out: Counter[str] = Counter()
     for name in fresh:
-        gather(work, work.folder, name, name, found[name], module)
+        left_out |= gather(work, work.folder, name, name, found[name], module)
     for name, path in reused.items():
         found[name] = []
         folder = StageFolder(work.run.workspace.data / path)
         gather(work, folder, name.removesuffix(INCUMBENT), name, found[name], module)
     if not set.intersection(*({outcome.problem_id for outcome in rows} for rows in found.values())):
         where = f"{work.stage.section}.{work.stage.name}"
+        why = ", ".join(f"{number:,} as {reason}" for reason, number in left_out.most_common())
+        cure = LONGER if TOO_LONG in left_out else "see what the stages before it left"
         raise NothingKept(
-            f"{where}: nothing was measured: none of its problems could be put to {', '.join(found)}, and "
-            f"why stands in {work.folder.path}/dropped (where it says {TOO_LONG}: take a model with a longer "
-            "context, fewer worked examples, or shorter questions)"
+            f"{where}: nothing was measured: no problem was left that {', '.join(found)} could be measured "
+            f"on; left out were {why or 'none of them'} ({work.folder.path}/dropped): {cure}"
         )
     return module.measure(found, work.stage.settings)
 
 
-def gather(work: Any, folder: StageFolder, written: str, name: str, into: list[Any], module: Any) -> None:
-    """The outcomes of a model from the rows of a stage, problem by problem. work: the run, the stage and its
-    `problem`."""
-    plan = folder.plan()
+def gather(
+    work: Any, folder: StageFolder, written: str, name: str, into: list[Any], module: Any
+) -> Counter[str]:
+    """The outcomes of a model from the rows of a stage, problem by problem; returns how many problems were
+    left out, by reason. Left out is what could not be put to it and, without a search, what the evaluation
+    itself dropped whole; a search that came to no trace was tried, and is wrong. work: the run, the stage and
+    its `problem`."""
+    left_out: Counter[str] = Counter()
+    plan, searched = folder.plan(), work.stage.settings.search is not None
     assert plan is not None
     for sidecar in folder.sidecars():  # the stage's own manifest is written after this
         chunk = plan.chunks[sidecar.chunk]
         traces: dict[str, list[Trace]] = {}
         labels: dict[str, list[Label]] = {}
-        untried: set[str] = set()
+        untried: dict[str, str] = {}
         for row in (row for entry in sidecar.parts for row in read_part(folder.path, entry)):
             if isinstance(row, Trace):
                 traces.setdefault(row.problem_id, []).append(row)
             elif isinstance(row, Label):
                 labels.setdefault(row.problem_id, []).append(row)
-            elif isinstance(row, Dropped) and row.reason in UNTRIED:
-                untried.add(row.problem_id)
+            elif isinstance(row, Dropped) and (row.reason in UNTRIED or not searched):
+                untried[row.problem_id] = row.reason
         for problem_id in chunk.ids:
             if problem_id in untried and problem_id not in traces:
-                continue  # counted in dropped/; one that was tried and came to no trace is a wrong answer
+                left_out[untried[problem_id]] += 1
+                continue
             problem = work.problem(problem_id)
             outcome = module.outcomes(
                 problem,
@@ -169,6 +179,7 @@ def gather(work: Any, folder: StageFolder, written: str, name: str, into: list[A
                 work.run.task_of(problem),
             )
             into.append(outcome)
+    return left_out
 
 
 def searcher(stage: Stage, model: str, problem: Problem, task: BaseTask) -> Callable[[Any], Any]:

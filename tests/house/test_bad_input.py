@@ -194,8 +194,9 @@ def test_where_no_prompt_fits_nothing_is_measured_and_that_is_a_sentence(
     path.write_text(path.read_text().replace("question: problem", "question: problem\n  split: part"))
     code, said = ratchet("run", path)
     assert (code, "Traceback" in said) == (5, False), said
-    assert "nothing was measured: none of its problems could be put to policy" in said
-    assert "prompt_too_long" in said
+    assert "nothing was measured: no problem was left that policy could be measured on" in said
+    assert "left out were 4 as prompt_too_long" in said
+    assert "take a model with a longer context" in said
 
 
 def test_an_answer_that_came_to_no_trace_is_wrong(place: Path, ratchet: Command, tiny: Path) -> None:

@@ -160,3 +160,23 @@ def test_a_training_between_two_labellers_is_a_sentence(
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     with pytest.raises(RecipeError, match="third.reuse: first is in before: only stages of one section"):
         load(path)
+
+
+def test_problems_without_a_label_are_left_out_of_what_is_measured(
+    write_recipe: Callable[..., Path], tiny: Path
+) -> None:
+    """DiVeRSe's labels without the task's own solution: none where no sample is right."""
+    stages = {
+        "sample": STAGES["sample"],
+        "check": {"label": "outcome", "from": "sample"},
+        "near": {"label": "match", "from": "check", "gold": False},
+    }
+    last = {"truth": {"evaluate": "label_quality", "from": "near"}}
+    models = {"policy": {"base": str(tiny)}}
+    folder = run(write_recipe(rounds=1, models=models, stages=stages, **{"finally": last}))
+    near = StageFolder(folder / "round-001" / "near")
+    known = {label.problem_id for label in near.read(Label) if label.step_scores}
+    tried = {trace.problem_id for trace in StageFolder(folder / "round-001" / "sample").read(Trace)}
+    assert 0 < len(known) < len(tried)
+    [final] = [row["metrics"] for row in read(folder / "metrics.jsonl") if row.get("final")]
+    assert final["truth/problems"] == len(known)
