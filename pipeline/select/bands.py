@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 from pipeline.tasks import BaseTask
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -9,12 +9,13 @@ prompt that training shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
+from pipeline.select._rows import example, normalised
 from pipeline.tasks import BaseTask
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,12 +45,6 @@ class Settings(SelectSettings):
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
             raise ValueError(f"max_tokens: {self.max_tokens} is below min_tokens {self.min_tokens}")
         return self
-
-
-def normalised(trace: Trace) -> tuple[str, ...]:
-    """A trace's steps as duplicates are told: case and spacing do not count, empty steps neither."""
-    steps = (" ".join(step.split()).casefold() for step in trace.steps)
-    return tuple(step for step in steps if step)
 
 
 def refused(trace: Trace, group: Group, settings: Settings) -> str:
@@ -125,20 +120,3 @@ def select(
         else example(trace, encode)
         for trace, reason in sifted(group, settings)
     ]
-
-
-def example(
-    trace: Trace, encode: Callable[[str], list[int]], prompt: str | None = None, **more: Any
-) -> Example:
-    """A trace as a policy's training row. prompt: what it is learned under, where that is not its own; more:
-    what else the row says."""
-    shown = trace.prompt if prompt is None else prompt
-    return Example(
-        problem_id=trace.problem_id,
-        prompt=shown,
-        completion=trace.text,
-        trace_id=trace.id,
-        prompt_ids=encode(shown),
-        completion_ids=list(trace.token_ids),
-        **more,
-    )

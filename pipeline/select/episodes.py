@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from pipeline.rows import Dropped, Example, Group, Label, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 from pipeline.tasks import BaseTask
 
 Weight = Annotated[float, Field(ge=0)]

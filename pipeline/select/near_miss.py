@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from pipeline.asks import All, Asks, Said, Turn, about
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace, conversations, critiques_of
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 from pipeline.settings import PolicyName
 from pipeline.tasks import BaseTask
 

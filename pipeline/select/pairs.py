@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import normalised
+from pipeline.select._rows import normalised
 from pipeline.select.step_values import a_step, shares
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace, conversations, critiques_of
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 from pipeline.tasks import BaseTask
 
 Row = Literal["feedback", "refine", "direct"]

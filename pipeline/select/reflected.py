@@ -26,7 +26,7 @@ from pydantic import Field, field_validator
 from pipeline.asks import Asks, Logprob, Prefix, prefix_of
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace, conversations
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 from pipeline.settings import Cost, Length, ModelName
 from pipeline.tasks import BaseTask
 

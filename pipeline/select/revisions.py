@@ -23,7 +23,7 @@ from pydantic import Field
 from pipeline.asks import Asks, Said, Turn
 from pipeline.rows import Dropped, Example, Group, Pair, Question, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example, normalised
+from pipeline.select._rows import example, normalised
 from pipeline.settings import PolicyName
 from pipeline.tasks import BaseTask
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.rows import Dropped, Example, Group, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
-from pipeline.select.correct import example, normalised
+from pipeline.select._rows import example, normalised
 from pipeline.settings import added
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate, kind_of, weight

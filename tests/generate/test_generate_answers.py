@@ -10,7 +10,7 @@ from pipeline.asks import Choose, Said, Turn
 from pipeline.generate import mctsr, mctsr_oracle, sr_mcts
 from pipeline.generate._answers import Answer, Answers
 from pipeline.rows import Dropped, Node, Problem, Question, Trace
-from pipeline.select.correct import example
+from pipeline.select._rows import example
 
 QUESTION = Question(
     id="p", question="numbers 3, 7, 12; target 22", prompt="Q\n", prompt_used="Q\n", task="countdown"
