@@ -177,21 +177,21 @@ def judgements(
 def aucs(rows: Sequence[Sequence[Judged]]) -> dict[str, float]:
     """Sound prefixes against others: all of them, those of one depth, those of one depth and problem (each
     prefix once), first steps of one problem; and right samples against wrong ones by the last step."""
-    points: list[tuple[float, bool, int, int]] = []
-    wholes: list[tuple[float, bool, int, int]] = []
+    points: list[tuple[float, bool, int, int, int]] = []  # (score, truth, place, place, problem)
+    wholes: list[tuple[float, bool, int, int, int]] = []
     for problem, samples in enumerate(rows):
         seen: set[tuple[int, ...]] = set()
         for trace, scores, truth in samples:
             if scores and truth and scores[-1] is not None and trace.finish in ("eos", "stop"):
-                wholes.append((scores[-1], all(truth), 0, problem))
+                wholes.append((scores[-1], all(truth), 0, 0, problem))
             for place, (score, sound, end) in enumerate(zip(scores, truth, trace.step_ends, strict=False)):
                 if score is None or (key := tuple(trace.token_ids[:end])) in seen:
                     continue
                 seen.add(key)
-                points.append((score, sound, place, problem))
-    steps, ends = columns(points), columns(wholes)
+                points.append((score, sound, place, place, problem))
+    steps, ends = Points.of(points), Points.of(wholes)
     apart = steps.problem * 1000 + steps.step
-    first = columns([point for point in points if point[2] == 0])
+    first = Points.of([point for point in points if point[2] == 0])
     return {
         "steps": Ranking(steps, np.zeros_like(steps.step)).value,
         "like steps": Ranking(steps, steps.step).value,
@@ -199,18 +199,6 @@ def aucs(rows: Sequence[Sequence[Judged]]) -> dict[str, float]:
         "first steps": Ranking(first, first.problem).value,
         "samples": Ranking(ends, ends.step).value,
     }
-
-
-def columns(points: Sequence[tuple[float, bool, int, int]]) -> Points:
-    """(score, truth, place, problem) as columns."""
-    score, truth, step, problem = zip(*points, strict=True) if points else ((),) * 4
-    return Points(
-        np.array(score, dtype=np.float64),
-        np.array(truth, dtype=bool),
-        np.array(step, dtype=np.int64),
-        np.array(step, dtype=np.float64),
-        np.array(problem, dtype=np.int64),
-    )
 
 
 def choices(run: Run, ids: Sequence[str], rows: Sequence[Sequence[Judged]]) -> dict[str, list[float]]:

@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.asks import Asks
@@ -182,19 +181,11 @@ def columns(found: Sequence[CritiqueOutcome]) -> Measured:
     stats["f1"] = ratio(_f1(o.told) for o in found)
     stats["coverage"] = ratio((len(o.told), len(o.judged)) for o in found)
     stats["lift"] = ratio((lift(o.told), bool(o.told)) for o in found)
-    rows = [(one.value, one.right, n) for n, o in enumerate(found) for one in o.told if one.value is not None]
-    value, right, problem = zip(*rows, strict=True) if rows else ((),) * 3
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    points = Points(
-        np.array(value, dtype=np.float64),
-        np.array(right, dtype=bool),
-        nothing,
-        nothing.astype(np.float64),
-        np.array(problem, dtype=np.int64),
-    )
-    stats["auc"] = Ranking(points, nothing)
-    told = [one for outcome in found for one in outcome.told]
-    plain = {"verdicts": float(len(told)), **_by_votes(told), **_calibration(told)}
+    told = [(one, n) for n, o in enumerate(found) for one in o.told]
+    points = Points.of([(one.value, one.right, 0, 0, n) for one, n in told if one.value is not None])
+    stats["auc"] = Ranking(points, points.step)
+    said = [one for one, _ in told]
+    plain = {"verdicts": float(len(said)), **_by_votes(said), **_calibration(said)}
     return Measured(stats, {}, plain)
 
 

@@ -227,14 +227,7 @@ def measure(found: Mapping[str, Sequence[LabelOutcome]], settings: Settings) -> 
 def columns(found: Sequence[LabelOutcome], settings: Settings) -> Measured:
     """The statistics of a labeller over problems."""
     flat = [(*point, n) for n, outcome in enumerate(found) for point in outcome.points]
-    depth, label, sound, problem = zip(*flat, strict=True) if flat else ((),) * 4
-    points = Points(
-        score=np.array(label, dtype=np.float64),
-        truth=np.array(sound, dtype=bool),
-        step=np.array(depth, dtype=np.int64),
-        length=np.array(depth, dtype=np.float64),
-        problem=np.array(problem, dtype=np.int64),
-    )
+    points = Points.of([(label, sound, depth, depth, problem) for depth, label, sound, problem in flat])
     stats: dict[str, Statistic] = {
         name: ratio([counted(o.points, name, settings.above) for o in found]) for name in RATES
     }

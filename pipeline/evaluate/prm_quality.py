@@ -232,15 +232,7 @@ def _points(found: Sequence[PrmOutcome], whole: bool) -> Points:
                 rows += [(s, ok, k, end, problem) for k, (s, ok, end) in enumerate(columns)]
             elif whole and trace.right is not None and trace.score is not None and trace.ended:
                 rows.append((trace.score, trace.right, 0, trace.tokens, problem))
-    rows = [row for row in rows if math.isfinite(row[0])]
-    score, truth, step, length, where = zip(*rows, strict=True) if rows else ((),) * 5
-    return Points(
-        np.array(score, dtype=np.float64),
-        np.array(truth, dtype=bool),
-        np.array(step, dtype=np.int64),
-        np.array(length, dtype=np.float64),
-        np.array(where, dtype=np.int64),
-    )
+    return Points.of([row for row in rows if math.isfinite(row[0])])
 
 
 def _weighed(points: Points, how: Aggregate) -> Points:

@@ -33,6 +33,18 @@ class Points:
     length: Floats
     problem: Ints
 
+    @classmethod
+    def of(cls, rows: Sequence[tuple[float, bool, int, float, int]]) -> Points:
+        """From (score, truth, step, length, problem), a point each."""
+        score, truth, step, length, problem = zip(*rows, strict=True) if rows else ((),) * 5
+        return cls(
+            np.array(score, dtype=np.float64),
+            np.array(truth, dtype=bool),
+            np.array(step, dtype=np.int64),
+            np.array(length, dtype=np.float64),
+            np.array(problem, dtype=np.int64),
+        )
+
     def __len__(self) -> int:
         return len(self.score)
 

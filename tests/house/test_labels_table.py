@@ -63,7 +63,7 @@ def test_areas_by_hand(script: ModuleType) -> None:
     # first steps across problems: .9 beats .5 and .3, .4 beats .3 alone; ends: .8 beats all, .6 all but .7
     assert found["like steps"] == pytest.approx((3 + 5) / (4 + 6))
     assert found["samples"] == pytest.approx(5 / 6)
-    assert script.columns([]).score.size == 0
+    assert script.Points.of([]).score.size == 0
 
 
 @pytest.mark.full
