@@ -13,7 +13,6 @@ data/claims/, so that an interrupted start goes on; the rows go to claims/measur
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from pipeline.models import environment  # noqa: E402
 
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-from claims_rows import Row, write_rows  # noqa: E402  the environment comes first
+from claims_rows import Row, script_arguments, write_rows  # noqa: E402  the environment comes first
 
 from pipeline.asks import Asks, Cut, MonteCarlo, Prefix, prefix_of  # noqa: E402
 from pipeline.evaluate.intervals import percentile95, resample  # noqa: E402
@@ -236,16 +235,9 @@ def rows(seeds: Sequence[dict[str, list[dict[str, int]]]], numbers: Sequence[int
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is absent and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser = script_arguments(__doc__, ROOT / "claims" / "measured" / "labels.json")
     parser.add_argument("--traces", type=int, default=60, help="wrong completions a seed, at most")
     parser.add_argument("--n", type=int, default=8, help="roll-outs a border")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--set", nargs="+", default=(), help="key.sub=value for the runs")
-    parser.add_argument("--to", type=Path, default=ROOT / "claims" / "measured" / "labels.json")
     given = parser.parse_args(arguments)
     asked = Asked(given.data, given.checkpoints, given.traces, given.n, tuple(given.seeds), tuple(given.set))
     seeds = [measured(asked, seed) for seed in asked.seeds]

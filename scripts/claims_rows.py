@@ -8,6 +8,7 @@ over problems), or, of numbers that only a whole run has, one difference a seed.
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -145,6 +146,17 @@ def write_rows(path: Path, rows: Sequence[Row], tables: Sequence[str] = ()) -> N
         for name, found in parts.items()
     )
     DISK.write(path, ("{" + ",\n".join(lines) + "}\n").encode())
+
+
+def script_arguments(doc: str | None, kept: Path) -> ArgumentParser:
+    """What a script that measures claims of its own takes: where runs and rows lie, which seeds."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--set", nargs="+", default=(), help="key.sub=value for the runs that are made")
+    parser.add_argument("--to", type=Path, default=kept)
+    return parser
 
 
 # -- the document

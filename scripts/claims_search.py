@@ -13,7 +13,6 @@ kept in data/claims/, so that an interrupted start goes on; the rows go to claim
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from pipeline.models import environment  # noqa: E402
 
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-from claims_rows import write_rows  # noqa: E402  the environment comes first
+from claims_rows import script_arguments, write_rows  # noqa: E402  the environment comes first
 from claims_table import Evidence, claims, tables  # noqa: E402
 
 from pipeline.commands.budget import tokens_of  # noqa: E402
@@ -296,22 +295,15 @@ def evidence(asked: Asked) -> Evidence:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is absent, measure, print the rows and keep them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser = script_arguments(__doc__, ROOT / "claims" / "measured" / "search.json")
     parser.add_argument("--problems", type=int, default=300, help="test problems of the searches")
     parser.add_argument("--samples", type=int, default=256, help="in the pool of a problem")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument(
         "--more",
         type=int,
         default=9000,
         help="problems of a stronger ReST-EM baseline, where the run has fewer",
     )
-    parser.add_argument("--set", nargs="+", default=(), help="key.sub=value for the ReST-EM runs")
-    parser.add_argument("--to", type=Path, default=ROOT / "claims" / "measured" / "search.json")
     given = parser.parse_args(arguments)
     asked = Asked(
         given.data,

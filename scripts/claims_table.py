@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from claims_rows import Row as Kept
+from claims_rows import Row
 from numpy.typing import NDArray
 
 from pipeline.evaluate.intervals import Ratio, best_at, pass_at, percentile95, resample
@@ -67,7 +67,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Row:
+class Contrast:
     """One line of the table: `after` is claimed to be above `before`."""
 
     claim: str
@@ -84,10 +84,10 @@ class Row:
         low, high = percentile95(statistic.spread(resample(len(change))))
         return statistic.value, low, high
 
-    def kept(self, command: str) -> Kept:
+    def kept(self, command: str) -> Row:
         """As `claims_rows.py` keeps it, in points."""
         difference, low, high = (round(100 * value, 4) for value in self.figures)
-        return Kept(
+        return Row(
             paper=self.source,
             says=self.claim,
             names=list(self.names),
@@ -107,53 +107,55 @@ def named(found: Evidence, method: str) -> list[str]:
     return [what for what in found.seeds[0] if what.startswith(f"{method} ")]
 
 
-def against_best(found: Evidence, what: str, name: str, source: str) -> Row:
+def against_best(found: Evidence, what: str, name: str, source: str) -> Contrast:
     """A search against best of N by the same reward model, N as many samples as cost the same tokens."""
     numbers = found.equal(what)
     given = what.partition(" ")[2]
     claim = f"{name} ({given}) beats best of N at equal tokens (N = {np.mean(numbers):.1f})"
-    return Row(claim, source, (name, "best of N"), found.grid(what), found.best(numbers))
+    return Contrast(claim, source, (name, "best of N"), found.grid(what), found.best(numbers))
 
 
-def claims(found: Evidence) -> list[Row]:
+def claims(found: Evidence) -> list[Contrast]:
     """Every claim of the list, in its order."""
     em = "ReST-MCTS* beats ReST-EM after as many rounds and generated tokens, "
     guided, names = found.grid("guided"), ("ReST-MCTS*", "ReST-EM")
-    rows = [Row(em + "same problems", MCTS, names, guided, found.grid("plain"))]
+    rows = [Contrast(em + "same problems", MCTS, names, guided, found.grid("plain"))]
     if "plain/more" in found.seeds[0]:
         more = f"{found.more:,} problems for ReST-EM"
-        rows.append(Row(em + more, MCTS, names, guided, found.grid("plain/more")))
+        rows.append(Contrast(em + more, MCTS, names, guided, found.grid("plain/more")))
     rows += [against_best(found, what, "MCTS*", MCTS) for what in named(found, "mcts_star")]
     rows += votes(found)
     rows += [against_best(found, what, "beam", SNELL) for what in named(found, "beam")]
     return rows + rising(found)
 
 
-def votes(found: Evidence) -> list[Row]:
+def votes(found: Evidence) -> list[Contrast]:
     """Weighted, majority and greedy; the last step's score against the least and the product."""
     k, by_last = found.voters, found.grid("pool", f"weighted/{found.voters}")
     majority = found.grid("pool", f"majority/{k}")
     names = ("weighted", "majority"), ("majority", "greedy")
     rows = [
-        Row(f"a vote weighted by the PRM beats the majority of {k}", SHEPHERD, names[0], by_last, majority),
-        Row(f"the majority of {k} beats greedy", CONSISTENCY, names[1], majority, found.grid("greedy")),
+        Contrast(
+            f"a vote weighted by the PRM beats the majority of {k}", SHEPHERD, names[0], by_last, majority
+        ),
+        Contrast(f"the majority of {k} beats greedy", CONSISTENCY, names[1], majority, found.grid("greedy")),
     ]
     every = [float(k)] * len(found.seeds)
     for rule, word in (("min", "least"), ("prod", "product")):
         claim, pair = f"the last step's score beats the {word}, ", ("last", word)
         other = found.grid("pool", f"weighted/{rule}/{k}")
-        rows.append(Row(f"{claim}weighted vote of {k}", SNELL, pair, by_last, other))
-        rows.append(Row(f"{claim}best of {k}", SNELL, pair, found.best(every), found.best(every, rule)))
+        rows.append(Contrast(f"{claim}weighted vote of {k}", SNELL, pair, by_last, other))
+        rows.append(Contrast(f"{claim}best of {k}", SNELL, pair, found.best(every), found.best(every, rule)))
     return rows
 
 
-def rising(found: Evidence) -> list[Row]:
+def rising(found: Evidence) -> list[Contrast]:
     """Best of N at the whole pool against one sample, and against a quarter of the pool."""
     top, rows = found.sizes[-1], []
     for few in (1, max(1, top // 4)):
         claim = f"best of N by the PRM rises with N, from {few} to {top}"
         many, one = ([float(n)] * len(found.seeds) for n in (top, few))
-        rows.append(Row(claim, COBBE, (f"of {top}", f"of {few}"), found.best(many), found.best(one)))
+        rows.append(Contrast(claim, COBBE, (f"of {top}", f"of {few}"), found.best(many), found.best(one)))
     return rows
 
 

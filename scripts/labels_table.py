@@ -33,7 +33,7 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 import numpy as np  # noqa: E402  the environment comes first
 from claims_rows import KEPT  # noqa: E402
-from claims_table import Grid, Row  # noqa: E402
+from claims_table import Contrast, Grid  # noqa: E402
 
 from pipeline.evaluate import GOLD  # noqa: E402
 from pipeline.evaluate.intervals import pass_at  # noqa: E402
@@ -280,7 +280,7 @@ def grid(seeds: Sequence[Seed], name: str, way: str) -> Grid:
 
 def gain(seeds: Sequence[Seed], name: str, way: str) -> str:
     """A reward model less the floor, with its interval and each seed's own."""
-    row = Row("", "", ("", ""), grid(seeds, name, way), grid(seeds, FLOOR, way))
+    row = Contrast("", "", ("", ""), grid(seeds, name, way), grid(seeds, FLOOR, way))
     difference, low, high = (100 * value for value in row.figures)
     each = ", ".join(f"{100 * value:+.1f}" for value in (row.after - row.before).mean(1))
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}); {each}"
