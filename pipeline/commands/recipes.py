@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from pipeline.errors import RecipeError, nearest
 from pipeline.recipe.shipped import SCHEMA, about, folder, launches, shipped
 from pipeline.store.disk import DISK
+
+OWN = re.compile(rb"\brecipes/([\w-]+\.(?:jsonl|txt))\b")  #: a file that a recipe reads beside itself
 
 
 def listing() -> str:
@@ -22,10 +25,11 @@ def listing() -> str:
 
 
 def copy(name: str, to: Path | None) -> str:
-    """Copy a recipe, and beside it the schema that its first lines name to an editor.
+    """Copy a recipe, and beside it the schema that its first lines name to an editor, and the files that it
+    reads from its own folder, which the copy then reads where they lie.
 
     Raises:
-        RecipeError: there is no such recipe, or the file is there already.
+        RecipeError: there is no such recipe, or a file is there already.
     """
     known = shipped() | launches()
     wanted = name.removeprefix("recipes/").removesuffix(".yaml")
@@ -34,9 +38,15 @@ def copy(name: str, to: Path | None) -> str:
     target = to or Path(known[wanted].name)
     if target.is_dir():
         target = target / known[wanted].name
-    if target.exists():
-        raise RecipeError(f"{target}: is there already; remove it, or choose another file with --to")
-    DISK.write(target, known[wanted].read_bytes())
+    text = known[wanted].read_bytes()
+    read = dict.fromkeys(one.decode() for one in OWN.findall(text) if (folder() / one.decode()).is_file())
+    for path in (target, *(target.parent / one for one in read)):
+        if path.exists():
+            raise RecipeError(f"{path}: is there already; remove it, or choose another file with --to")
+    for one in read:
+        DISK.write(target.parent / one, (folder() / one).read_bytes())
+        text = text.replace(f"recipes/{one}".encode(), (target.parent / one).as_posix().encode())
+    DISK.write(target, text)
     beside, schema = target.parent / SCHEMA, folder() / SCHEMA
     if wanted in shipped() and schema.is_file() and not beside.exists():
         DISK.write(beside, schema.read_bytes())

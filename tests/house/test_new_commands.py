@@ -69,6 +69,14 @@ def test_recipes_are_listed_and_copied(place: Path, ratchet: Any) -> None:
     assert "did you mean copy?" in ratchet("recipes", "coppy", "x")[1]
     (place / "sub").mkdir()
     assert ratchet("recipes", "copy", "launch/ddp", "--to", "sub")[0] == 0
+    for name, to, more in (("fair_words", "sub", 2), ("fair_words", ".", 2), ("evidence_csqa", "sub", 1)):
+        before = len(list(Path(to).glob("*.jsonl"))) + len(list(Path(to).glob("*.txt")))
+        assert ratchet("recipes", "copy", name, "--to", to)[0] == 0
+        assert len(list(Path(to).glob("*.jsonl"))) + len(list(Path(to).glob("*.txt"))) == before + more
+        assert "recipes/" not in "".join(  # what it reads lies where it was copied to
+            line.split("#")[0] for line in (Path(to) / f"{name}.yaml").read_text().splitlines()
+        )
+    assert ratchet("check", "fair_words.yaml")[0] == ratchet("check", "sub/fair_words.yaml")[0] == 0
     assert yaml.safe_load((place / "sub" / "ddp.yaml").read_text())["num_processes"]
 
 
