@@ -66,6 +66,7 @@ def _local(
     progress: Callable[[int, int, float], None] | None,
 ) -> Any:
     """The engine in this process. given: head, max_rows, weights_hash, name."""
+    from pipeline.engine.garbage import collect_garbage
     from pipeline.engine.local import Engine
     from pipeline.engine.own_forward import fits, read_whole
     from pipeline.engine.probe import probe_kind
@@ -73,7 +74,6 @@ def _local(
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
     from pipeline.engine.whole import WholeEngine
-    from pipeline.models.environment import collect_garbage
     from pipeline.models.heads import head_of
 
     collect_garbage()  # of the engines and trainers before

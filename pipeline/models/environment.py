@@ -8,18 +8,9 @@ the call (for 5 to 20 % of speed).
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import math
 import os
 import sys
-import time
 from pathlib import Path
-
-LARGE_PROCESS = 2 << 30  #: bytes of a process whose garbage is worth a third of a second
-COLLECT_EVERY = 60.0  #: seconds
-_collected = [-math.inf]  #: when garbage was last collected here
 
 
 def processor_flags() -> set[str]:
@@ -64,21 +55,3 @@ def prepare(threads: int | None = None) -> None:
         defaults |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-
-
-def collect_garbage() -> None:
-    """Let go of earlier engines' and trainers' memory, and give the system what the allocator keeps of it; of
-    many small rounds not in each.
-    """
-    import psutil
-
-    torch = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_available()
-    large = psutil.Process().memory_info().rss > LARGE_PROCESS
-    if cuda or large or time.monotonic() - _collected[0] > COLLECT_EVERY:
-        gc.collect()
-        _collected[0] = time.monotonic()
-        with contextlib.suppress(OSError, AttributeError):  # glibc's alone has it
-            ctypes.CDLL(None).malloc_trim(0)
-    if torch is not None and cuda:
-        torch.cuda.empty_cache()

@@ -22,9 +22,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
+from pipeline.engine.garbage import collect_garbage
 from pipeline.engine.tokens import pad_of, require_embedded
 from pipeline.errors import DamagedData, RatchetError, RecipeError
-from pipeline.models.environment import collect_garbage
 from pipeline.models.load import device_of, dtype_of
 from pipeline.models.merged import with_adapter
 from pipeline.models.pause import Pause, grow
