@@ -275,9 +275,10 @@ def examine(data: Mapping[str, Any], where: str = "recipe") -> tuple[Recipe, lis
     stages: list[Stage] = []
     wanted = 0
     for section in SECTIONS:
-        for name, raw in _map_of(raw_sections[section], where, section, problems, empty=True).items():
+        there = _map_of(raw_sections[section], where, section, problems, empty=True)
+        for name, raw in there.items():
             wanted += 1
-            if stage := stage_of(str(name), section, raw, where, problems, not_built):
+            if stage := stage_of(str(name), section, raw, where, problems, not_built, there):
                 stages.append(stage)
     recipe = Recipe(
         where,
@@ -334,8 +335,16 @@ def _tasks(raw: Any, where: str, problems: list[str]) -> list[Any]:
 
 
 def stage_of(
-    name: str, section: str, raw: Any, where: str, problems: list[str], not_built: list[str]
+    name: str,
+    section: str,
+    raw: Any,
+    where: str,
+    problems: list[str],
+    not_built: list[str],
+    others: Iterable[str] = (),
 ) -> Stage | None:
+    """A stage from plain data; None, and its problems told, where it is none. others: the section's stages,
+    one of which may be meant."""
     path = f"{section}.{name}"
     if not NAME.fullmatch(name):
         problems.append(f"{where}: {path}: a stage's name is lower-case letters, digits and _")
@@ -346,7 +355,8 @@ def stage_of(
     if len(rooms) != 1:
         said = " and ".join(rooms) or "none"
         near = [nearest(str(key), ROOMS) for key in raw] if not rooms else []
-        hint = next((one for one in near if "mean" in one), near[0] if near else "")
+        meant = nearest(name, [str(one) for one in others if one != name])
+        hint = next((one for one in [*near, meant] if "mean" in one), near[0] if near else "")
         problems.append(f"{where}: {path}: needs exactly one of {', '.join(ROOMS)}; it has {said}{hint}")
         return None
     room, rest = rooms[0], {key: value for key, value in raw.items() if key != rooms[0]}

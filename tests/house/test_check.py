@@ -192,11 +192,13 @@ def test_it_says_so_without_torch_and_takes_overrides(write: Write, place: Path)
         "assert not heavy, heavy\n"
         "sys.exit(code)\n"
     )
-    words = [sys.executable, "-c", code, str(path), "stages.learn.schedule=cosin", "stages.sample.n=4"]
+    words = [sys.executable, "-c", code, str(path), "stages.learn.schedule=cosin", "stages.sampel.n=4"]
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2, done.stderr
     assert "did you mean r?" in done.stderr
     assert "did you mean cosine?" in done.stderr
+    assert "stages.sampel: needs exactly one of" in done.stderr
+    assert "it has none (did you mean sample?)" in done.stderr
     words = [*words[:3], str(path), "models.policy.lora={r: 8}"]
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "")
