@@ -92,7 +92,7 @@ def _made(name: str, workspace: Workspace, result: Result) -> dict[str, Any]:
         "state": "complete" if complete else failed,
         "complete": complete,
         "running": False,
-        "rounds_done": f"{max(len(done) - 1, 0)} of {last}",
+        "rounds_done": f"{max(len(done) - 1, 0)} of {last}" if last else "none asked",
         "result": result(_newest(rows), measures_of(stages)),
         "seconds": round(sum(entry["seconds"] for entry in timings_of(folder)), 3),
         "disk_bytes": size_of(folder) + size_of(workspace.weights_of(name)),

@@ -87,6 +87,8 @@ def render(
     present |= ({"traces"} if has_traces else set()) | ({"trees"} if has_trees else set())
     vega, script = scripts()
     names = ", ".join(one.name for one in found)
+    looped = any(one.run.recipe.rounds for one in found)
+    named = PANELS if looped else PANELS | {"learning": "Measured"}
     return (
         pieces.environment()
         .get_template("page.html")
@@ -95,7 +97,7 @@ def render(
             title=f"{names}: Ratchet report",
             css=trusted(asset("page.css")),
             header=page.header(found, columns["learned"], [len(each) for each in trees], present),
-            links=[(name, text) for name, text in PANELS.items() if name in present],
+            links=[(name, text) for name, text in named.items() if name in present],
             panels=list(before.values()),
             traces=has_traces,
             trees=has_trees,

@@ -77,8 +77,7 @@ def _tiles(found: RunData) -> dict[str, str]:
     rounds = found.run.recipe.rounds
     return {
         "state": words.state_of(found),
-        "rounds done": f"{max(found.last_round, 0)} of {rounds}",
-        **({"gate": gates} if rounds else {}),
+        **({"rounds done": f"{max(found.last_round, 0)} of {rounds}", "gate": gates} if rounds else {}),
         "work": wording.duration(sum(found.seconds.values())),
         "tokens charged": wording.count(charged),
     }

@@ -236,7 +236,7 @@ def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: i
     """The questions of someone who was not there, each with its answer and the panel that shows more."""
     once = found.run.recipe.rounds == 0
     rows = [
-        (ONCE if once else LEARNING, _so_far(found).sentence, "learning"),
+        (LEARNING, _so_far(found).sentence, "learning"),
         (TROUBLE, _stall(found), "stall"),
         ("Which problems did it learn?", _learned(learned), "learned"),
         ("What does a good trace look like?", _good(found), "traces"),
@@ -246,6 +246,7 @@ def questions(found: RunData, learned: Sequence[Mapping[str, Any]], num_trees: i
     heads = any(model.head for model in found.run.recipe.models.values())
     searches = any("Node" in getattr(stage.settings, "makes", ()) for stage in found.run.recipe.stages)
     asked = {  # where there is none, nobody asks
+        LEARNING: not once,  # the page's first sentence says it
         TRUST: heads,
         "What did the search do?": searches,
         TROUBLE: not once,
