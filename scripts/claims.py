@@ -27,7 +27,8 @@ from pipeline.models import environment  # noqa: E402
 
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-import claims_labels  # noqa: E402  the environment comes first
+import claims_judge  # noqa: E402  the environment comes first
+import claims_labels  # noqa: E402
 import claims_search  # noqa: E402
 from claims_files import Claims, chosen, read_all  # noqa: E402
 from claims_rows import Paper, Row, document, read_rows, read_tables, summary, write_rows  # noqa: E402
@@ -37,7 +38,8 @@ from pipeline.errors import RatchetError  # noqa: E402
 from pipeline.store.disk import DISK  # noqa: E402
 from pipeline.store.workspace import Workspace  # noqa: E402
 
-PARTS = {"search": claims_search, "labels": claims_labels}  #: claims that have a script of their own
+#: claims that have a script of their own
+PARTS = {"search": claims_search, "labels": claims_labels, "judge": claims_judge}
 
 
 def kept_place(claims: Claims) -> Path:
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="a paper's id, a method's name, search or labels")
+    parser.add_argument("--only", default="", help="a paper's id, a method's name, search, labels or judge")
     parser.add_argument("--kept", action="store_true", help="make no run; measure those that are complete")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--data", type=Path, default=Path("data"))

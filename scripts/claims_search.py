@@ -155,23 +155,27 @@ def sample_length(asked: Asked, run: Run) -> float:
 
 @dataclass(frozen=True)
 class Sitting:
-    """A run's last models in front of test problems. number: how many; none: all."""
+    """A run's last models in front of test problems. number: how many; none: all. value: who judges."""
 
     asked: Asked
     run: Run
     number: int | None = None
+    value: str = "prm"
 
     @property
     def ids(self) -> list[str]:
         return self.run.ids("test")[: self.number]
+
+    def engine(self, name: str) -> Any:
+        """A model of the run as it stands at its end."""
+        return engine_of(self.run, self.run.versions.standing(name, self.run.recipe.rounds))
 
     def drive(self, what: str, settings: Any, asks_of: Callable[[Any], Any], window: int) -> Iterator[Any]:
         """(problem, rows, tokens charged by model), as problems end; `what` and problem name the draws."""
         from pipeline.engine.driver import Driver
 
         run = self.run
-        weights = {name: run.versions.standing(name, run.recipe.rounds) for name in run.recipe.models}
-        template = template_of(run, weights["policy"])
+        template = template_of(run, run.versions.standing("policy", run.recipe.rounds))
 
         def searches() -> Iterator[Any]:
             for problem_id in self.ids:
@@ -180,8 +184,7 @@ class Sitting:
                 question = question_of(task, problem, template)
                 yield make_search(task, settings, problem_id, asks_of(question))
 
-        engines: Callable[[str], Any] = lambda name: engine_of(run, weights[name])  # noqa: E731
-        driver = Driver(engines, run_seed=run.recipe.seed, round=0, stage=f"claims {what}")
+        driver = Driver(self.engine, run_seed=run.recipe.seed, round=0, stage=f"claims {what}")
         for done in driver.run(searches(), window):
             yield run.problems[done.problem_id], done.result, done.charged
 
@@ -202,7 +205,7 @@ class Sitting:
     def searched(self, name: str, **given: Any) -> Columns:
         """Is the chosen trace of a search right, and what did it write and read?"""
         module = method("generate", name)
-        settings = module.Settings(by="policy", value="prm", temperature=TEMPERATURE, **given)
+        settings = module.Settings(by="policy", value=self.value, temperature=TEMPERATURE, **given)
         found = {}
         what = f"{name} {json.dumps(given, sort_keys=True)}"
         for problem, rows, charged in self.drive(
@@ -213,14 +216,16 @@ class Sitting:
             found[problem.id] = {
                 "right": float(right),
                 "tokens": float(charged.get("policy", 0)),
-                "read": float(charged.get("prm", 0)),
+                "read": float(charged.get(self.value, 0)),
             }
         return self.columns(found)
 
     def pooled(self) -> Columns:
         """One pool of samples a problem: whether each is right, its score by each rule, and the votes."""
         asked = self.asked
-        settings = accuracy.Settings(of="policy", samples=asked.samples, value="prm", temperature=TEMPERATURE)
+        settings = accuracy.Settings(
+            of="policy", samples=asked.samples, value=self.value, temperature=TEMPERATURE
+        )
         found: dict[str, dict[str, Any]] = {}
         for problem, rows, _ in self.drive(
             "pool", settings, lambda q: accuracy.answer(q, settings, "policy"), 4

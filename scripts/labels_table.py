@@ -136,16 +136,8 @@ def figures(run: Run) -> Seed:
     """All that the tables say of one run."""
     status = run_status(run.name, run.workspace)
     metrics = {**status["rounds"][0]["metrics"], **status["final"]["metrics"]}
-    judged = run.recipe.stage(JUDGED)
-    traces: dict[str, list[Trace]] = {}
-    labels: dict[str, dict[str, Label]] = {}
-    folder = run.stage_folder(judged, run.recipe.rounds)
-    for trace in folder.read(Trace):
-        traces.setdefault(trace.problem_id, []).append(trace)
-    for label in folder.read(Label):
-        labels.setdefault(label.trace_id, {})[label.labeller] = label
     ids = run.ids("test")
-    rows = {name: judgements(name, ids, traces, labels) for name in LABELLERS}
+    rows = judged_rows(run, JUDGED, tuple(LABELLERS))
     chosen = {name: choices(run, ids, rows[name]) for name in LABELLERS}
     tokens = {name: metrics[f"truth_{name}/tokens_a_label"] for name in LABELLERS}
     tokens["mcts"] = metrics["search/charged/policy"] / metrics["truth_mcts/prefixes"]
@@ -154,6 +146,18 @@ def figures(run: Run) -> Seed:
 
 
 Judged = tuple[Trace, list[float | None], list[bool]]  #: a sample, its steps' scores, the truth
+
+
+def judged_rows(run: Run, stage: str, names: Sequence[str]) -> dict[str, list[list[Judged]]]:
+    """By reward model: what a prm_quality stage had it say of each test problem's samples."""
+    traces: dict[str, list[Trace]] = {}
+    labels: dict[str, dict[str, Label]] = {}
+    folder = run.stage_folder(run.recipe.stage(stage), run.recipe.rounds)
+    for trace in folder.read(Trace):
+        traces.setdefault(trace.problem_id, []).append(trace)
+    for label in folder.read(Label):
+        labels.setdefault(label.trace_id, {})[label.labeller] = label
+    return {name: judgements(name, run.ids("test"), traces, labels) for name in names}
 
 
 def judgements(

@@ -15,11 +15,14 @@ import yaml
 
 from pipeline.errors import RecipeError
 from pipeline.evaluate.intervals import Ratio
+from pipeline.rows import Problem
+from pipeline.tasks import countdown
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 from claims_files import Claims, RunOf, chosen, read_all, read_file  # noqa: E402
+from claims_judge import ALL, OPEN, Judge  # noqa: E402
 from claims_rows import (  # noqa: E402
     DIFFERS,
     HOLDS,
@@ -304,3 +307,26 @@ def test_a_measure_that_no_run_has_is_a_sentence(place: Path, tiny: Path) -> Non
     runs = claims.Runs(claims.Workspace(Path("data"), Path("checkpoints")))
     with pytest.raises(RecipeError, match="votes win: claims-quickstart-.*: final has accuracy/greedy, "):
         list(claims.measure_all(runs, found, [0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores"), [(ALL, [1, 1, 1]), (OPEN, [1, 1, 0.3]), (0.75, [None, None, 0.3])], ids=str
+)
+def test_a_judge_knows_of_open_steps_what_it_is_asked_to(kind: Any, scores: list[float | None]) -> None:
+    task = countdown.Task(countdown.Settings(use="countdown", numbers=4))
+    solved = Problem(id="p", question="numbers 2, 3, 4, 5; target 24", split="test", answer="")
+    text = "2 * 3 = 6, left 4, 5, 6\n5 - 4 = 1, left 1, 6\n6 * 1 = 6"
+    lost = Problem(id="q", question="numbers 2, 3, 4, 5; target 6", split="test", answer="")
+    said = Judge(None, task, {}, kind).judged(lost, text, [0.1, 0.2, 0.3])
+    assert [said[n] for n, score in enumerate(scores) if score is not None] == [
+        s for s in scores if s is not None
+    ]
+    ends = Judge(None, task, {}, kind).judged(solved, text, [0.1, 0.2, 0.3])[2]
+    assert ends == (0 if kind == ALL else 0.3)
+    if isinstance(kind, float):  # of many draws, true ones stand above others as often as asked
+        judge = Judge(None, task, {}, kind)
+        draws = [
+            [judge._of(truth, True, 0.5, [str(n), str(truth)]) for n in range(600)] for truth in (True, False)
+        ]
+        above = np.mean(np.array(draws[0])[:, None] > np.array(draws[1])[None, :])
+        assert above == pytest.approx(kind, abs=0.03)
