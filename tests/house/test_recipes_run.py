@@ -69,7 +69,7 @@ REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 FAIR = ("fair_words",)
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
-VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
+VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown", "judge_countdown4")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
@@ -267,7 +267,8 @@ def test_labels_by_roll_outs_on_countdown(name: str, place: Path, tiny: Path) ->
 @pytest.mark.full
 @pytest.mark.parametrize("name", [*VERIFIERS, *PAIRS])
 def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) -> None:
-    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny)
+    rules = THREE if name.endswith("4") else []
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny, *rules)
     trained = [stage for stage in recipe.stages if stage.room == "train"]
     assert trained
     for stage in trained:
