@@ -86,6 +86,7 @@ class Claim(BaseModel):
     a: Arm
     b: Arm
     wants: Literal["higher", "lower"] | dict[str, float] = "higher"
+    paired: bool = True  #: false: the arms answered other problems (two rounds of one run), resampled apart
     note: str = ""
 
     @field_validator("wants")

@@ -155,6 +155,23 @@ def paired(
     return difference, *percentile95(spread)
 
 
+def apart(
+    a: Sequence[Side], b: Sequence[Side], resamples: int = 2000
+) -> tuple[float, float | None, float | None]:
+    """(difference, low, high) where every side answered problems of its own: each is resampled by itself."""
+    difference = float(np.mean([one.value - other.value for one, other in zip(a, b, strict=True)]))
+    if any(side.statistic is None for side in (*a, *b)):
+        return difference, None, None
+    first, second = (
+        [
+            side.statistic.spread(resample(len(side.ids), resamples, 2 * number + place))  # type: ignore[union-attr]
+            for number, side in enumerate(sides)
+        ]
+        for place, sides in enumerate((a, b))
+    )
+    return difference, *percentile95(np.mean(first, axis=0) - np.mean(second, axis=0))
+
+
 def measure(runs: Runs, claims: Claims, claim: Claim, seeds: Sequence[int]) -> Row | None:
     """A claim's row over the seeds whose runs are there; None where none is.
 
@@ -167,10 +184,12 @@ def measure(runs: Runs, claims: Claims, claim: Claim, seeds: Sequence[int]) -> R
         return None
     a, b = ([pair[side] for pair in whole.values()] for side in (0, 1))
     try:
-        figures = paired(a, b)
+        figures = paired(a, b) if claim.paired else apart(a, b)
     except ValueError as error:
         told = f"{claims.path}: {claim.says}: the arms answered different problems: {error}"
-        raise RecipeError(f"{told}; give both the same task, seed aside") from None
+        raise RecipeError(
+            f"{told}; give both the same task, seed aside, or say `paired: false` where they mean to"
+        ) from None
     metric = claims.place(claim, claim.a).metric
     scale = 100.0 if metric is not None and metric.share else 1.0
     unit = "points" if scale == 100.0 else (metric.brief if metric is not None else claim.a.metric)

@@ -36,7 +36,7 @@ from claims_rows import (  # noqa: E402
     summary,
     write_rows,
 )
-from claims_runs import Side, paired  # noqa: E402
+from claims_runs import Side, apart, paired  # noqa: E402
 
 import claims  # noqa: E402
 
@@ -119,6 +119,15 @@ def test_what_was_asked_otherwise_is_not_paired() -> None:
         paired([side([1, 0])], [side([1, 0, 1])])
     with pytest.raises(ValueError, match="1 of them the same"):
         paired([side([1, 0]), side([1, 0], ["1", "2"])], [side([1, 0]), side([1, 0])])
+
+
+def test_sides_of_other_problems_are_resampled_apart() -> None:
+    first, second = side([1, 0] * 50), side([1, 0, 0, 0] * 50, [str(n) for n in range(1000, 1200)])
+    difference, low, high = apart([first], [second])
+    assert difference == 0.25
+    assert low == pytest.approx(0.25 - 1.96 * (0.25 / 100 + 0.1875 / 200) ** 0.5, abs=0.02)
+    assert high == pytest.approx(0.25 + 1.96 * (0.25 / 100 + 0.1875 / 200) ** 0.5, abs=0.02)
+    assert apart([Side((), 3.0)], [second]) == (2.75, None, None)
 
 
 def test_a_bare_number_has_no_interval() -> None:
