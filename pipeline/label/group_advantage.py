@@ -14,8 +14,9 @@ The reward is `Label.value` (of `outcome`, `plurality`, ...). With r a group's r
 `process` adds rewards by step (`Label.step_scores` of `step_reward`), made relative the same way and summed
 to the end: GRPO with process supervision (arXiv:2402.03300, 4.1.3), PRIME with `rloo` (arXiv:2502.01456, eq.
 5: an answer's mean step reward stands for it in the others' baseline). A group whose rewards are all equal
-gets zeros, which a training counts (`equal_groups`) and `select: episodes, where: mixed` leaves out. Turns of
-a conversation are groups of their own. Not here: a critic (`gae`), KL in the reward.
+gets zeros, which a training counts (`equal_groups`) and `select: episodes, where: mixed` leaves out; with
+`process` hardly any group is equal in all, and `between` looks at the rewards themselves. Turns of a
+conversation are groups of their own. Not here: a critic (`gae`), KL in the reward.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pipeline.asks import Asks
 from pipeline.label import LabelSettings
 from pipeline.label._rewards import by_turn, dropped, reward_of, step_rewards_of, to_go
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.settings import added
 from pipeline.tasks import BaseTask
 
 TINY = 1e-4  #: added to a deviation, as trl does
@@ -56,11 +58,21 @@ class Settings(LabelSettings):
         None,
         description="[from, to]: a reward falls by 0 to 1 between these tokens (DAPO: limit - cache, limit)",
     )
+    between: tuple[float, float] | None = added(
+        None,
+        description="only groups whose mean reward lies within, before `overlong`; others are left out as "
+        "too_hard or too_easy (PRIME: [0.2, 0.8])",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
         if self.overlong and not 0 <= self.overlong[0] < self.overlong[1]:
             raise ValueError(f"overlong: {list(self.overlong)}: the first is below the second")
+        if self.between and not (self.outcome and self.between[0] <= self.between[1]):
+            raise ValueError(
+                f"between: {list(self.between)}: bounds of the mean reward, the first not above the second, "
+                "and with outcome above 0, or no reward is read"
+            )
         if self.process and self.kind in ("pass_at_k", "best_of_k", "max_rl"):
             raise ValueError(f"process: rewards by step have no {self.kind}; take grpo, dr_grpo or rloo")
         if not (self.outcome or self.process):
@@ -78,7 +90,10 @@ def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) ->
 
 
 def _turn(traces: list[Trace], group: Group, settings: Settings) -> Rows:
-    whole = [shaped(trace, reward_of(group.label(trace)), settings.overlong) for trace in traces]
+    plain = [reward_of(group.label(trace)) for trace in traces]
+    if reason := outside([reward for reward in plain if reward is not None], settings):
+        return [dropped(trace, reason) for trace in traces]
+    whole = [shaped(trace, r, settings.overlong) for trace, r in zip(traces, plain, strict=True)]
     steps = [step_rewards_of(trace, group.label(trace)) for trace in traces] if settings.process else []
     rows: Rows = []
     known: list[int] = []
@@ -110,6 +125,15 @@ def _turn(traces: list[Trace], group: Group, settings: Settings) -> Rows:
             )
         )
     return rows
+
+
+def outside(rewards: Sequence[float], settings: Settings) -> str:
+    """Why a group is left out for its mean reward; empty where it is not."""
+    if settings.between is None or not rewards:
+        return ""
+    low, high = settings.between
+    mean = fmean(rewards)
+    return "too_hard" if mean < low else "too_easy" if mean > high else ""
 
 
 def shaped(trace: Trace, reward: float | None, overlong: tuple[int, int] | None) -> float | None:

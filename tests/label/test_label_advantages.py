@@ -100,6 +100,20 @@ def test_a_long_answer_costs_what_dapo_says() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rewards", "reason"),
+    [((0, 0, 0, 0), "too_hard"), ((1, 0, 0, 0), ""), ((1, 1, 1, 0), ""), ((1, 1, 1, 1), "too_easy")],
+)
+def test_a_group_that_is_too_hard_or_too_easy_is_left_out(rewards, reason) -> None:
+    found = rows(
+        group_advantage, group_of(rewards), group_advantage.Settings(kind="rloo", between=(0.25, 0.75))
+    )
+    assert [getattr(row, "reason", "") for row in found] == [reason] * 4
+    for bounds, more in (((0.8, 0.2), {}), ((0.2, 0.8), {"outcome": 0, "process": 1})):
+        with pytest.raises(ValueError, match="bounds of the mean reward"):
+            group_advantage.Settings(kind="rloo", between=bounds, **more)
+
+
 def test_rewards_by_step_are_relative_and_summed_to_the_end() -> None:
     steps = [[1.0, 0.0], [0.0, 0.0]]
     group = group_of([1, 0], steps=steps)
