@@ -14,6 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import DamagedData, UnsafeFile
+from pipeline.store import model_folder
+from pipeline.store.documents import hash_file
 from pipeline.store.model_folder import check_model_folder, hash_folder
 
 
@@ -121,3 +123,21 @@ def test_a_damaged_hash_cache_is_only_slow(model, tmp_path):
     for content in (b"", b"[]", b'{"x": 3}', b"\xff"):
         cache.write_bytes(content)
         assert hash_folder(model, cache) == hash_folder(model)
+
+
+def test_what_the_cache_says_of_an_unchanged_file_is_taken(model, tmp_path, monkeypatch):
+    cache, asked = tmp_path / "hashes.json", []
+
+    def counted(path):
+        asked.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(model_folder, "hash_file", counted)
+    monkeypatch.setattr(model_folder, "_remembered", {})
+    first = hash_folder(model, cache)
+    assert sorted(asked) == ["config.json", "model.safetensors", "tokenizer_config.json"]
+    monkeypatch.setattr(model_folder, "_remembered", {})  # as another process begins
+    assert hash_folder(model, cache) == first
+    (model / "config.json").write_text('{"model_type": "qwen2", "x": 1}')
+    assert hash_folder(model, cache) != first
+    assert asked[3:] == ["config.json"]
