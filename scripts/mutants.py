@@ -35,16 +35,26 @@ def tests_of(room: str) -> str:
     return f"tests/{path.parent.name if path.suffix else path.name}"
 
 
-def prepared(room: str) -> Path:
-    """A fresh copy of the project in which mutmut changes this room and asks its tests."""
+def prepared(room: str, again: bool) -> Path:
+    """A copy of the project in which mutmut changes this room and asks its tests.
+
+    again: the copy that stands, with today's tests; the changes in it are those made before.
+    """
     folder = ROOT / "mutants" / room
+    if again and folder.is_dir():
+        for tests in (folder / "tests", folder / "mutants/tests"):
+            shutil.copytree(ROOT / "tests", tests, dirs_exist_ok=True)
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    (folder / "mutants").mkdir(parents=True)
+    # copied here and not by mutmut, which would copy at every start and then make its changes anew
     for name in SETTINGS["also_copy"]:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, folder / name)
+        for place in (folder, folder / "mutants"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+            copy(ROOT / name, place / name)
     text = (folder / "pyproject.toml").read_text("utf-8").split("[tool.mutmut]")[0]
-    mine = {"source_paths": [ROOMS[room]], "pytest_add_cli_args_test_selection": [tests_of(room)]}
+    selection = "pytest_add_cli_args_test_selection"
+    mine = {"source_paths": [ROOMS[room]], "also_copy": [], selection: [tests_of(room)]}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (SETTINGS | mine).items()]
     (folder / "pyproject.toml").write_text(f"{text}[tool.mutmut]\n" + "\n".join(lines) + "\n", "utf-8")
     return folder
@@ -52,10 +62,10 @@ def prepared(room: str) -> Path:
 
 def mutmut(folder: Path, *arguments: str) -> str:
     """What mutmut says; its exit status tells an unknown name and failing tests not apart."""
+    # CI: hypothesis then draws the same examples each time, and has no health check of a busy machine
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true"}
     command = [sys.executable, "-m", "mutmut", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
     return done.stdout + done.stderr
 
 
@@ -67,21 +77,21 @@ def codes(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def measured(room: str, sample: int, seed: int, named: list[str], children: int) -> float:
+def measured(room: str, given: argparse.Namespace) -> float:
     """Draw, run and print one room; the share killed of those that a test reaches."""
-    folder = prepared(room)
-    said = mutmut(
-        folder, "run", "--max-children", str(children), "nothing-has-this-name"
-    )  # writes the changes
+    folder, run = prepared(room, given.again), ("run", "--max-children", str(given.children))
     every = sorted(codes(folder))
-    if not every or "nothing matches" not in said:
-        sys.exit(f"{room}: its tests do not run without a change; mutmut said:\n{said[-3000:]}")
-    drawn = [name for name in named if name in every] if named else every
-    if not named and 0 < sample < len(every):
-        drawn = sorted(random.Random(f"{seed} {room}").sample(every, sample))
+    if not every:
+        said = mutmut(folder, *run, "nothing-has-this-name")  # writes the changes
+        every = sorted(codes(folder))
+        if not every or "nothing matches" not in said:
+            sys.exit(f"{room}: its tests do not run without a change; mutmut said:\n{said[-3000:]}")
+    drawn = [name for name in given.names if name in every] if given.names else every
+    if not given.names and 0 < given.sample < len(every):
+        drawn = sorted(random.Random(f"{given.seed} {room}").sample(every, given.sample))
     if not drawn:
         return 1.0
-    said = mutmut(folder, "run", "--max-children", str(children), *drawn)
+    said = mutmut(folder, *run, *drawn)
     after = codes(folder)
     if any(after[name] is None for name in drawn):
         sys.exit(f"{room}: mutmut left changes without an answer and said:\n{said[-3000:]}")
@@ -93,7 +103,7 @@ def measured(room: str, sample: int, seed: int, named: list[str], children: int)
     share = (asked - len(alive)) / asked if asked else 1.0
     print(
         f"{room}: {asked - len(alive)} of {asked} killed ({share:.1%}); {len(unreached)} more unreached; "
-        f"{len(drawn)} drawn of {len(every)}, seed {seed}",
+        f"{len(drawn)} drawn of {len(every)}, seed {given.seed}",
         flush=True,
     )
     print("".join(f"  unreached: {name}\n" for name in unreached), end="")
@@ -108,12 +118,13 @@ def main() -> None:
     parser.add_argument(
         "--names", nargs="+", default=[], help="these changes, by mutmut's names, and no others"
     )
+    parser.add_argument("--again", action="store_true", help="today's tests on the changes made before")
     parser.add_argument("--children", type=int, default=1, help="tests asked at a time")
     parser.add_argument("--at-least", type=float, default=0.9)
     given = parser.parse_args()
     named_rooms = [room for room in ROOMS if any(f".{room}." in name for name in given.names)]
     rooms = given.rooms or named_rooms or list(ROOMS)
-    shares = {room: measured(room, given.sample, given.seed, given.names, given.children) for room in rooms}
+    shares = {room: measured(room, given) for room in rooms}
     low = [room for room, share in shares.items() if share < given.at_least]
     sys.exit(f"below {given.at_least:.0%}: {', '.join(low)}" if low else 0)
 
