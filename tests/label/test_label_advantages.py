@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import All, Logprob, Score
@@ -43,7 +44,8 @@ def group_of(rewards, steps=None, traces=None):
 
 
 def rows(method, group, settings, replies=(), seen=None):
-    return drive_with_replies(method.label(PROBLEM, group, settings, TASK), replies, seen)
+    found = drive_with_replies(method.label(PROBLEM, group, settings, TASK), replies, seen)
+    return stamped(found, method.__name__.rpartition(".")[2])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,8 @@ def test_a_critics_targets_are_what_it_should_have_said_after_each_step() -> Non
 
 def shaped(group, settings, replies=(), others=()):
     whole = shaped_reward.reduce([shaped_reward.survey(one, settings) for one in (group, *others)], settings)
-    return drive_with_replies(shaped_reward.label(PROBLEM, group, settings, TASK, whole=whole), replies)
+    found = drive_with_replies(shaped_reward.label(PROBLEM, group, settings, TASK, whole=whole), replies)
+    return stamped(found, "shaped_reward")
 
 
 def test_ppo_max_scales_clips_and_charges_for_leaving_the_reference() -> None:
@@ -252,6 +255,9 @@ def test_ppo_max_takes_a_traces_own_reward_at_its_last_step_and_drops_what_has_n
         ("p/2", "no_reward"),
         ("p/3", "no_logprobs"),
     }
+    free = shaped_reward.Settings(scale=False, reference="policy@0", kl=0)
+    assert shaped(group_of([0.5]), free)[0].step_scores == [0, 0.5]  # the reference is not asked
+    assert shaped(group_of([None]), settings)[0].reason == "no_reward"  # nor where nothing is kept
     for given, words in (({}, "name one"), ({"kl": 0, "scale": False, "center": True}, "set scale: true")):
         with pytest.raises(ValidationError, match=words):
             shaped_reward.Settings(**given)

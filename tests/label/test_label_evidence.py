@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_world import PROBLEM, Lines, trace
+from label_world import PROBLEM, Lines, stamped, trace
 from pydantic import ValidationError
 
 from pipeline.asks import Choose
@@ -35,7 +35,7 @@ def drive(asks: Any, said: Any) -> tuple[list[Any], list[Choose]]:
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value, seen
+            return stamped(stop.value, "evidence"), seen
         assert isinstance(ask, Choose)
         seen.append(ask)
         reply = []

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_world import CHARACTERS, PROBLEM, Lines, trace, written
+from label_world import CHARACTERS, PROBLEM, Lines, stamped, trace, written
 from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Cut, Prefix
@@ -23,7 +23,7 @@ def drive(asks, completion):
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value, seen
+            return stamped(stop.value, "mutual"), seen
         seen.append(ask)
         if isinstance(ask, All):
             reply = [[cut(one.prefix, at, CHARACTERS) for at in one.at] for one in ask.asks]
