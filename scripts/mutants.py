@@ -77,6 +77,24 @@ def codes(folder: Path) -> dict[str, int | None]:
     return found
 
 
+def applied(room: str, folder: Path, name: str, tests: list[str]) -> int:
+    """The exit code of a room's tests where a change stands in the file, so in what they start too."""
+    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
+    shutil.copy2(ROOT / path, folder / path)
+    mutmut(folder, "apply", name)
+    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
+        sys.exit(f"{room}: mutmut did not apply {name}")
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", SETTINGS["pytest_add_cli_args"][1]]
+    command = [sys.executable, "-m", "pytest", *options, *(tests or [tests_of(room)])]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, env=env, timeout=1800).returncode
+    except subprocess.TimeoutExpired:
+        return 24
+    finally:
+        shutil.copy2(ROOT / path, folder / path)
+
+
 def measured(room: str, given: argparse.Namespace) -> float:
     """Draw, run and print one room; the share killed of those that a test reaches."""
     folder, run = prepared(room, given.again), ("run", "--max-children", str(given.children))
@@ -84,17 +102,23 @@ def measured(room: str, given: argparse.Namespace) -> float:
     if not every:
         said = mutmut(folder, *run, "nothing-has-this-name")  # writes the changes
         every = sorted(codes(folder))
-        if not every or "nothing matches" not in said:
+        if not every or not (given.apply or "nothing matches" in said):
             sys.exit(f"{room}: its tests do not run without a change; mutmut said:\n{said[-3000:]}")
     drawn = [name for name in given.names if name in every] if given.names else every
     if not given.names and 0 < given.sample < len(every):
         drawn = sorted(random.Random(f"{given.seed} {room}").sample(every, given.sample))
     if not drawn:
         return 1.0
-    said = mutmut(folder, *run, *drawn)
-    after = codes(folder)
-    if any(after[name] is None for name in drawn):
-        sys.exit(f"{room}: mutmut left changes without an answer and said:\n{said[-3000:]}")
+    if given.apply:
+        after: dict[str, int | None] = {}
+        for name in drawn:
+            after[name] = applied(room, folder, name, given.tests)
+            print(f"{name}: {'alive' if after[name] == ALIVE else 'killed'}", flush=True)
+    else:
+        said = mutmut(folder, *run, *drawn)
+        after = codes(folder)
+        if any(after[name] is None for name in drawn):
+            sys.exit(f"{room}: mutmut left changes without an answer and said:\n{said[-3000:]}")
     unreached = [name for name in drawn if after[name] == UNREACHED]
     alive = [name for name in drawn if after[name] == ALIVE]
     for name in alive:
@@ -119,6 +143,10 @@ def main() -> None:
         "--names", nargs="+", default=[], help="these changes, by mutmut's names, and no others"
     )
     parser.add_argument("--again", action="store_true", help="today's tests on the changes made before")
+    parser.add_argument(
+        "--apply", action="store_true", help="write each change into the file: slow, for workers"
+    )
+    parser.add_argument("--tests", nargs="+", default=[], help="with --apply: these, in this order")
     parser.add_argument("--children", type=int, default=1, help="tests asked at a time")
     parser.add_argument("--at-least", type=float, default=0.9)
     given = parser.parse_args()

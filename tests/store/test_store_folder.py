@@ -39,6 +39,7 @@ BASE = {
         ),
         ({"settings": {"n": 1}}, "settings sampling.temperature: 0.7 -> (absent)"),
         ({"settings": {**BASE["settings"], "new": [1]}}, "settings new: (absent) -> [1]"),
+        ({"settings": {**BASE["settings"], "n": "1"}}, 'settings n: 1 -> "1"'),  # the text is not the number
         ({"inputs": {"run/round-001/a": "cc"}}, "input ./round-001/a changed: aa -> cc"),
         ({"models": {"policy": "dd"}}, "model policy changed: bb -> dd"),
         ({"schema": 99}, "schema: 1 -> 99"),

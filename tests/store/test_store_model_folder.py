@@ -92,6 +92,25 @@ def test_configurations_that_cannot_be_read_are_refused(model, text):
         check_model_folder(model)
 
 
+def test_a_name_of_transformers_own_or_of_an_attention_is_no_code(model):
+    mine = {"auto_mapping": {"parent_library": "transformers.models.llama", "base_model_class": "LlamaModel"}}
+    (model / "adapter_config.json").write_text(json.dumps(mine))
+    (model / "config.json").write_text('{"_attn_implementation": "sdpa", "auto_map": {}, "name": "a/b"}')
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model.safetensors"}}')
+    check_model_folder(model)
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [(b"\x80\x04", UnsafeFile), (b"\x80\x05", UnsafeFile), (b"\x80\x06", DamagedData), (b"PK\x03\x04", UnsafeFile),
+     (b"PK\x03\x05", DamagedData), (b"\x81\x04", DamagedData)],
+)  # fmt: skip
+def test_a_pickle_by_another_name_is_told_from_a_damaged_file(model, start, error):
+    (model / "model.safetensors").write_bytes(start + b"x" * 40)
+    with pytest.raises(error):
+        check_model_folder(model)
+
+
 def test_code_files_are_refused(model):
     (model / "modeling_x.py").write_text("print('hi')")
     with pytest.raises(UnsafeFile, match="carries code"):
