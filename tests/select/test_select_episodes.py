@@ -32,7 +32,9 @@ def group_of(traces, advantages):
 def selected(group, **settings):
     given = episodes.Settings(**settings)
     whole = episodes.reduce([episodes.survey(group, given)], given)
-    return episodes.select(group, given, TASK, lambda text: [1, 2], whole=whole)
+    rows = episodes.select(group, given, TASK, lambda text: [1, 2], whole=whole)
+    assert {row.problem_id for row in rows} <= {"p"}
+    return rows
 
 
 def test_an_advantage_a_step_is_spread_over_its_tokens() -> None:

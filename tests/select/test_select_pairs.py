@@ -40,6 +40,7 @@ def group(*both, nodes=(), values=()):
 
 def choose(found, **chosen):
     rows = pairs.select(found, pairs.Settings(**chosen), TASK, encode)
+    assert {row.problem_id for row in rows} <= {"p"}
     made = [(row.trace_id[2:], row.rejected_id[2:]) for row in rows if isinstance(row, Pair)]
     return made, {row.what[2:]: row.reason for row in rows if isinstance(row, Dropped)}, rows
 

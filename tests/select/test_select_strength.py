@@ -40,7 +40,11 @@ def group(number, values):
 def choose(groups, **chosen):
     asked = strength.Settings(**chosen)
     whole = strength.reduce((strength.survey(one, asked) for one in groups), asked)
-    return [strength.select(one, asked, TASK, list, whole=whole) for one in groups]
+    found = [strength.select(one, asked, TASK, list, whole=whole) for one in groups]
+    assert all(
+        row.problem_id == one.problem_id for one, rows in zip(groups, found, strict=True) for row in rows
+    )
+    return found
 
 
 def ten():

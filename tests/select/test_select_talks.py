@@ -40,6 +40,7 @@ def group(*traces, **right):
 
 def told(rows):
     """(prompt, trace) of the rows, and the reasons of the others."""
+    assert {row.problem_id for row in rows} <= {"p"}
     kept = [(row.prompt, row.trace_id[2:]) for row in rows if isinstance(row, Example)]
     return kept, {row.what[2:]: row.reason for row in rows if isinstance(row, Dropped)}
 
