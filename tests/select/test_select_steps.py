@@ -188,6 +188,15 @@ def test_a_tree_trains_each_node_once():
     assert len(trained) == 5
 
 
+def test_a_tree_that_is_labelled_throughout_is_a_tree():
+    nodes = [node(0, None, ""), node(1, 0, "a", "p/0"), node(2, 0, "b")]
+    found = group([trace(0, "a")], [label(f"p/n{i}", value=i / 4) for i in range(3)], nodes)
+    rows, dropped = steps(found)
+    assert {name: row.labels for name, row in rows.items()} == {"p/0": [0.25], "p/n2": [0.5]}
+    assert dropped == {"p/n0": "root"}
+    assert steps(found, use="correct")[1]["p/0"] == "unlabelled"  # a tree's values are no outcomes
+
+
 def test_a_limit_drops_rows_and_trains_shared_nodes_all_the_same():
     rows, dropped = steps(a_tree(), max_per_problem=1)
     assert {name: row.labels for name, row in rows.items()} == {"p/0": [1 / 3, 2 / 3, 1.0]}

@@ -150,3 +150,20 @@ def _leads_to(name: str, path: Path) -> bool:
         return os.readlink(f"/proc/self/fd/{name}") == str(path)
     except OSError:
         return False
+
+
+def test_inside_a_temporary_folder_a_file_is_written_under_its_own_name(tmp_path):
+    steps: list[str] = []
+
+    class Told(Disk):
+        def point(self, step, path):
+            steps.append(step)
+
+    stream = Told().stream(tmp_path / "file", direct=True)
+    assert os.listdir(tmp_path) == ["file"]
+    stream.write(b"x")
+    stream.commit()
+    assert steps == ["create", "write", "fsync"]  # the folder's own rename makes it appear
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(FileExistsError):
+        Told().stream(tmp_path / "link", direct=True)
