@@ -167,3 +167,20 @@ def test_inside_a_temporary_folder_a_file_is_written_under_its_own_name(tmp_path
     (tmp_path / "link").symlink_to("elsewhere")
     with pytest.raises(FileExistsError):
         Told().stream(tmp_path / "link", direct=True)
+
+
+@pytest.mark.parametrize("step", ["create", "write", "fsync", "rename", "fsync folder"])
+def test_a_disk_that_fails_at_any_step_is_told_with_the_file_that_was_written(tmp_path, step):
+    class Failing(Disk):
+        def point(self, at, path):
+            if at == step:
+                raise OSError(errno.ENOSPC, "No space left on device", "the temporary one")
+
+    DISK.write(tmp_path / "file", b"old")
+    with pytest.raises(StorageError) as caught:
+        Failing().write(tmp_path / "file", b"newer")
+    assert str(caught.value).startswith(f"{tmp_path / 'file'}: No space left on device: ")
+    needed = 0 if step == "create" else 5
+    assert f"{needed:,} bytes needed" in str(caught.value)
+    assert (tmp_path / "file").read_bytes() == (b"newer" if step == "fsync folder" else b"old")
+    assert os.listdir(tmp_path) == ["file"]
