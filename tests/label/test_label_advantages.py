@@ -110,6 +110,11 @@ def test_rewards_by_step_are_relative_and_summed_to_the_end() -> None:
     # PRIME: of each step less the mean step of the others, summed; and 2 times the outcome's leave-one-out
     prime = group_advantage.Settings(kind="rloo", outcome=2, process=1)
     assert [row.advantage for row in rows(group_advantage, group, prime)] == [[3.0, 2.0], [-3.0, -2.5]]
+    unknown = group_of([1, 0, 0], steps=[[None, 1.0], [math.nan, 0.0], [None, None]])
+    only = group_advantage.Settings(kind="dr_grpo", outcome=0, process=1)
+    first, *others = sorted(rows(group_advantage, unknown, only), key=lambda row: isinstance(row, Dropped))
+    assert first.advantage == [0.5, 0.75]  # an unknown reward counts 0: less their mean .25
+    assert [row.reason for row in others if isinstance(row, Dropped)] == ["no_step_rewards"]
     assert group_advantage.to_go([1, 0, 2], 0.5) == [1.5, 1, 2]
 
 
@@ -156,6 +161,7 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
     assert found[0].step_scores == pytest.approx([0.2, 0.1])
     assert isinstance(seen[0], All)
     assert [one.by for one in seen[0].asks] == ["phi", "start"]
+    assert [[len(prefix.token_ids) for prefix in one.listed] for one in seen[0].asks] == [[4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Cut, Prefix
 from pipeline.engine.growth import cut
-from pipeline.label.mutual import Settings, label, places, shares, values
+from pipeline.label.mutual import Settings, label, places, shares, values, weight_of
 from pipeline.rows import Dropped, Group, Label, without_gold
 
 
@@ -149,3 +149,11 @@ def test_gold_makes_no_difference(gold):
 def test_what_means_nothing_is_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         Settings(**given)
+
+
+def test_what_a_trace_counts_for_its_answer():
+    def weighed(score, confidence="score"):
+        return weight_of(dataclasses.replace(trace(0, "right"), score=score), Settings(confidence=confidence))
+
+    assert [weighed(score) for score in (0.25, -1.0, 0.0, None, float("inf"))] == [0.25, 0.0, 0.0, 1.0, 1.0]
+    assert weighed(0.25, "count") == 1.0

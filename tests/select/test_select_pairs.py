@@ -214,6 +214,14 @@ def test_what_ranks_a_trace():
     assert choose(judged, score="search", verified=True)[:2] == ([("0", "2")], {"1": "unscored"})
 
 
+def test_a_leaf_of_a_trace_that_leaks_its_hint_is_no_side():
+    found = tree()
+    found.traces[0] = trace(0, "1+1=2\n2*2=4 (CORRECT)\n", True, hinted=True)[0]
+    wanted = {"between": "siblings", "score": "search", "top": 1, "bottom": 1}
+    assert choose(found, **wanted)[0] == [("a", "b")]
+    assert choose(found, **wanted, hint_markers=("other",))[0] == [("a", "b"), ("0", "a2")]
+
+
 def test_cut_and_leaking_traces_are_in_no_pair():
     cut = trace(2, "c", False, finish="budget")
     kept = trace(3, "d", True, hinted=True)  # hinted, but it says nothing of it
