@@ -160,3 +160,18 @@ def test_what_the_cache_says_of_an_unchanged_file_is_taken(model, tmp_path, monk
     (model / "config.json").write_text('{"model_type": "qwen2", "x": 1}')
     assert hash_folder(model, cache) != first
     assert asked[3:] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "added_tokens.json"])
+def test_a_tokenizers_data_is_no_configuration(model, name):
+    (model / name).write_text('{"auto_map": {"a token": "of that name"}}')
+    check_model_folder(model)
+
+
+def test_a_configuration_of_the_largest_size_is_still_read(model, monkeypatch):
+    monkeypatch.setattr(model_folder, "_MAX_CONFIG", 30)
+    (model / "config.json").write_text('{"model_type": "llama"}'.ljust(30))
+    check_model_folder(model)
+    (model / "config.json").write_text('{"model_type": "llama"}'.ljust(31))
+    with pytest.raises(UnsafeFile, match="no configuration is that large"):
+        check_model_folder(model)
