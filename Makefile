@@ -46,15 +46,15 @@ test-servers: $(VENV)/.installed $(VENV)-vllm/.installed $(VENV)-llama/.installe
 	RATCHET_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python RATCHET_LLAMA_PYTHON=$(CURDIR)/$(VENV)-llama/bin/python \
 		$(BIN)/python -m pytest $(TESTS) -m servers
 
-# small changes of the code, each of which a test must notice; by hand, an hour and more. MUTANTS="pipeline.vote.*"
+# small changes of the code, drawn by seed, each of which a test must notice; by hand, minutes a room (SAMPLE=0:
+# every change, hours). MUTANTS="store label" for some rooms, SEED=1 for another draw
 $(VENV)-mutants/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-mutants
 	$(VENV)-mutants/bin/pip install --quiet --editable '.[dev,mutants]'
 	touch $@
 
 mutants: $(VENV)-mutants/.installed
-	OMP_NUM_THREADS=1 $(VENV)-mutants/bin/mutmut run $(MUTANTS) || true
-	$(VENV)-mutants/bin/mutmut results
+	OMP_NUM_THREADS=1 $(VENV)-mutants/bin/python scripts/mutants.py --sample $(or $(SAMPLE),60) --seed $(or $(SEED),0) $(MUTANTS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check pipeline tests scripts

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.models.environment import prepare
@@ -14,6 +15,14 @@ from pipeline.models.environment import prepare
 prepare(threads=1)
 os.environ.setdefault("RATCHET_CACHE", str(Path(tempfile.gettempdir()) / f"ratchet-tests-{os.getuid()}"))
 sys.path.append(str(Path(__file__).parent / "house"))
+# a busy machine is no failure: neither a slow example nor a slow draw
+hypothesis.settings.register_profile(
+    "unhurried",
+    hypothesis.settings.default,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.asks import All, Counted, Cut, Logprob, MonteCarlo, Prefix
 from pipeline.engine.growth import cut
-from pipeline.rows import Problem, Trace
+from pipeline.rows import Label, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
 PROBLEM = Problem(id="p", question="?", answer="right")
@@ -61,6 +61,13 @@ def written(prefix: Prefix, *steps: str) -> Prefix:
         prompt=prefix.prompt, token_ids=tuple(map(ord, text)), step_ends=ends, steps=tuple(lines), text=text,
         logprobs=(-1.0,) * len(text), finish="eos", answer=lines[-1].strip(),
     )  # fmt: skip
+
+
+def stamped(rows: Any, labeller: str, problem: str = PROBLEM.id) -> Any:
+    """The rows, each found to say whose problem it is of, and its labels who gave them."""
+    assert {row.problem_id for row in rows} <= {problem}
+    assert {row.labeller.split("/")[0] for row in rows if isinstance(row, Label)} <= {labeller}
+    return rows
 
 
 @dataclass

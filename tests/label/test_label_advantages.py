@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import All, Logprob, Score
@@ -43,7 +44,8 @@ def group_of(rewards, steps=None, traces=None):
 
 
 def rows(method, group, settings, replies=(), seen=None):
-    return drive_with_replies(method.label(PROBLEM, group, settings, TASK), replies, seen)
+    found = drive_with_replies(method.label(PROBLEM, group, settings, TASK), replies, seen)
+    return stamped(found, method.__name__.rpartition(".")[2])
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,11 @@ def test_rewards_by_step_are_relative_and_summed_to_the_end() -> None:
     # PRIME: of each step less the mean step of the others, summed; and 2 times the outcome's leave-one-out
     prime = group_advantage.Settings(kind="rloo", outcome=2, process=1)
     assert [row.advantage for row in rows(group_advantage, group, prime)] == [[3.0, 2.0], [-3.0, -2.5]]
+    unknown = group_of([1, 0, 0], steps=[[None, 1.0], [math.nan, 0.0], [None, None]])
+    only = group_advantage.Settings(kind="dr_grpo", outcome=0, process=1)
+    first, *others = sorted(rows(group_advantage, unknown, only), key=lambda row: isinstance(row, Dropped))
+    assert first.advantage == [0.5, 0.75]  # an unknown reward counts 0: less their mean .25
+    assert [row.reason for row in others if isinstance(row, Dropped)] == ["no_step_rewards"]
     assert group_advantage.to_go([1, 0, 2], 0.5) == [1.5, 1, 2]
 
 
@@ -168,6 +175,7 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
     assert found[0].step_scores == pytest.approx([0.2, 0.1])
     assert isinstance(seen[0], All)
     assert [one.by for one in seen[0].asks] == ["phi", "start"]
+    assert [[len(prefix.token_ids) for prefix in one.listed] for one in seen[0].asks] == [[4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,8 @@ def test_a_critics_targets_are_what_it_should_have_said_after_each_step() -> Non
 
 def shaped(group, settings, replies=(), others=()):
     whole = shaped_reward.reduce([shaped_reward.survey(one, settings) for one in (group, *others)], settings)
-    return drive_with_replies(shaped_reward.label(PROBLEM, group, settings, TASK, whole=whole), replies)
+    found = drive_with_replies(shaped_reward.label(PROBLEM, group, settings, TASK, whole=whole), replies)
+    return stamped(found, "shaped_reward")
 
 
 def test_ppo_max_scales_clips_and_charges_for_leaving_the_reference() -> None:
@@ -266,6 +275,9 @@ def test_ppo_max_takes_a_traces_own_reward_at_its_last_step_and_drops_what_has_n
         ("p/2", "no_reward"),
         ("p/3", "no_logprobs"),
     }
+    free = shaped_reward.Settings(scale=False, reference="policy@0", kl=0)
+    assert shaped(group_of([0.5]), free)[0].step_scores == [0, 0.5]  # the reference is not asked
+    assert shaped(group_of([None]), settings)[0].reason == "no_reward"  # nor where nothing is kept
     for given, words in (({}, "name one"), ({"kl": 0, "scale": False, "center": True}, "set scale: true")):
         with pytest.raises(ValidationError, match=words):
             shaped_reward.Settings(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import Choose
@@ -38,7 +39,8 @@ def judged(found, likes, **settings):
         return [[0.5 * chance, 0.5 * (1 - chance)] for chance in chances]
 
     asks = duel.label(PROBLEM, found, duel.Settings(**settings), TASK)
-    return drive_with_replies(asks, [reply] if len(found.traces) > 1 else [], seen), seen
+    rows = drive_with_replies(asks, [reply] if len(found.traces) > 1 else [], seen)
+    return stamped(rows, "duel"), seen
 
 
 def test_the_better_one_wins_whatever_its_place():

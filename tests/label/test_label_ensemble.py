@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import All, Score
@@ -35,7 +36,7 @@ def labelled(found, replies, **settings):
     rows = drive_with_replies(
         ensemble.label(PROBLEM, found, ensemble.Settings(by=("a", "b"), **settings), TASK), replies, seen
     )
-    return rows, seen
+    return stamped(rows, "ensemble"), seen
 
 
 def test_a_step_and_a_trace_are_worth_the_mean():

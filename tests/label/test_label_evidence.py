@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_world import PROBLEM, Lines, trace
+from label_world import PROBLEM, Lines, stamped, trace
 from pydantic import ValidationError
 
 from pipeline.asks import Choose
@@ -35,7 +36,7 @@ def drive(asks: Any, said: Any) -> tuple[list[Any], list[Choose]]:
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value, seen
+            return stamped(stop.value, "evidence"), seen
         assert isinstance(ask, Choose)
         seen.append(ask)
         reply = []
@@ -118,6 +119,22 @@ def test_what_is_asked_and_labelled_by_hand(tmp_path: Path) -> None:
     )
     assert rows[0].value == 0.5
     assert rows[0].step_scores == [None, None]
+
+
+def test_the_passage_that_is_named_is_the_strongest_voice_of_the_verdict(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s", reason="needs ratchet-lm[evidence]")
+    store = store_of(tmp_path, "Iron rusts in rain.\n\nIron rusts at sea.\n\nBees make honey all summer.")
+    turn = dataclasses.replace(trace(1), id="p/critique.0", parent="p/0")
+    group = Group("p", traces=[trace(0, "Iron rusts never."), turn])
+
+    def said(passage: str, claim: str) -> tuple[float, float, float]:
+        return (0.3, 0.55, 0.15) if "rain" in passage else (0.1, 0.8, 0.1)
+
+    rows, _ = drive(label(PROBLEM, group, Settings(store=store, k=2), Lines()), said)
+    first, other = rows
+    assert first.step_scores == [0.0]
+    assert first.reason.endswith("; passages 2")
+    assert (other.what, other.reason) == ("p/critique.0", "other_turn")
 
 
 def test_the_nearest_passage_comes_first_and_ties_by_place(tmp_path: Path) -> None:

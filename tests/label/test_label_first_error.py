@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_world import PROBLEM, Lines, World, trace
+from label_world import PROBLEM, Lines, World, stamped, trace
 
 from pipeline.label import first_error
 from pipeline.recipe.methods import method
@@ -13,9 +13,10 @@ from pipeline.rows import Dropped, Group, Label, Problem
 
 def labelled(traces, task=None, problem=PROBLEM):
     world = World(lambda prefix, n: [])
-    return world.drive(
-        first_error.label(problem, Group("p", traces=traces), first_error.Settings(), task or Lines())
+    asks = first_error.label(
+        problem, Group(problem.id, traces=traces), first_error.Settings(), task or Lines()
     )
+    return stamped(world.drive(asks), "first_error", problem.id)
 
 
 def test_all_from_the_first_mistake_on_is_wrong() -> None:

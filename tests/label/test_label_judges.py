@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 sys.path.append(str(Path(__file__).parent))
 
-from label_world import PROBLEM, Lines, trace
+from label_world import PROBLEM, Lines, stamped, trace
 
 from pipeline.asks import All, Choose, Continue, Cut, Prefix, Score, Turn
 from pipeline.label import critic, judge, self_verify
@@ -63,7 +63,7 @@ class Talker:
             try:
                 ask = asks.send(reply)
             except StopIteration as stop:
-                return stop.value
+                return stamped(stop.value, method.__name__.rpartition(".")[2])
             reply = self.reply(ask)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_world import PROBLEM, World, trace
+from label_world import PROBLEM, World, stamped, trace
 
 from pipeline.label import match
 from pipeline.recipe.methods import method
@@ -30,7 +30,8 @@ class Numbers(BaseTask):
 def labelled(traces, solution=None, problem=PROBLEM, **settings):
     group = Group("p", traces=traces)
     world = World(lambda prefix, n: [])
-    return world.drive(match.label(problem, group, match.Settings(**settings), Numbers(solution)))
+    rows = world.drive(match.label(problem, group, match.Settings(**settings), Numbers(solution)))
+    return stamped(rows, "match")
 
 
 def scores(rows) -> dict[str, list]:

@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_world import CHARACTERS, PROBLEM, Lines, trace, written
+from label_world import CHARACTERS, PROBLEM, Lines, stamped, trace, written
 from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Cut, Prefix
 from pipeline.engine.growth import cut
-from pipeline.label.mutual import Settings, label, places, shares, values
+from pipeline.label.mutual import Settings, label, places, shares, values, weight_of
 from pipeline.rows import Dropped, Group, Label, without_gold
 
 
@@ -23,7 +23,7 @@ def drive(asks, completion):
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value, seen
+            return stamped(stop.value, "mutual"), seen
         seen.append(ask)
         if isinstance(ask, All):
             reply = [[cut(one.prefix, at, CHARACTERS) for at in one.at] for one in ask.asks]
@@ -149,3 +149,11 @@ def test_gold_makes_no_difference(gold):
 def test_what_means_nothing_is_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         Settings(**given)
+
+
+def test_what_a_trace_counts_for_its_answer():
+    def weighed(score, confidence="score"):
+        return weight_of(dataclasses.replace(trace(0, "right"), score=score), Settings(confidence=confidence))
+
+    assert [weighed(score) for score in (0.25, -1.0, 0.0, None, float("inf"))] == [0.25, 0.0, 0.0, 1.0, 1.0]
+    assert weighed(0.25, "count") == 1.0

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_world import PROBLEM, Lines, World, shares, trace, written
+from label_world import PROBLEM, Lines, World, shares, stamped, trace, written
 
 from pipeline.asks import Prefix, prefix_of
 from pipeline.label import omega
@@ -23,7 +23,8 @@ def given_settings(**more):
 
 
 def labelled(world, traces, problem=PROBLEM, **more):
-    return world.drive(omega.label(problem, Group("p", traces=traces), given_settings(**more), Lines()))
+    rows = world.drive(omega.label(problem, Group("p", traces=traces), given_settings(**more), Lines()))
+    return stamped(rows, "omega")
 
 
 def test_the_formulas_by_hand() -> None:

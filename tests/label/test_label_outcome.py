@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipeline.label import outcome
-from pipeline.rows import Dropped, Group, Problem, Trace
+from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
 
@@ -44,6 +46,13 @@ def test_every_trace_gets_one_label_with_its_reason():
     assert [row.trace_id for row in rows] == [t.id for t in traces]
     assert [row.correct for row in rows] == [True, False, False, False, False, True]
     assert [row.reason for row in rows] == ["", "wrong_answer", "no_answer", "truncated", "truncated", ""]
+
+
+def test_what_is_no_attempt_has_no_outcome_and_the_rows_say_the_rest():
+    critique = dataclasses.replace(trace(1, "4"), id="p/critique.0", parent="p/0")
+    right, dropped = labels_of(Problem(id="p", question="2 + 2", answer="4"), [trace(0, "4"), critique])
+    assert right == Label(problem_id="p", trace_id="p/0", correct=True, value=1.0, labeller="outcome")
+    assert dropped == Dropped(problem_id="p", what="p/critique.0", reason="no_attempt")
 
 
 def test_problems_without_an_answer_are_dropped_with_a_reason():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_world import PROBLEM, Lines, World, trace, written
+from label_world import PROBLEM, Lines, World, stamped, trace, written
 
 from pipeline.asks import Prefix
 from pipeline.label import pivotal
@@ -34,7 +34,8 @@ def half_then(text: str) -> float:
 
 def labelled(world, traces, problem=PROBLEM, **more):
     settings = pivotal.Settings(**({"n": 8} | more))
-    return world.drive(pivotal.label(problem, Group("p", traces=traces), settings, Lines()))
+    rows = world.drive(pivotal.label(problem, Group("p", traces=traces), settings, Lines()))
+    return stamped(rows, "pivotal")
 
 
 def grouped(traces, rows) -> Group:

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import Counted, MonteCarlo
@@ -50,7 +51,7 @@ def run(module, traces, right, problem=PROBLEM, **settings):
     made = module.Settings(**settings)
     search = module.label(problem, Group("p", traces=traces), made, TASK)
     rows = drive_with_replies(search, [reply] * calls(module, made, problem, traces), asks)
-    return rows, asks
+    return stamped(rows, module.__name__.rpartition(".")[2]), asks
 
 
 def calls(module, settings, problem, traces):

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from label_world import PROBLEM, Lines, trace, written
+from label_world import PROBLEM, Lines, stamped, trace, written
 from pydantic import ValidationError
 
 from pipeline.asks import All, Choose, Continue, Score
@@ -24,7 +24,7 @@ def drive(asks: Any, critic: Any, task: Any) -> tuple[list[Any], list[Any]]:
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value, seen
+            return stamped(stop.value, "self_check"), seen
         seen.append(ask)
         if isinstance(ask, All):
             reply = [render_turn(task, one, None) for one in ask.asks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from label_world import stamped
 from pydantic import ValidationError
 
 from pipeline.asks import Logprob
@@ -37,7 +38,8 @@ def group_of(*rewards: tuple[float, float]) -> Group:
 
 def labels(group: Group, *replies, **settings) -> dict[str, Label]:
     made = shaped.label(PROBLEM, group, shaped.Settings(**settings), TASK)
-    return {row.trace_id: row for row in drive_with_replies(made, list(replies)) if isinstance(row, Label)}
+    rows = stamped(drive_with_replies(made, list(replies)), "shaped")
+    return {row.trace_id: row for row in rows if isinstance(row, Label)}
 
 
 def test_the_second_attempts_rewards_are_11_1_0_and_minus_10() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_world import stamped
 
 from pipeline.asks import Continue, Prefix
 from pipeline.label import prefix_values, tree_value
@@ -64,7 +65,7 @@ def labelled(group, task=TASK, problem=PROBLEM, **settings):
     search = tree_value.label(problem, group, tree_value.Settings(**settings), task)
     with pytest.raises(StopIteration) as stopped:
         next(search)
-    return stopped.value.value
+    return stamped(stopped.value.value, "tree_value")
 
 
 def forest():
@@ -265,7 +266,7 @@ def prefix_rows(group, written, task=TASK, **settings):
     assert ask.until == "step"
     with pytest.raises(StopIteration) as stopped:
         search.send([grow(p, step, **more) for p, (step, more) in zip(ask.listed, written, strict=True)])
-    return ask, stopped.value.value
+    return ask, stamped(stopped.value.value, "prefix_values")
 
 
 def test_right_prefixes_get_k_over_k_and_one_wrong_step_each():

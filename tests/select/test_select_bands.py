@@ -104,3 +104,14 @@ def test_a_search_s_own_score_places_a_trace_where_asked():
 
 def test_an_empty_set_s_band_holds_every_score():
     assert bands.reduce([], bands.Settings()) == (-math.inf, math.inf)
+
+
+def test_a_method_with_a_survey_keeps_the_contract_of_whole_sets():
+    from types import SimpleNamespace
+
+    from pipeline.select import SelectMethod, WholeSelectMethod, contract, correct
+
+    assert contract(bands) is WholeSelectMethod
+    assert contract(correct) is SelectMethod
+    for half in ("survey", "reduce"):  # one of the two is a mistake that the whole contract tells
+        assert contract(SimpleNamespace(**{half: None})) is WholeSelectMethod

@@ -48,7 +48,9 @@ def reasons(rows):
 
 
 def choose(a_group, **settings):
-    return correct.select(a_group, correct.Settings(**settings), TASK, encode)
+    rows = correct.select(a_group, correct.Settings(**settings), TASK, encode)
+    assert {row.problem_id for row in rows} <= {"p"}
+    return rows
 
 
 def test_the_row_is_ready_to_train_on():
@@ -167,3 +169,32 @@ def test_the_band_and_the_lengths_hold_their_own_bounds():
     with pytest.raises(ValidationError, match="low comes first"):
         correct.Settings(keep_between=(0.6, 0.5))
     assert correct.Settings(keep_between=(0.5, 0.5)).keep_between == (0.5, 0.5)
+
+
+def test_what_a_limit_a_hint_and_a_vote_mean():
+    many = group(*((trace(i, f"t{i}", score=float(i), tokens=20 - i, round=i % 3), True) for i in range(12)))
+    kept = {how: [row.trace_id[2:] for row in choose(many, prefer=how, max_per_problem=3) if isinstance(row, Example)]
+            for how in ("first", "newest", "score", "shortest")}  # fmt: skip
+    assert kept == {
+        "first": ["0", "1", "2"], "newest": ["2", "5", "8"], "score": ["11", "10", "9"], "shortest": ["11", "10", "9"],
+    }  # fmt: skip
+    assert sum(isinstance(row, Example) for row in choose(many)) == 10
+    assert sum(isinstance(row, Example) for row in choose(many, max_per_problem=None)) == 12
+    hinted = group(
+        (trace(0, "a", hinted=True), True),
+        (trace(1, "b x", hinted=True), True),
+        (trace(2, "c", finish="budget"), True),
+    )
+    assert reasons(choose(hinted, hint_markers=("x", "y"))) == {
+        "p/0": "kept",
+        "p/1": "hint_leak",
+        "p/2": "truncated",
+    }
+    assert reasons(choose(hinted, keep_between=(0.0, 1.0)))["p/0"] == "kept"  # the cut one votes
+    alone = group((trace(0, "a", hinted=True), True))
+    assert reasons(choose(alone, keep_between=(0.0, 1.0))) == {"p/0": "outside_band"}  # nobody voted
+    same = group((trace(0, "A  b"), True), (trace(1, "a B"), True))
+    assert reasons(choose(same, dedupe=False)) == {"p/0": "kept", "p/1": "kept"}
+    unsaid = group((trace(0), True))
+    unsaid.labels["p/0"] = Label(problem_id="p", trace_id="p/0", correct=False)
+    assert reasons(choose(unsaid)) == {"p/0": "wrong_answer"}

@@ -40,6 +40,7 @@ def group(*both, nodes=(), values=()):
 
 def choose(found, **chosen):
     rows = pairs.select(found, pairs.Settings(**chosen), TASK, encode)
+    assert {row.problem_id for row in rows} <= {"p"}
     made = [(row.trace_id[2:], row.rejected_id[2:]) for row in rows if isinstance(row, Pair)]
     return made, {row.what[2:]: row.reason for row in rows if isinstance(row, Dropped)}, rows
 
@@ -179,3 +180,94 @@ def test_mistakes_are_said():
         pairs.Settings(chosen_above=0.2, rejected_below=0.5)
     assert pairs.Settings(between="siblings", score="search").kinds_needed == ("Trace", "Node")
     assert pairs.Settings().kinds_needed == ("Trace", "Label")
+
+
+def test_bounds_count_themselves_and_float_noise_makes_no_difference():
+    found = group(trace(0, "a", value=0.3), trace(1, "b", value=0.2), trace(2, "c", value=0.1))
+    assert choose(found, score="value", chosen_above=0.3, rejected_below=0.2)[0] == [("0", "2"), ("0", "1")]
+    assert 0.3 - 0.2 < 0.1  # as floats
+    assert choose(found, score="value", margin=0.1)[0] == [("0", "2"), ("0", "1"), ("1", "2")]
+    assert choose(found, score="value", margin=0.1, max_per_problem=2)[:2] == ([("0", "2"), ("0", "1")], {})
+    many = group(*(trace(i, f"{i}", i % 2 == 0) for i in range(8)))
+    assert len(choose(many, max_per_problem=None)[0]) == 16
+    assert len(choose(many)[0]) == 10
+    _, dropped, _ = choose(many, max_per_problem=1)
+    assert dropped == dict.fromkeys("123456", "over_limit")
+    one = pairs.Settings(chosen_above=0.5, rejected_below=0.5)
+    assert (one.chosen_above, one.rejected_below) == (0.5, 0.5)
+
+
+def test_what_ranks_a_trace():
+    steps = group(trace(0, "a\nb\n", scores=[0.5, None, 0.1]), trace(1, "c", value=0.2, scores=[9.0]))
+    assert choose(steps, score="value")[2][0].margin == pytest.approx(0.3 - 0.2)
+    assert choose(steps, score="value", aggregate="min")[2][0].margin == pytest.approx(0.2 - 0.1)
+    odd = [trace(0, "a", value=float("inf")), trace(1, "b", True), trace(2, "c", scores=[None])]
+    assert choose(group(*odd), score="value")[:2] == ([], dict.fromkeys("012", "unscored"))
+    found = group(
+        trace(0, "a", score=1.0), trace(1, "b", score=float("nan")), trace(2, "c"), trace(3, "d", score=0.0)
+    )
+    made, dropped, _ = choose(found, score="search")
+    assert (made, dropped) == ([("0", "3")], {"1": "unlabelled", "2": "unlabelled"})
+    judged = group(
+        trace(0, "a", True, score=0.7), trace(1, "b", value=3, score=0.5), trace(2, "c", False, score=0.1)
+    )
+    assert choose(judged, score="search", verified=True)[:2] == ([("0", "2")], {"1": "unscored"})
+
+
+def test_a_leaf_of_a_trace_that_leaks_its_hint_is_no_side():
+    found = tree()
+    found.traces[0] = trace(0, "1+1=2\n2*2=4 (CORRECT)\n", True, hinted=True)[0]
+    wanted = {"between": "siblings", "score": "search", "top": 1, "bottom": 1}
+    assert choose(found, **wanted)[0] == [("a", "b")]
+    assert choose(found, **wanted, hint_markers=("other",))[0] == [("a", "b"), ("0", "a2")]
+
+
+def test_cut_and_leaking_traces_are_in_no_pair():
+    cut = trace(2, "c", False, finish="budget")
+    kept = trace(3, "d", True, hinted=True)  # hinted, but it says nothing of it
+    plain = trace(4, "e (CORRECT)", True)  # the marker, but nobody gave it a hint
+    made, dropped, rows = choose(group(trace(1, "b", False), cut, kept, plain))
+    assert (made, dropped) == ([("3", "1"), ("4", "1")], {"2": "truncated"})
+    assert {row.problem_id for row in rows} == {"p"}
+    other = choose(group(trace(1, "b", False), kept, plain), hint_markers=("d", "zz"))
+    assert other[:2] == ([("4", "1")], {"3": "hint_leak"})
+
+
+def test_steps_deep_in_a_tree_have_all_above_them_as_prefix():
+    def node(name, above, step, value=None, **more):
+        return Node(
+            problem_id="p", id=f"p/{name}", parent=f"p/{above}" if above else None, step=step, depth=0,
+            value=value, token_ids=encode(step), **more,
+        )  # fmt: skip
+
+    nodes = [
+        node("r", None, ""), node("a", "r", "1"), node("b", "a", "2"), node("c", "b", "3", 0.9),
+        node("d", "b", "4", 0.1), node("e", "b", "", 0.0), node("f", "b", "5", float("inf")),
+        node("g", "b", "3", 0.0), node("h", "b", "6", 0.05, trace_id="p/0"), node("i", "b", "7", -1.0, trace_id="p/1"),
+    ]  # fmt: skip
+    found = group(trace(0, "126", finish="length"), trace(1, "127", finish="budget"), nodes=nodes)
+    made, _, rows = choose(found, between="siblings", score="search", top=1)
+    # e adds no token, f is not finite, g says what c says, h was cut; what a search gave up (i) may lose
+    assert made == [("c", "1"), ("c", "d")]
+    assert (rows[0].prompt, rows[0].prompt_ids) == ("q:12", encode("q:12"))
+    assert (rows[0].chosen, rows[0].chosen_ids, rows[0].rejected, rows[0].rejected_ids) == (
+        "3",
+        [51],
+        "7",
+        [55],
+    )
+    assert rows[0].margin == pytest.approx(1.9)
+    assert choose(group(nodes=nodes), between="siblings", score="search")[0] == []  # no trace, no prompt
+
+
+def test_steps_of_plain_traces_by_their_scores():
+    found = group(
+        trace(0, "x\ny\nz\n", scores=[0.5, 0.9, 0.9]), trace(1, "x\nw\n", scores=[0.5, None]),
+        trace(2, "x\nv\n", scores=[0.4, 0.2]), trace(3, "u\n", scores=[float("nan")]), trace(4, "t\n"),
+        trace(5, "s\n", value=0.1), trace(6, "x\nq\n", scores=[0.0, 0.0], finish="length"),
+    )  # fmt: skip
+    made, dropped, rows = choose(found, between="siblings", score="value")
+    assert made == [("0", "2")]
+    assert (rows[0].prompt, rows[0].chosen, rows[0].rejected) == ("q:x\n", "y\n", "v\n")
+    assert rows[0].prompt_ids == encode("q:x\n")
+    assert dropped == {"1": "no_pair", "3": "no_pair", "4": "unlabelled", "5": "no_pair", "6": "truncated"}

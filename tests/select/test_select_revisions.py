@@ -42,9 +42,12 @@ def chosen(found, **settings):
         try:
             ask = asks.send(reply)
         except StopIteration as stop:
-            return stop.value
+            rows = stop.value
+            break
         assert isinstance(ask, Turn)
         reply = render_turn(TASK, ask, None)
+    assert {row.problem_id for row in rows} <= {"p"}
+    return rows
 
 
 def levenshtein_plainly(one, other):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -48,6 +49,7 @@ def label(name, correct=None, **more):
 
 def steps(a_group, **settings):
     rows = step_values.select(a_group, step_values.Settings(**settings), TASK, encode)
+    assert {row.problem_id for row in rows} <= {"p"}
     return {row.trace_id: row for row in rows if isinstance(row, StepExample)}, {
         row.what: row.reason for row in rows if isinstance(row, Dropped)
     }
@@ -186,6 +188,15 @@ def test_a_tree_trains_each_node_once():
     assert len(trained) == 5
 
 
+def test_a_tree_that_is_labelled_throughout_is_a_tree():
+    nodes = [node(0, None, ""), node(1, 0, "a", "p/0"), node(2, 0, "b")]
+    found = group([trace(0, "a")], [label(f"p/n{i}", value=i / 4) for i in range(3)], nodes)
+    rows, dropped = steps(found)
+    assert {name: row.labels for name, row in rows.items()} == {"p/0": [0.25], "p/n2": [0.5]}
+    assert dropped == {"p/n0": "root"}
+    assert steps(found, use="correct")[1]["p/0"] == "unlabelled"  # a tree's values are no outcomes
+
+
 def test_a_limit_drops_rows_and_trains_shared_nodes_all_the_same():
     rows, dropped = steps(a_tree(), max_per_problem=1)
     assert {name: row.labels for name, row in rows.items()} == {"p/0": [1 / 3, 2 / 3, 1.0]}
@@ -236,6 +247,7 @@ def test_every_trace_is_named_or_dropped_exactly_once(drawn, values, use, limit)
 
 def best(a_group, **settings):
     rows = top_value.select(a_group, top_value.Settings(min_characters=0, **settings), TASK, encode)
+    assert {row.problem_id for row in rows} <= {"p"}
     return {
         row.what if isinstance(row, Dropped) else row.trace_id: getattr(row, "reason", "kept") for row in rows
     }
@@ -293,3 +305,77 @@ def test_short_completions_are_dropped():
         top_value.select(group([trace(0, "a" * 50, score=1.0)]), top_value.Settings(), TASK, encode)[0],
         Example,
     )
+
+
+def test_the_rows_of_steps_and_of_a_whole_trace_word_for_word():
+    one = [trace(0, "ab", score=0.75)]
+    [row] = step_values.select(group(one, [label("p/0", True)]), step_values.Settings(), TASK, encode)
+    assert row == StepExample(
+        problem_id="p", prompt="Q:", completions=["a", "b"], labels=[1.0, 1.0], token_ids=encode("Q:ab"),
+        step_ends=[3, 4], trace_id="p/0",
+    )  # fmt: skip
+    [whole] = top_value.select(group(one), top_value.Settings(min_characters=2), TASK, encode)
+    assert (whole.prompt, whole.completion, whole.prompt_ids) == ("Q:", "ab", encode("Q:"))
+    assert whole.completion_ids == encode("ab")
+
+
+def test_a_limit_takes_rows_evenly():
+    assert step_values.evenly(7, 3) == {0, 2, 4}
+    assert step_values.evenly(3, 3) == step_values.evenly(3, None) == step_values.evenly(3, 9) == {0, 1, 2}
+
+
+def test_distances_where_routes_of_several_lengths_are_right():
+    traces = [trace(0, "abcd"), trace(1, "ax"), trace(2, "zy"), trace(3, "aqq")]
+    judged = [label("p/0", True), label("p/1", True), label("p/2", False), label("p/3", False)]
+    rows, _ = steps(group(traces, judged), values="distance", shared="all")
+    assert rows["p/0"].labels == pytest.approx(
+        [1 / 2, 2 / 4, 3 / 4, 1.0]
+    )  # by the shortest through each prefix
+    assert rows["p/1"].labels == pytest.approx([1 / 2, 1.0])
+    assert rows["p/2"].labels == pytest.approx([0.0, 0.0])  # never below 0
+    assert rows["p/3"].labels == pytest.approx([1 / 2, 1 / 4, 0.0])  # .5 - .5 / 2, .25 - .75 / 2
+
+
+def test_abandoned_and_unlabelled_traces_teach_no_share():
+    traces = [trace(0, "ab"), trace(1, "ab", finish="budget"), trace(2, "ac"), trace(3, "ad")]
+    rows, dropped = steps(
+        group(traces, [label("p/0", True), label("p/1", False), label("p/2", None), label("p/3", False)])
+    )
+    assert rows["p/0"].labels == [0.5, 1.0]
+    assert dropped == {"p/1": "unlabelled", "p/2": "unlabelled"}
+    rows, dropped = steps(group(traces, [label("p/0", None), label("p/3", True)]), use="correct")
+    assert {name: row.labels for name, row in rows.items()} == {"p/3": [1.0, 1.0]}
+    assert dropped == {"p/0": "unlabelled", "p/1": "unlabelled", "p/2": "unlabelled"}
+
+
+def test_every_reason_of_a_trace_that_is_not_among_the_best():
+    traces = [
+        trace(0, "a", score=0.2), trace(1, "b", score=0.19), trace(2, "c", score=float("inf")), trace(3, "d", score=0.9, hinted=True),
+        trace(4, "e(CORRECT)", score=0.9, hinted=True), trace(5, "f(CORRECT)", score=0.8), trace(6, "g", score=1.0, finish="budget"),
+    ]  # fmt: skip
+    mute = dataclasses.replace(trace(7, "h", score=1.0), answer=None)
+    assert best(group([*traces, mute]), top=3) == {
+        "p/0": "kept", "p/1": "low_value", "p/2": "unscored", "p/3": "kept", "p/4": "hint_leak", "p/5": "kept",
+        "p/6": "truncated", "p/7": "no_answer",
+    }  # fmt: skip
+    assert best(group(traces[:2]), threshold=None) == {"p/0": "kept", "p/1": "kept"}
+    judged = [label("p/0", False, reason="no_gold"), label("p/1", True)]
+    assert best(group(traces[:3], judged), right=True, threshold=0.0) == {
+        "p/0": "no_gold", "p/1": "kept", "p/2": "unlabelled"
+    }  # fmt: skip
+
+
+def test_steps_scores_even_where_there_is_a_value():
+    judged = [
+        label("p/0", value=0.9, step_scores=[0.2, None, 0.4]),
+        label("p/1", value=0.5),
+        label("p/2", value=0.3, step_scores=[0.5]),
+    ]
+    found = group([trace(0, "abc"), trace(1, "d"), trace(2, "e"), trace(3, "f")], judged)
+    assert best(found, score="label", top=1) == {
+        "p/0": "kept", "p/1": "over_limit", "p/2": "over_limit", "p/3": "unscored"
+    }  # fmt: skip
+    assert best(found, score="steps", top=1) == {
+        "p/2": "kept", "p/0": "over_limit", "p/1": "unscored", "p/3": "unscored"
+    }  # fmt: skip
+    assert best(found, score="steps", threshold=0.31)["p/0"] == "low_value"  # the mean of .2 and .4

@@ -40,7 +40,11 @@ def group(number, values):
 def choose(groups, **chosen):
     asked = strength.Settings(**chosen)
     whole = strength.reduce((strength.survey(one, asked) for one in groups), asked)
-    return [strength.select(one, asked, TASK, list, whole=whole) for one in groups]
+    found = [strength.select(one, asked, TASK, list, whole=whole) for one in groups]
+    assert all(
+        row.problem_id == one.problem_id for one, rows in zip(groups, found, strict=True) for row in rows
+    )
+    return found
 
 
 def ten():
@@ -80,6 +84,8 @@ def test_a_weak_pair_that_the_models_agree_with_is_not_flipped():
 def test_no_score_no_strength():
     [rows] = choose([group(0, (None, 0.2))])
     assert [(row.what, row.reason) for row in rows] == [("p0/0", "no_strength"), ("p0/1", "no_strength")]
+    for values in ((0.2, None), (math.inf, 0.1), (0.1, -math.inf), (math.nan, 0.1)):
+        assert strength.strength(group(0, values).examples[0], group(0, values)) is None
     assert strength.reduce([], strength.Settings()) == (-math.inf, -math.inf, math.inf)
 
 

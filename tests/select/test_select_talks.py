@@ -40,6 +40,7 @@ def group(*traces, **right):
 
 def told(rows):
     """(prompt, trace) of the rows, and the reasons of the others."""
+    assert {row.problem_id for row in rows} <= {"p"}
     kept = [(row.prompt, row.trace_id[2:]) for row in rows if isinstance(row, Example)]
     return kept, {row.what[2:]: row.reason for row in rows if isinstance(row, Dropped)}
 
@@ -177,6 +178,10 @@ def test_near_misses_of_a_recovered_conversation():
     rows, left = near(group(*TWICE, t0=False, revise_0=False, revise_1=True), which="last", rows=["revise"])
     assert rows == [("revise said by revise.0", "revise.1")]
     assert left["0"] == "not_recovered"
+    rows, left = near(group(*TWICE, t0=False, revise_0=False, revise_1=True), rows=["verify"])
+    assert rows == [("critique said by 0", "critique.0"), ("critique said by revise.1", "critique.2")]
+    rows, _ = near(group(*TWICE, t0=False, revise_0=False, revise_1=True), which="last", rows=["verify"])
+    assert rows == [("critique said by revise.1", "critique.2")]
 
 
 def test_what_did_not_recover_makes_no_row():

@@ -16,7 +16,9 @@ def trace(number: int, text: str, finish: str = "eos") -> Trace:
 def chosen(traces, **settings):
     labels = {one.id: Label(problem_id="p", trace_id=one.id, correct=False) for one in traces}
     group = Group("p", traces=traces, labels=labels)
-    return unfiltered.select(group, unfiltered.Settings(**settings), None, lambda prompt: [9])
+    rows = unfiltered.select(group, unfiltered.Settings(**settings), None, lambda prompt: [9])
+    assert {row.problem_id for row in rows} <= {"p"}
+    return rows
 
 
 def test_wrong_traces_are_kept_and_cut_ones_repeated_ones_and_those_over_the_limit_are_not():

@@ -14,6 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import DamagedData, UnsafeFile
+from pipeline.store import model_folder
+from pipeline.store.documents import hash_file
 from pipeline.store.model_folder import check_model_folder, hash_folder
 
 
@@ -90,6 +92,25 @@ def test_configurations_that_cannot_be_read_are_refused(model, text):
         check_model_folder(model)
 
 
+def test_a_name_of_transformers_own_or_of_an_attention_is_no_code(model):
+    mine = {"auto_mapping": {"parent_library": "transformers.models.llama", "base_model_class": "LlamaModel"}}
+    (model / "adapter_config.json").write_text(json.dumps(mine))
+    (model / "config.json").write_text('{"_attn_implementation": "sdpa", "auto_map": {}, "name": "a/b"}')
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model.safetensors"}}')
+    check_model_folder(model)
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [(b"\x80\x04", UnsafeFile), (b"\x80\x05", UnsafeFile), (b"\x80\x06", DamagedData), (b"PK\x03\x04", UnsafeFile),
+     (b"PK\x03\x05", DamagedData), (b"\x81\x04", DamagedData)],
+)  # fmt: skip
+def test_a_pickle_by_another_name_is_told_from_a_damaged_file(model, start, error):
+    (model / "model.safetensors").write_bytes(start + b"x" * 40)
+    with pytest.raises(error):
+        check_model_folder(model)
+
+
 def test_code_files_are_refused(model):
     (model / "modeling_x.py").write_text("print('hi')")
     with pytest.raises(UnsafeFile, match="carries code"):
@@ -121,3 +142,36 @@ def test_a_damaged_hash_cache_is_only_slow(model, tmp_path):
     for content in (b"", b"[]", b'{"x": 3}', b"\xff"):
         cache.write_bytes(content)
         assert hash_folder(model, cache) == hash_folder(model)
+
+
+def test_what_the_cache_says_of_an_unchanged_file_is_taken(model, tmp_path, monkeypatch):
+    cache, asked = tmp_path / "hashes.json", []
+
+    def counted(path):
+        asked.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(model_folder, "hash_file", counted)
+    monkeypatch.setattr(model_folder, "_remembered", {})
+    first = hash_folder(model, cache)
+    assert sorted(asked) == ["config.json", "model.safetensors", "tokenizer_config.json"]
+    monkeypatch.setattr(model_folder, "_remembered", {})  # as another process begins
+    assert hash_folder(model, cache) == first
+    (model / "config.json").write_text('{"model_type": "qwen2", "x": 1}')
+    assert hash_folder(model, cache) != first
+    assert asked[3:] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "added_tokens.json"])
+def test_a_tokenizers_data_is_no_configuration(model, name):
+    (model / name).write_text('{"auto_map": {"a token": "of that name"}}')
+    check_model_folder(model)
+
+
+def test_a_configuration_of_the_largest_size_is_still_read(model, monkeypatch):
+    monkeypatch.setattr(model_folder, "_MAX_CONFIG", 30)
+    (model / "config.json").write_text('{"model_type": "llama"}'.ljust(30))
+    check_model_folder(model)
+    (model / "config.json").write_text('{"model_type": "llama"}'.ljust(31))
+    with pytest.raises(UnsafeFile, match="no configuration is that large"):
+        check_model_folder(model)

@@ -17,7 +17,7 @@ from test_store_parts import make_plan
 from pipeline.errors import NothingKept, RecipeError
 from pipeline.rows import Label
 from pipeline.store.folder import StageFolder
-from pipeline.store.outcome import read_outcome, write_outcome
+from pipeline.store.outcome import exit_code_of, read_outcome, write_outcome
 from pipeline.store.run_folder import gc, run_name_ok, tree_files, tree_hash, verify_run
 
 
@@ -126,7 +126,10 @@ def test_gc_keeps_what_is_committed(world):
 
 def test_outcomes(tmp_path):
     assert read_outcome(tmp_path) is None
-    assert write_outcome(tmp_path)["ok"]
+    fine = write_outcome(tmp_path)
+    assert fine == read_outcome(tmp_path)
+    del fine["when"]
+    assert fine == {"ok": True, "exit_code": 0, "error": "", "message": ""}
     for error, code in [
         (NothingKept("round 3: 0 of 512 kept"), 5),
         (KeyboardInterrupt(), 130),
@@ -140,6 +143,10 @@ def test_outcomes(tmp_path):
         assert (found["ok"], found["exit_code"], found["error"]) == (False, code, type(error).__name__)
         assert found["message"]
     assert json.loads((tmp_path / "outcome.json").read_text())["when"].startswith("20")
+    assert [exit_code_of(SystemExit(code)) for code in (None, 0, 3, "words")] == [0, 0, 3, 1]
+    for text in ("[]", "no json"):
+        (tmp_path / "outcome.json").write_text(text)
+        assert read_outcome(tmp_path) is None
 
 
 def test_light_to_import():

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save, save_file
 
 from pipeline.errors import DamagedData, Diverged
-from pipeline.store.disk import DISK
+from pipeline.store.disk import DISK, Disk
 from pipeline.store.tensors import not_finite, read_header, rewrite
 from pipeline.store.weights import commit_weights, read_weights, weights_hash
 
@@ -188,3 +188,15 @@ def test_full_models_keep_config_and_tokenizer(tmp_path):
     assert json.loads((tmp_path / "w/config.json").read_text()) == {"hidden_size": 32, "model_type": "llama"}
     assert (tmp_path / "w/tokenizer.json").read_text() == '{"b": 1, "a": 2}'
     assert "/home/me" not in "".join(p.read_text(errors="replace") for p in (tmp_path / "w").iterdir())
+
+
+def test_files_of_a_folder_that_is_renamed_as_a_whole_are_not_renamed_one_by_one(tmp_path):
+    renamed: list[str] = []
+
+    class Told(Disk):
+        def rename(self, source: Path, path: Path) -> None:
+            renamed.append(path.name)
+            super().rename(source, path)
+
+    commit_weights(trained(tmp_path / "t"), tmp_path / "w", {}, disk=Told())
+    assert [name for name in renamed if not name.startswith(".tmp-")] == ["w", "manifest.json"]

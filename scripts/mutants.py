@@ -1,0 +1,161 @@
+"""Small changes of the code, drawn by seed: which share do the nearest tests notice?
+
+    python scripts/mutants.py --sample 60 --seed 0 store label    (every room where none is named)
+    python scripts/mutants.py --names pipeline.store.plan.x__leaves__mutmut_3    (these, whatever was drawn)
+
+mutmut (3.8) makes the changes and asks the tests. Each room is run in a copy below `mutants/`, with its own
+tests alone, so a run begins with that room's tests and not with all. A change whose function no test of the
+room calls *in the tests' own process* is counted apart ("unreached"): it is neither killed nor alive. One
+that hangs or ends the process counts as killed. Prints what lives as a diff, and ends with 1 where a room's
+share is below `--at-least`.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mutmut"]
+ROOMS = {Path(path).stem: path for path in SETTINGS["source_paths"]}
+ALIVE, UNREACHED = (
+    0,
+    33,
+)  # mutmut's exit codes; 1 and 3: a test failed; 24, -24, 152, 255, ...: out of time or dead
+
+
+def tests_of(room: str) -> str:
+    """The folder of the tests that stand nearest to a room."""
+    path = Path(ROOMS[room])
+    return f"tests/{path.parent.name if path.suffix else path.name}"
+
+
+def prepared(room: str, again: bool) -> Path:
+    """A copy of the project in which mutmut changes this room and asks its tests.
+
+    again: the copy that stands, with today's tests; the changes in it are those made before.
+    """
+    folder = ROOT / "mutants" / room
+    if again and folder.is_dir():
+        for tests in (folder / "tests", folder / "mutants/tests"):
+            shutil.copytree(ROOT / "tests", tests, dirs_exist_ok=True)
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "mutants").mkdir(parents=True)
+    # copied here and not by mutmut, which would copy at every start and then make its changes anew
+    for name in SETTINGS["also_copy"]:
+        for place in (folder, folder / "mutants"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+            copy(ROOT / name, place / name)
+    text = (folder / "pyproject.toml").read_text("utf-8").split("[tool.mutmut]")[0]
+    selection = "pytest_add_cli_args_test_selection"
+    mine = {"source_paths": [ROOMS[room]], "also_copy": [], selection: [tests_of(room)]}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (SETTINGS | mine).items()]
+    (folder / "pyproject.toml").write_text(f"{text}[tool.mutmut]\n" + "\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+def mutmut(folder: Path, *arguments: str) -> str:
+    """What mutmut says; its exit status tells an unknown name and failing tests not apart."""
+    # CI: hypothesis then draws the same examples each time, and has no health check of a busy machine
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true"}
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
+    return done.stdout + done.stderr
+
+
+def codes(folder: Path) -> dict[str, int | None]:
+    """Every change's name and the exit code of its tests (None: not asked yet)."""
+    found: dict[str, int | None] = {}
+    for path in sorted((folder / "mutants").rglob("*.meta")):
+        found |= json.loads(path.read_text("utf-8"))["exit_code_by_key"]
+    return found
+
+
+def applied(room: str, folder: Path, name: str, tests: list[str]) -> int:
+    """The exit code of a room's tests where a change stands in the file, so in what they start too."""
+    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
+    shutil.copy2(ROOT / path, folder / path)
+    mutmut(folder, "apply", name)
+    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
+        sys.exit(f"{room}: mutmut did not apply {name}")
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", SETTINGS["pytest_add_cli_args"][1]]
+    command = [sys.executable, "-m", "pytest", *options, *(tests or [tests_of(room)])]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, env=env, timeout=1800).returncode
+    except subprocess.TimeoutExpired:
+        return 24
+    finally:
+        shutil.copy2(ROOT / path, folder / path)
+
+
+def measured(room: str, given: argparse.Namespace) -> float:
+    """Draw, run and print one room; the share killed of those that a test reaches."""
+    folder, run = prepared(room, given.again), ("run", "--max-children", str(given.children))
+    every = sorted(codes(folder))
+    if not every:
+        said = mutmut(folder, *run, "nothing-has-this-name")  # writes the changes
+        every = sorted(codes(folder))
+        if not every or not (given.apply or "nothing matches" in said):
+            sys.exit(f"{room}: its tests do not run without a change; mutmut said:\n{said[-3000:]}")
+    drawn = [name for name in given.names if name in every] if given.names else every
+    if not given.names and 0 < given.sample < len(every):
+        drawn = random.Random(f"{given.seed} {room}").sample(every, given.sample)
+    if not drawn:
+        return 1.0
+    if given.apply:
+        after: dict[str, int | None] = {}
+        for name in drawn:
+            after[name] = applied(room, folder, name, given.tests)
+            print(f"{name}: {'alive' if after[name] == ALIVE else 'killed'}", flush=True)
+    else:
+        said = mutmut(folder, *run, *drawn)
+        after = codes(folder)
+        if any(after[name] is None for name in drawn):
+            sys.exit(f"{room}: mutmut left changes without an answer and said:\n{said[-3000:]}")
+    unreached = [name for name in drawn if after[name] == UNREACHED]
+    alive = [name for name in drawn if after[name] == ALIVE]
+    for name in alive:
+        print(f"alive: {name}\n{mutmut(folder, 'show', name)}")
+    asked = len(drawn) - len(unreached)
+    share = (asked - len(alive)) / asked if asked else 1.0
+    print(
+        f"{room}: {asked - len(alive)} of {asked} killed ({share:.1%}); {len(unreached)} more unreached; "
+        f"{len(drawn)} drawn of {len(every)}, seed {given.seed}",
+        flush=True,
+    )
+    print("".join(f"  unreached: {name}\n" for name in unreached), end="")
+    return share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("rooms", nargs="*", choices=[*ROOMS, []], help="these alone")
+    parser.add_argument("--sample", type=int, default=60, help="changes drawn a room (0: every one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--names", nargs="+", default=[], help="these changes, by mutmut's names, and no others"
+    )
+    parser.add_argument("--again", action="store_true", help="today's tests on the changes made before")
+    parser.add_argument(
+        "--apply", action="store_true", help="write each change into the file: slow, for workers"
+    )
+    parser.add_argument("--tests", nargs="+", default=[], help="with --apply: these, in this order")
+    parser.add_argument("--children", type=int, default=1, help="tests asked at a time")
+    parser.add_argument("--at-least", type=float, default=0.9)
+    given = parser.parse_args()
+    named_rooms = [room for room in ROOMS if any(f".{room}." in name for name in given.names)]
+    rooms = given.rooms or named_rooms or list(ROOMS)
+    shares = {room: measured(room, given) for room in rooms}
+    low = [room for room, share in shares.items() if share < given.at_least]
+    sys.exit(f"below {given.at_least:.0%}: {', '.join(low)}" if low else 0)
+
+
+if __name__ == "__main__":
+    main()
