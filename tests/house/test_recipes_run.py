@@ -69,7 +69,7 @@ REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 FAIR = ("fair_words",)
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
-VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown")
+VERIFIERS = ("alphamath_countdown", "orm_countdown", "implicit_countdown", "mips_countdown")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
@@ -237,7 +237,10 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
                 *(["problems=8"] if stage.settings.problems else []),
             ]
         elif stage.room == "evaluate" and (search := stage.settings.search):
-            keys = [f"search.{key}" for key in SMALL_SEARCH.get(search["generate"], ["n=4"])]
+            keys = [
+                f"search.{key}"
+                for key in SMALL_SEARCH.get(search["generate"], [f"n={search.get('width', 4)}"])
+            ]
         elif stage.room == "evaluate" and not stage.sources:
             keys = ["samples=2"]
         words += [f"{here}.{key}" for key in keys]
