@@ -52,23 +52,33 @@ def test_a_value_is_a_tanh_by_hand() -> None:
         assert float(squared_errors(torch.tensor([1.0986123]), torch.tensor([label]))) == pytest.approx(error)
 
 
-@pytest.mark.parametrize("micro", [None, 2])
-def test_the_loss_is_a_direct_torch_computation(base: Path, tmp_path: Path, micro: int | None) -> None:
+def test_the_loss_is_a_direct_torch_computation(base: Path, tmp_path: Path) -> None:
     """Of a step so small that the weights are still those it began with; however its rows are cut."""
-    rows = solved(8)
-    report = start(base, tmp_path, rows, {"r": 4}, steps=1, learning_rate=1e-12, beta=0.3, micro_batch=micro)
-    policy: list[float] = []
-    value: list[float] = []
-    for row in rows:
-        logprobs, raw = direct(base, tmp_path / "out", row.token_ids)
-        begin = len(row.prompt.split())
-        if row.labels[-1] == 1:
-            policy += [-float(logprobs[at - 1, row.token_ids[at]]) for at in range(begin, len(row.token_ids))]
-        value += [(np.tanh(float(raw[end - 1]) / 2) - (2 * row.labels[-1] - 1)) ** 2 for end in row.step_ends]
-    assert report.metrics["right"] == 4
-    assert report.metrics["loss/policy"] == pytest.approx(np.mean(policy), rel=1e-5)
-    assert report.metrics["loss/value"] == pytest.approx(np.mean(value), rel=1e-5)
-    assert report.metrics["loss"] == pytest.approx(np.mean(policy) + 0.3 * np.mean(value), rel=1e-5)
+    rows, norms = solved(8), []
+    for micro in (None, 2):
+        folder = tmp_path / str(micro)
+        job = job_of(
+            base, folder, rows, head="shared", report=lambda values: norms.append(values.get("grad_norm"))
+        )
+        own = {"steps": 1, "learning_rate": 1e-12, "beta": 0.3, "micro_batch": micro}
+        metrics = shared.train(job, shared.Settings(**FAST | own)).metrics
+        policy: list[float] = []
+        value: list[float] = []
+        for row in rows:
+            logprobs, raw = direct(base, folder / "out", row.token_ids)
+            begin, ids = len(row.prompt.split()), row.token_ids
+            if row.labels[-1] == 1:
+                policy += [-float(logprobs[at - 1, ids[at]]) for at in range(begin, len(ids))]
+            value += [
+                (np.tanh(float(raw[end - 1]) / 2) - (2 * row.labels[-1] - 1)) ** 2 for end in row.step_ends
+            ]
+        assert metrics["right"] == 4
+        assert metrics["accumulation"] == (1 if micro is None else 4)
+        assert metrics["loss/policy"] == pytest.approx(np.mean(policy), rel=1e-5)
+        assert metrics["loss/value"] == pytest.approx(np.mean(value), rel=1e-5)
+        assert metrics["loss"] == pytest.approx(np.mean(policy) + 0.3 * np.mean(value), rel=1e-5)
+    one, other = (norm for norm in norms if norm is not None)
+    assert one == pytest.approx(other, rel=1e-4)  # the same update
 
 
 @pytest.fixture(scope="module")
