@@ -54,7 +54,7 @@ def tokens_of(metrics: dict[str, float], recipe: Recipe, heads: bool) -> int:
     for key, value in metrics.items():
         stage, _, rest = key.partition("/charged/")
         model = recipe.models.get(rest.split("@")[0]) if rest else None
-        if model is not None and stage in names and (model.head is not None) == heads:
+        if model is not None and stage in names and (rest.split("@")[0] not in recipe.policies) == heads:
             total += value
     return int(total)
 

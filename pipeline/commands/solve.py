@@ -15,7 +15,7 @@ import typer
 
 from pipeline.commands import HERE, Overrides
 from pipeline.errors import RecipeError, nearest
-from pipeline.models.heads import can
+from pipeline.models.heads import can, head_of
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.read import override
 from pipeline.recipe.shape import Recipe, dump, first_part, split_name
@@ -194,8 +194,8 @@ def _settings(models: dict[str, Any], search: str, usual: dict[str, Any], overri
             f"--search {search}: no such method{nearest(search, methods('generate'))}"
         ) from None
     given: dict[str, Any] = dict(usual)
-    policies = [name for name, model in models.items() if model.head is None]
-    judges = [name for name, model in models.items() if model.head and can(model.head, "scores")]
+    policies = [name for name, model in models.items() if head_of(model.head).policy]
+    judges = [name for name, model in models.items() if can(model.head, "scores")]
     for key, does in asked_of(kind).items():
         fitting = policies if does == "writes" else judges if does == "scores" else []
         if fitting and kind.model_fields[key].get_default() is not None:

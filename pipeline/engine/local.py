@@ -43,7 +43,7 @@ from pipeline.engine.prefix_cache import (
 from pipeline.engine.rungs import ON_CPU, ON_GPU, RUNGS, Limits, groups, large_rung_of, rung_of, wide_rung_of
 from pipeline.engine.text import Text
 from pipeline.errors import Diverged
-from pipeline.models.heads import score_kind
+from pipeline.models.heads import head_of, score_kind
 from pipeline.models.load import device_of, dtype_of, hash_weights, load, plain_head
 
 
@@ -79,7 +79,7 @@ class Engine(Text):
         self.model = load(self.folder, self.adapter, head, self.dtype, self.device)
         #: skip columns that no row has come to; off where the self-test finds that they change bits
         large = small and cpu_packed.large(self.model)
-        alone = head is None and not large  # see cpu_attention
+        alone = head_of(head).policy and not large  # see cpu_attention
         self.trim = cpu_attention.use(self.model, alone) if small else True
         #: go on from what a search remembers; off where a prefix read in two parts has other bits
         fixed = not cpu_attention.feels_length(self.model.config.get_text_config())

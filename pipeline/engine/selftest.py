@@ -35,6 +35,7 @@ from pipeline.engine.local import Engine
 from pipeline.engine.prefix_cache import CacheBudget, PrefixCache, reading, remember, sizes
 from pipeline.engine.rungs import RUNGS
 from pipeline.errors import StorageError
+from pipeline.models.heads import head_of
 from pipeline.store.disk import DISK
 
 SIZES = (1, 2, 7, 33, 128, 512)
@@ -204,7 +205,7 @@ def _goes_on(engine: Engine) -> bool:
             whole = _read(engine, part[:size], PrefixCache(CacheBudget(0, 1)))
             if not _same(_read(engine, part[:size], memory), whole):
                 return False
-        if engine.head is None and not _writes_on(engine, rows[:size]):
+        if head_of(engine.head).policy and not _writes_on(engine, rows[:size]):
             return False
     return True
 
@@ -237,7 +238,7 @@ def _read(
     engine: Engine, several: Sequence[tuple[tuple[int, ...], list[int]]], memory: PrefixCache
 ) -> list[Any]:
     """What the engine makes of sequences, whose tokens up to one of the cuts the memory may know."""
-    if engine.head is not None:
+    if not head_of(engine.head).policy:
         items = [
             (ids, sorted({*(cut - 1 for cut in cuts if cut <= len(ids)), len(ids) - 1}))
             for ids, cuts in several
@@ -284,7 +285,7 @@ def _holds(engine: Engine, rungs: Sequence[int], seconds: float) -> bool:
             with _threads(engine, threads):
                 if _results(engine, rung, few) != told:
                     return False
-        if engine.trim and engine.head is None:
+        if engine.trim and head_of(engine.head).policy:
             engine.trim = False
             whole = _results(engine, rung, few)
             engine.trim = True
@@ -305,7 +306,7 @@ def _results(engine: Engine, rung: int, prefixes: list[list[int]]) -> list[Any]:
     """What the engine makes of each prefix: scores for a reward model, tokens and log-probabilities for a
     policy.
     """
-    if engine.head is not None:
+    if not head_of(engine.head).policy:
         return engine.score([(ids, range(len(ids))) for ids in prefixes[:NUM_READ]])
     read = engine.logprobs([(ids, 1) for ids in prefixes[:NUM_READ]])
     rows = [Request(ids, rung - len(ids) + 1, seed=i, ends_on=0, tag=i) for i, ids in enumerate(prefixes)]

@@ -108,7 +108,7 @@ class ServerEngine(Text):
 
     def _require_servable(self, head: str | None, adapter: Path | None) -> None:
         """What no server holds."""
-        if head_of(head).reads in ("scalar", "hidden"):
+        if head_of(head).reads in ("scalar", "hidden", "state"):
             raise RecipeError(
                 f"model {self.name}: head: {head} cannot be served; use the local engine, or head: token"
             )

@@ -73,6 +73,7 @@ def _local(
     from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
     from pipeline.engine.selftest import cache_file, self_test
+    from pipeline.engine.shared import shared_kind
     from pipeline.engine.whole import WholeEngine
     from pipeline.models.heads import head_of
 
@@ -80,10 +81,9 @@ def _local(
 
     def made(kind: Any) -> Engine:
         reads = head_of(given["head"]).reads
-        if reads == "ratio":
-            kind = ratio_kind(kind)
-        elif reads == "hidden":
-            kind = probe_kind(kind)
+        kinds = {"ratio": ratio_kind, "hidden": probe_kind, "state": shared_kind}
+        if reads in kinds:
+            kind = kinds[reads](kind)
         return kind(folder, adapter, dtype=dtype, device=device, **given)
 
     if not check:

@@ -22,9 +22,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
 from pipeline.evaluate import GOLD, LEARNING, TROUBLE, EvaluateSettings, Health, Metric, Panel, Search
+from pipeline.evaluate._held import METRICS, from_labels, labels_of
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, gold_label, one_outcome
 from pipeline.evaluate.paired import over_problems
-from pipeline.rows import Group, Label, Problem, Question, Trace
+from pipeline.rows import Group, Label, Node, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind, Rule, rule
@@ -63,6 +64,7 @@ class Settings(EvaluateSettings):
         description="with `from`: who says which trace is the answer and what each is worth, the search that "
         "wrote them or the values of the label stages",
     )
+    held: bool = added(False, description="with a `search` over steps: what it keeps in memory at each depth")
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +101,11 @@ class Settings(EvaluateSettings):
             )
         if self.choose == "label" and not self.from_:
             raise ValueError("choose: label needs the label stage that says it: set from")
+        acting = self._acting
+        if self.held and (self.search is None or (acting is not None and "Node" not in acting.makes)):
+            raise ValueError(
+                "held measures what a search over steps keeps: set search to one that grows a tree"
+            )
         if self.search is not None or self.from_:
             return self
         if self.votes and not self.samples:
@@ -170,7 +177,8 @@ def answer(
         return [named(trace, question.id, model) for trace in traces]
     if search is not None:
         found = yield from search(question)
-        return [named(row, question.id, model) for row in found]
+        nodes = [row for row in found if settings.held and isinstance(row, Node)]
+        return [*(named(row, question.id, model) for row in found), *labels_of(question.id, model, nodes)]
     asks = [Continue(start(question), by=model, temperature=0.0, max_tokens=settings.max_tokens)]
     if settings.samples:
         asks.append(
@@ -275,7 +283,8 @@ def outcomes(
     ratios = {label.trace_id: label.value for label in labels if label.labeller == KL}
     steps = {label.trace_id: label.step_scores or [] for label in labels if label.labeller == settings.value}
     ballot = Ballots(settings.rules, settings.score_kind, steps)
-    return one_outcome(problem, mine, gold, ratios, ballot, settings.chosen, task)
+    outcome = one_outcome(problem, mine, gold, ratios, ballot, settings.chosen, task)
+    return replace(outcome, held=from_labels(labels, model)) if settings.held else outcome
 
 
 def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[str, float]:
@@ -326,6 +335,7 @@ def metrics(settings: Settings) -> list[Metric]:
         Metric("distinct", "right or different traces", short="distinct"),
     ]
     kl = Metric("kl", "nats a token from the base", less=True, share=False, short="kl")
+    found += METRICS if settings.held else ()
     return [*found, kl] if settings.kl else found
 
 

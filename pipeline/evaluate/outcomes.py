@@ -62,6 +62,7 @@ class Outcome:
     marks: tuple[str, ...] = ()
     sample_texts: int = 0  #: different texts among the samples
     log_ratio: float | None = None  #: nats a token, mean over traces
+    held: tuple[tuple[str, float], ...] = ()  #: what its search kept in memory, by metric
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ def columns(
         plain["trace_error"] = 0.0
     if any(o.log_ratio is not None for o in found):
         stats["kl"] = ratio((o.log_ratio or 0.0, o.log_ratio is not None) for o in found)
+    for name in sorted({name for o in found for name, _ in o.held}):
+        stats[name] = ratio((dict(o.held).get(name, 0.0), bool(o.held)) for o in found)
     marks = [mark for outcome in found for mark in outcome.marks]
     plain["traces"] = float(len(marks))
     if marks:

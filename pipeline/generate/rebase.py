@@ -11,13 +11,13 @@ rewards .9, .5, .1 and 8 samples at 0.2 give 7, 1, 0.
 At the last depth the open samples are written to their ends. Steps that say the same stand apart, as in the
 paper, so that what is said often gets more; `merge: true` makes one of them, which then counts once in the
 softmax and as often as it was said where it has ended. The paper's answer is a vote weighted by the reward:
-`votes: [weighted]` over these traces. Not here: ETS's cost of kept branches (arXiv:2502.13575).
+`votes: [weighted]` over these traces. `ets` is its relative that counts what kept branches cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -27,6 +27,8 @@ from pipeline.generate.tree import SearchSettings, Tree, TreeNode
 from pipeline.rows import Dropped, Group, Node, Question, Trace
 from pipeline.settings import Cost, Length
 
+#: of the open steps, the best first, and the budget for them: which may go on, in the same order
+Keep = Callable[[Sequence[TreeNode], int], Sequence[TreeNode]]
 SLACK = 1e-9  #: what rounding may add to a share before it is another sample
 
 
@@ -54,6 +56,11 @@ def generate(
     question: Question, settings: Settings, given: Group | None
 ) -> Asks[list[Trace | Node | Dropped]]:
     """The tree, its ended traces, and the one of highest reward chosen."""
+    return (yield from search(question, settings, lambda live, left: live))
+
+
+def search(question: Question, settings: Settings, keep: Keep) -> Asks[list[Trace | Node | Dropped]]:
+    """REBASE among the steps that `keep` lets go on."""
     tree = Tree(question, settings)
     places, left = [tree.root] * settings.n, settings.n
     while places and not tree.over:
@@ -62,8 +69,9 @@ def generate(
         children = yield from tree.score(children)
         left -= sum(node.copies for node in children if node.done)
         live = sorted((node for node in children if not node.done), key=lambda node: node.rank, reverse=True)
-        shares = widths([node.value for node in live], left, settings.balance)
-        places = [node for node, share in zip(live, shares, strict=True) for _ in range(share)]
+        going = keep(live, left) if left > 0 else []
+        shares = widths([node.value for node in going], left, settings.balance)
+        places = [node for node, share in zip(going, shares, strict=True) for _ in range(share)]
         if places and places[0].depth >= settings.max_depth:
             yield from tree.finish(places, settings.temperature)
             break

@@ -22,9 +22,10 @@ class Head:
     does: tuple[str, ...]  #: what it can be asked (`settings.Act`): writes, scores, chooses
     kind: Kind = "probability"  #: what its scores are, where its weights do not say
     #: what a score is read of: a number of its own at a step's end (scalar), marks among its next tokens
-    #: (marks), its text's log-probability against that of the base (ratio), or the base's hidden states there
-    #: (hidden). Empty: it gives none
-    reads: Literal["", "scalar", "marks", "ratio", "hidden"] = ""
+    #: (marks), its text's log-probability against that of the base (ratio), the base's hidden states there
+    #: (hidden), or its own, by a second head (state). Empty: it gives none
+    reads: Literal["", "scalar", "marks", "ratio", "hidden", "state"] = ""
+    policy: bool = False  #: is it a policy, which writes what the run learns from and answers with?
     mergeable: bool = True  #: is it one ordinary folder once its adapter is merged? Else it needs its base
 
 
@@ -32,13 +33,16 @@ class Head:
 HEADS = {
     head.name: head
     for head in (
-        Head("policy", ("writes", "chooses")),
+        Head("policy", ("writes", "chooses"), policy=True),
         Head("value", ("scores",), "value", "scalar"),  # a number at the end of each step
         Head("token", ("scores", "writes", "chooses"), reads="marks"),  # '+' against '-' as its next token
         # beta * log-ratio to its base, up to each step
         Head("implicit", ("scores", "writes", "chooses"), "log_odds", "ratio", mergeable=False),
         Head("probe", ("scores",), reads="hidden", mergeable=False),  # a logistic regression on hidden states
         Head("pair", ("chooses",)),  # which of two: an answer among its next tokens
+        Head(
+            "shared", ("writes", "chooses", "scores"), reads="state", policy=True
+        ),  # and a value model at once
     )
 }
 DOES = {

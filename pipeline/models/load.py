@@ -11,9 +11,11 @@ import torch
 
 from pipeline.errors import DamagedData, RecipeError
 from pipeline.models.environment import processor_flags
+from pipeline.models.heads import head_of
 from pipeline.models.merged import merged
 from pipeline.models.pause import grow, pause_of
 from pipeline.models.scorer import head_name, open_scorer, scoring_head
+from pipeline.models.shared import HEAD, open_shared
 
 LARGE = 200_000_000  #: bytes of a model's files from which bfloat16 is 1.5 to 3 times as fast on a CPU
 
@@ -94,6 +96,8 @@ def load(
                 raise RecipeError(
                     f"{folder}: head: value has no trained head; train it first, or name a PRM folder"
                 )
+        elif head_of(head).reads == "state":
+            model = _with_both(folder, adapter, dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as problem:
@@ -103,6 +107,14 @@ def load(
     if any(not bool(tensor.isfinite().all()) for tensor in model.parameters()):
         raise DamagedData(f"{adapter or folder}: holds values that are not finite")
     return model.to(device).requires_grad_(False).eval()
+
+
+def _with_both(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
+    """A policy with its value head; None in its place where nobody has trained it."""
+    model, info = open_shared(folder, dtype=dtype)
+    if any(key.startswith(f"{HEAD}.") for key in info["missing_keys"]) and not _trains_head(adapter, HEAD):
+        setattr(model, HEAD, None)
+    return model
 
 
 def _trains_head(adapter: Path | None, name: str) -> bool:

@@ -173,6 +173,7 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     from pipeline.models.merged import merged
     from pipeline.models.pause import added_to, grow, pause_of, write_pause
     from pipeline.models.scorer import open_scorer
+    from pipeline.models.shared import open_shared
     from pipeline.store.weights import commit_weights
 
     if not head_of(head).mergeable:
@@ -185,6 +186,8 @@ def merge(base: Path, adapter: Path | None, head: str | None, target: Path, meta
     temp.mkdir(parents=True)
     if head == "value":
         model, _ = open_scorer(base)
+    elif head_of(head).reads == "state":
+        model, _ = open_shared(base)
     else:
         model = AutoModelForCausalLM.from_pretrained(base)
     pause, tokenizer = pause_of(adapter, base), AutoTokenizer.from_pretrained(base)

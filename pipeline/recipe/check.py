@@ -228,6 +228,8 @@ def _untrained(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         model = recipe.models.get(name)
         if one.does not in ("scores", "chooses") or model is None or not model.head:
             continue
+        if one.does == "chooses" and head_of(model.head).policy:
+            continue
         before = [other for other in recipe.stages if trains(other, name)]
         if not _bare(model.base) or any(taught(recipe, stage, other) for other in before):
             continue
@@ -334,7 +336,7 @@ def _served(recipe: Recipe) -> Iterator[str]:
     for name, model in recipe.models.items():
         if not model.engine.server:
             continue
-        if head_of(model.head).reads in ("scalar", "hidden"):
+        if head_of(model.head).reads in ("scalar", "hidden", "state"):
             yield f"models.{name}: head: {model.head} cannot be served; use head: token, or no engine.server"
         if model.lora == "none" and learns(recipe, name):
             yield (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.environment import processor_flags
+from pipeline.models.heads import head_of
 from pipeline.models.packaged import PACKAGES, packaged, wanted
 from pipeline.recipe.cost import PROMPT, Lengths, expected
 from pipeline.recipe.shape import Recipe, Stage, first_part, measured
@@ -133,7 +134,7 @@ def _engine(recipe: Recipe, stage: Stage, name: str, shapes: dict[str, Shape]) -
     found = shape.weights * each + (
         shape.words * shape.hidden * each if shape.given * shape.weights > LARGE else 0
     )
-    if model.head and model.head != "token":
+    if model.head and model.head != "token" and not head_of(model.head).policy:
         return found + CACHE / 16  # reads alone: what a search remembers
     rows = min(model.engine.max_rows, _rows(recipe, stage))
     columns = max(_prompt(task, name, stage, model.base) + _limit(stage, task) for task in recipe.tasks)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.errors import RecipeError, nearest
 from pipeline.evaluate._rules import GateRule
+from pipeline.models.heads import head_of
 from pipeline.settings import (
     Actor,
     FileSource,
@@ -82,8 +83,8 @@ class ModelSettings(Settings):
     """One named model of the recipe."""
 
     base: str = Field(description="seed://NAME, run://RUN@ROUND/MODEL, a folder, or a Hub id")
-    head: Literal["value", "token", "implicit", "probe", "pair"] | None = Field(
-        None, description="a reward model's head; none: a policy"
+    head: Literal["value", "token", "implicit", "probe", "pair", "shared"] | None = Field(
+        None, description="a reward model's head; none: a policy; shared: one model for both"
     )
     restart_from: Literal["base", "previous"] = Field("base", description="what each training starts from")
     lora: dict[str, Any] | Literal["none"] = Field(
@@ -256,8 +257,8 @@ class Recipe:
 
     @property
     def policies(self) -> list[str]:
-        """The models without a head, which write."""
-        return [name for name, model in self.models.items() if model.head is None]
+        """The models that write what the run learns from: those without a head, or with one beside it."""
+        return [name for name, model in self.models.items() if head_of(model.head).policy]
 
     @property
     def policy(self) -> str | None:

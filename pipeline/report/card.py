@@ -118,7 +118,8 @@ def _sources(run: Run) -> str:
     """Models and data that it began with."""
     lines = ["## From", ""]
     for name, model in run.recipe.models.items():
-        kind = "policy" if model.head is None else f"process reward model ({model.head} head)"
+        kind = "policy" if name in run.recipe.policies else "process reward model"
+        kind += f" ({model.head} head)" if model.head else ""
         tuned = "all weights" if model.lora == "none" else f"LoRA {_settings(model.lora)}"
         lines.append(f"- model `{name}`: {kind}, base `{model.base}`, {tuned}")
     manifest = run.prepare_folder.manifest()

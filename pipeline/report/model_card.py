@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline import __version__
+from pipeline.models.heads import head_of
 from pipeline.recipe.measures import measures
 from pipeline.report import summary
 
@@ -41,8 +42,9 @@ def model_card(
 def _what(run: Run, weights: Weights, number: int) -> str:
     spec = run.recipe.models[weights.model]
     kind = "A process reward model that scores the steps of worked solutions"
-    if weights.head is None:
-        kind = "A language model that writes worked solutions"
+    if head_of(weights.head).policy:
+        also = " and scores their steps" if "scores" in head_of(weights.head).does else ""
+        kind = f"A language model that writes worked solutions{also}"
     tuned = "all weights" if spec.lora == "none" else "LoRA, merged"
     if weights.round < 0:
         return f"{kind}: `{spec.base}` as it came; the run has promoted no version of its own."
@@ -85,7 +87,7 @@ def _use(weights: Weights, folder: str) -> str:
         f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
         "```",
     ]
-    if weights.head is None:
+    if head_of(weights.head).policy:
         lines += ["", "Word prompts as the run's task does (`task` in its recipe)."]
     return "\n".join(lines)
 

@@ -270,8 +270,7 @@ class Afforded:
                 tokens = sum(
                     n
                     for key, n in sidecar.counts.counters.items()
-                    if key.startswith("charged/")
-                    and run.recipe.models[key.removeprefix("charged/")].head is None
+                    if key.startswith("charged/") and key.removeprefix("charged/") in run.recipe.policies
                 )
                 order.update(dict.fromkeys(chunk.ids))
                 spent.update({i: tokens / len(chunk.ids) for i in chunk.ids})

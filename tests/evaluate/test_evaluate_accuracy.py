@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Logprob, Prefix, Score, to_trace
 from pipeline.evaluate import accuracy
-from pipeline.rows import Group, Label, Problem, Question, Trace
+from pipeline.rows import Group, Label, Node, Problem, Question, Trace
 from pipeline.tasks import BaseTask, TaskSettings
 
 
@@ -336,3 +336,50 @@ def test_default_ks_are_powers_of_two():
     assert accuracy.Settings(samples=6).ks == (2, 4)
     assert accuracy.Settings(samples=1).ks == ()
     assert accuracy.Settings(of=["student", "student@0"], kl=True).kl == "student@0"
+
+
+def tree_of(problem_id):
+    """a under the root, 1 and 2 under a; b ended. By depth: a; then a, 1 and 2, of which 2 goes on; then a, 2, x."""
+    steps = [("n0", None, 0, "", False), ("n1", "n0", 1, "aaaa", False), ("n2", "n0", 1, "b", True), ("n3", "n1", 2, "11", False),
+             ("n4", "n1", 2, "222", False), ("n5", "n4", 3, "x", False), ("n6", "n5", 4, "y", True)]  # fmt: skip
+    return [
+        Node(problem_id=problem_id, id=f"{problem_id}/{name}", parent=above and f"{problem_id}/{above}", depth=depth,
+             step=step, terminal=ended, token_ids=list(map(ord, step)))
+        for name, above, depth, step, ended in steps
+    ]  # fmt: skip
+
+
+def test_what_a_search_holds():
+    settings = accuracy.Settings(search={"generate": "rebase"}, held=True)
+
+    def outcome(problem, model="policy", nodes=True):
+        def search(asked):
+            return [*(tree_of(asked.id) if nodes else []), to_trace(asked, written([problem.answer]), 0)]
+            yield
+
+        rows = []
+        for name in ("policy", "policy@0"):
+            try:
+                next(accuracy.answer(question(problem), settings, name, search))
+            except StopIteration as end:
+                rows += end.value
+        labels = [row for row in rows if isinstance(row, Label)] + accuracy.grade(problem, rows, TASK)
+        traces = [row for row in rows if isinstance(row, Trace)]
+        return accuracy.outcomes(problem, traces, labels, settings, model, TASK)
+
+    # nodes 1 + 3 + 3 over three depths; tokens 4 + 9 + 8; the paths alone 4 + (6 + 7) + 8 = 25
+    assert dict(outcome(PROBLEMS[0]).held) == pytest.approx(
+        {"held/nodes": 7 / 3, "held/tokens": 7, "held/shared": 1 - 21 / 25}
+    )
+    measured = accuracy.measure(
+        {"policy": [outcome(one, nodes=one is PROBLEMS[0]) for one in PROBLEMS]}, settings
+    )
+    assert measured["held/tokens"] == 7  # over the problems whose search had an open step
+    assert {one.name for one in accuracy.metrics(settings)} - {one.name for one in accuracy.metrics(
+        accuracy.Settings(search={"generate": "rebase"}))} == {"held/nodes", "held/tokens", "held/shared"}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"search": {"generate": "sample"}}])
+def test_what_holds_nothing_is_not_asked(more):
+    with pytest.raises(ValidationError, match="held measures what a search over steps keeps"):
+        accuracy.Settings(held=True, **more)

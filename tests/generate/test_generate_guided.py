@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as drawn
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Prefix, Same, Score
-from pipeline.generate import alphazero, beam, best_of_n, dvts, lookahead, mcts_star, rebase, rstar
+from pipeline.generate import alphazero, beam, best_of_n, dvts, ets, lookahead, mcts_star, rebase, rstar
 from pipeline.rows import Dropped, Node, Question, Trace
 from pipeline.vote import keys
 from pipeline.vote.aggregate import RULES, aggregate, kind_of
@@ -400,6 +401,7 @@ SEARCHES = [
     (lookahead, lookahead.Settings(n=4, width=2, max_depth=4, ahead=2)),
     (dvts, dvts.Settings(n=4, width=2, max_depth=4)),
     (rebase, rebase.Settings(n=5, max_depth=4, merge=True)),
+    (ets, ets.Settings(n=5, max_depth=4, merge=True, clusters="words")),
     (rstar, rstar.Settings(rollouts=8, max_depth=3, votes=4)),
     (rstar, rstar.Settings(rollouts=5, actions=("step",))),
     (mcts_star, mcts_star.Settings(iterations=12, branch=3, max_depth=4, roll_forward=2, roll_branch=2)),
@@ -466,6 +468,7 @@ class World:
 
 
 @pytest.mark.parametrize(("method", "settings"), SEARCHES, ids=lambda one: getattr(one, "__name__", ""))
+@drawn(deadline=None)  # ets loads its solver in the first one
 @given(
     seed=st.integers(0, 10_000),
     max_nodes=st.sampled_from([None, 2, 4, 9]),

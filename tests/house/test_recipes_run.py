@@ -69,7 +69,7 @@ REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 FAIR = ("fair_words",)
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
-VERIFIERS = ("orm_countdown", "implicit_countdown", "mips_countdown", "judge_countdown4")
+VERIFIERS = ("alphamath_countdown", "orm_countdown", "implicit_countdown", "mips_countdown", "judge_countdown4")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
@@ -84,7 +84,7 @@ PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
 #: in test_labels_table.py
 COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
-THINKING = ("rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown")
+THINKING = ("ets_countdown", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown")
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
 GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
 SEARCHING = tuple(
@@ -237,7 +237,10 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
                 *(["problems=8"] if stage.settings.problems else []),
             ]
         elif stage.room == "evaluate" and (search := stage.settings.search):
-            keys = [f"search.{key}" for key in SMALL_SEARCH.get(search["generate"], ["n=4"])]
+            keys = [
+                f"search.{key}"
+                for key in SMALL_SEARCH.get(search["generate"], [f"n={search.get('width', 4)}"])
+            ]
         elif stage.room == "evaluate" and not stage.sources:
             keys = ["samples=2"]
         words += [f"{here}.{key}" for key in keys]
@@ -362,6 +365,7 @@ def test_a_learning_curve(place: Path, tiny: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        pytest.param("ets_countdown", marks=pytest.mark.full),
         pytest.param("rebase_countdown", marks=pytest.mark.full),
         pytest.param("rebase_deduction", marks=pytest.mark.full),
         "revise_countdown",
@@ -379,6 +383,8 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
     for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
         head = "search" if stage.settings.search or stage.sources else "greedy"
         assert 0 <= final[f"{stage.name}/accuracy/{head}"] <= 1
+        if stage.settings.held:
+            assert final[f"{stage.name}/held/tokens"] >= final[f"{stage.name}/held/nodes"] > 0
     here = DATA / recipe.name / "final-000"
     if name == "rstar":  # no training: the policy writes what a typical answer is
         charged = sum(row.tokens_charged for row in StageFolder(here / "search").read(Trace))

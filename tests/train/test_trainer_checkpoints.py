@@ -13,7 +13,7 @@ import pytest
 from train_world import additions, job_of, weights
 
 from pipeline.rows import StepExample
-from pipeline.train import TrainReport, implicit, orm, policy_gradient, prm, sft
+from pipeline.train import TrainReport, implicit, orm, policy_gradient, prm, sft, shared
 from pipeline.train._checkpoints import MARKER, mark_complete, newest_complete
 
 HERE = Path(__file__).parent
@@ -50,6 +50,7 @@ KINDS = (
     "step_aware",
     "orm",
     "implicit",
+    "shared",
     "gradient",
 )
 #: verifiers: trainer, head, what it sets
@@ -58,6 +59,7 @@ VERIFIERS = {
     "step_aware": (prm, "token", {"target": "soft", "step_weight": 0.1, "label_smoothing": 0.1}),
     "orm": (orm, "token", {"lm_weight": 0.5}),
     "implicit": (implicit, "implicit", {"beta": 0.5}),
+    "shared": (shared, "shared", {"beta": 0.5, "micro_batch": 4}),
 }
 STEPS = 12
 
@@ -85,6 +87,8 @@ def start(kind: str, base: Path, folder: Path, **more: object) -> TrainReport:
     if kind in VERIFIERS:
         module, head, own = VERIFIERS[kind]
         rows = steps_rows(20, outcome=module is not prm)
+        if module is shared:  # that some row ends right
+            rows = [dataclasses.replace(row, labels=[row.labels[0], 2 * row.labels[1]]) for row in rows]
         job = job_of(base, folder, rows, lora=lora, save_every=3, head=head, **more)
         return module.train(job, module.Settings(**common | own))
     rows = additions(20)

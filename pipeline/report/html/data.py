@@ -166,7 +166,7 @@ def best_round(found: RunData) -> dict[str, Any] | None:
             number
             for number, gate in found.gates.items()
             for model, decision in gate["decisions"].items()
-            if not decision["promote"] and not found.run.recipe.models[model].head
+            if not decision["promote"] and model in found.run.recipe.policies
         }
         kept = {number: value for number, value in points.items() if number not in refused}
         sign = -1 if head.metric.less else 1
