@@ -10,11 +10,12 @@ answer `right` holds all of it sound; one that finds no step wrong and the answe
 so of the last step (and of those before only where it says so). `step_scores` are the shares of the checks
 that say, `value` the share that holds the answer sound: the last step's.
 
-A check without a verdict (or cut before it), or with one that denies its own steps, is in no share: `reason` says how many there
-were, and an answer without any other is dropped (`no_verdict`), never scored 0. An answer that a limit cut is
-dropped (`truncated`). No gold is seen; how true the labels are say `evaluate: label_quality` (`above: 0.5`)
-and `evaluate: critique`. The paper reads the probability of `yes` after each check where this counts them:
-`label: judge` with `after: check` does that. `select: verifications` makes training rows of what was kept.
+A check without a verdict (or cut before it), or with one that denies its own steps, is in no share: `reason`
+says how many there were, and an answer without any other is dropped (`no_verdict`), never scored 0. An answer
+that a limit cut is dropped (`truncated`). No gold is seen; how true the labels are say `evaluate:
+label_quality` (`above: 0.5`) and `evaluate: critique`. The paper reads the probability of `yes` after each
+check where this counts them: `label: judge` with `after: check` does that. `select: verifications` makes
+training rows of what was kept.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class Settings(SelectSettings):
     match: Literal["steps", "verdict"] = Field(
         "steps", description="what of a check has to be true: what it says of each step, or the last word"
     )
-    above: float = Field(0.0, description="a truth label above it calls a step sound; 0: some roll-out is right")
+    above: float = Field(
+        0.0, description="a truth label above it calls a step sound; 0: some roll-out ended right"
+    )
     per_answer: int | None = Field(1, ge=1, description="checks an answer, in other words each; none: all")
     balance: bool = Field(True, description="as many checks of right answers as of wrong ones")
 

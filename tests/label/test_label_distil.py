@@ -74,7 +74,9 @@ def test_the_mean_of_the_advantages_is_minus_the_divergence():
     exactly, and 0 where the two agree."""
     draw = random.Random(5)
     for _ in range(20):
-        student, teacher = ([x / sum(w) for x in w] for w in ([draw.random() + 0.01 for _ in "abc"] for _ in "st"))
+        student, teacher = (
+            [x / sum(w) for x in w] for w in ([draw.random() + 0.01 for _ in "abc"] for _ in "st")
+        )
         mean = 0.0
         for p, q in zip(student, teacher, strict=True):
             one = replace(TRACE, token_ids=[1], logprobs=[math.log(p)], step_ends=[1], steps=["a"], text="a")
@@ -98,5 +100,7 @@ def test_advantages_by_token_reach_the_training_as_they_are():
     given = episodes.Settings(whiten=True)
     assert episodes.survey(group, given) == (3, pytest.approx(-0.25), pytest.approx(0.75**2 + 1))
     wrong = replace(row, advantage=[0.1, 0.2, 0.3, 0.4])  # neither one a step nor one a token
-    [out] = episodes.select(Group("p", traces=[TRACE], labels={"p/0": wrong}), given, TASK, lambda text: [1], whole=(0, 1))
+    [out] = episodes.select(
+        Group("p", traces=[TRACE], labels={"p/0": wrong}), given, TASK, lambda text: [1], whole=(0, 1)
+    )
     assert out.reason == "no_advantage"

@@ -62,7 +62,10 @@ def test_what_cannot_be_checked_or_was_not_read_is_dropped_and_never_scored():
     }  # fmt: skip
     kept = [row.id for row in rows if isinstance(row, Trace)]
     assert kept == [f"p/critique.{number}" for number in (1, 2, 3, 4)]  # after the one that was there
-    assert not any(isinstance(row, Trace) for row in drive({"right\n": ["no"], "bad\nwrong\n": ["no"]}, group, keep=False))
+    assert not any(
+        isinstance(row, Trace)
+        for row in drive({"right\n": ["no"], "bad\nwrong\n": ["no"]}, group, keep=False)
+    )
     assert drive({}, Group("p")) == []
 
 

@@ -11,6 +11,7 @@ from pipeline.rows import Dropped, Example, Group, Label, Trace
 from pipeline.select import ReadingSelectMethod, WholeSelectMethod, bands, contract, verifications
 from pipeline.tasks import BaseTask, TaskSettings
 
+
 class Task(BaseTask):
     def extract(self, text):
         return text
@@ -64,7 +65,11 @@ FIRST = "Step 1: wrong.\nVerdict: wrong"
     [
         ([1.0, 1.0], RIGHT, ""),
         ([1.0, 0.0], SECOND, ""),
-        ([1.0, 0.0], "Step 1: right. Step 2: right, but it ends there.\nVerdict: wrong", ""),  # the end's fault
+        (
+            [1.0, 0.0],
+            "Step 1: right. Step 2: right, but it ends there.\nVerdict: wrong",
+            "",
+        ),  # the end's fault
         ([0.0, 0.0], FIRST, ""),
         ([0.0, 1.0], FIRST, ""),  # after a false step none is sound
         ([0.25, 0.125], RIGHT, ""),  # some roll-out ended right
