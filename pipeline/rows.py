@@ -171,7 +171,7 @@ class Label(Row):
     correct: bool | None = None
     step_scores: list[float | None] | None = None  #: one a step; None = unknown
     value: float | None = None
-    advantage: list[float | None] | None = None  #: one a step, or one entry for the whole trace
+    advantage: list[float | None] | None = None  #: one a step, one a token, or one for the whole trace
     reason: str = ""
     labeller: str = ""
 

@@ -12,6 +12,7 @@ says follows from them, so a stage that was killed says it again.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol
@@ -28,6 +29,8 @@ class SelectSettings(StageSettings):
 
     needs: ClassVar[tuple[str, ...]] = ("Trace", "Label")
     makes: ClassVar[tuple[str, ...]] = ("Example", "Dropped")
+    #: are what labellers had written (`group.rollouts`) input rows too, each to be named as a trace is?
+    reads_rollouts: ClassVar[bool] = False
 
     mix: Literal["this_round", "all_rounds"] = Field(
         "this_round", description="all_rounds pools every round so far"
@@ -70,7 +73,18 @@ class WholeSelectMethod(Protocol):
         ...
 
 
+class ReadingSelectMethod(WholeSelectMethod, Protocol):
+    """What a file in select/ has whose survey has to read texts as the task does."""
+
+    def survey(self, group: Group, settings: Any, *, task: BaseTask) -> Any:  # type: ignore[override]
+        """The same with the problem's task."""
+        ...
+
+
 def contract(module: ModuleType) -> type:
-    """Which of the two a module has to keep."""
-    whole = any(hasattr(module, name) for name in ("survey", "reduce"))
-    return WholeSelectMethod if whole else SelectMethod
+    """Which of the three a module has to keep."""
+    if not any(hasattr(module, name) for name in ("survey", "reduce")):
+        return SelectMethod
+    survey = getattr(module, "survey", None)
+    reads = callable(survey) and "task" in inspect.signature(survey).parameters
+    return ReadingSelectMethod if reads else WholeSelectMethod

@@ -1,8 +1,9 @@
 """Rows of a policy gradient: each trace with its advantage and the log-probabilities that it was drawn by.
 
-An advantage a step is spread over the step's tokens; one for the whole trace stands alone. What was not drawn
-from the policy itself cannot be trained on and is dropped with its reason: hinted, few_shot (another prompt
-than training shows), cut (top-p or top-k), tempered (temperature other than 1), no_logprobs, no_advantage.
+An advantage a step is spread over the step's tokens, one a token stays as it is, and one for the whole trace
+stands alone. What was not drawn from the policy itself cannot be trained on and is dropped with its reason:
+hinted, few_shot (another prompt than training shows), cut (top-p or top-k), tempered (temperature other than
+1), no_logprobs, no_advantage.
 
 `where: mixed` leaves out problems whose traces all have the advantage 0 (`equal_group`): DAPO's dynamic
 sampling (arXiv:2503.14476, 3.2) in a loop of stages, without its refill. `whiten: true` brings the round's
@@ -91,6 +92,8 @@ def by_token(trace: Trace, label: Label | None) -> list[float] | None:
         return None
     if len(found) == 1:
         return [float(found[0] or 0.0)]
+    if len(found) == len(trace.token_ids):
+        return [float(a or 0.0) for a in found]
     if len(found) != len(trace.step_ends):
         return None
     spread: list[float] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pipeline.engine.tokens import encoder
@@ -40,15 +40,23 @@ def select_stage(work: Work) -> Callable[[], dict[str, Any]]:
 
 def surveyed(work: Work, module: Any) -> Any:
     """What a selector or labeller says of the whole set: its inputs are read once for it, chunk by chunk."""
+    reads = "task" in inspect.signature(module.survey).parameters
 
     def surveys() -> Iterator[Any]:
         for chunk in work.plan.chunks:
-            for group in work.reader.groups(chunk).values():
-                yield module.survey(group, work.stage.settings)
+            for problem_id, group in work.reader.groups(chunk).items():
+                more = {"task": work.run.task_of(work.problem(problem_id))} if reads else {}
+                yield module.survey(group, work.stage.settings, **more)
                 beat()
 
     long(f"{work.stage.name} looks at the whole set")
     return module.reduce(surveys(), work.stage.settings)
+
+
+def input_ids(groups: Iterable[Group], settings: Any) -> list[str]:
+    """The rows that a selector has to account for."""
+    more = settings.reads_rollouts
+    return [row.id for group in groups for row in (*group.traces, *(group.rollouts if more else ()))]
 
 
 def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
@@ -58,7 +66,7 @@ def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
 
     def items(chunk: ChunkPlan) -> Iterator[Any]:
         found = work.reader.groups(chunk)
-        given[chunk.ids[0]] = [trace.id for group in found.values() for trace in group.traces]
+        given[chunk.ids[0]] = input_ids(found.values(), work.stage.settings)
         for problem_id, group in found.items():
             task = work.run.task_of(work.problem(problem_id))
             groups[problem_id] = group
@@ -77,7 +85,7 @@ def _select_by_code(work: Work, selected: Callable[[str, Group], Any]) -> None:
             for problem_id, group in groups.items():
                 whole += [work.stamp(row) for row in selected(problem_id, group)]
                 beat()
-            read = [trace.id for group in groups.values() for trace in group.traces]
+            read = input_ids(groups.values(), work.stage.settings)
             account(work, read, whole)
             with work.folder.writing(number) as part:
                 part.add(whole)

@@ -171,6 +171,12 @@ class BaseTask:
         answers = act in ATTEMPTS or act == "subanswer"
         return self.extract(text) if answers else _acts.read(act, text)
 
+    def step_verdicts(self, text: str, num: int) -> list[bool | None]:
+        """What a critique says of each of the answer's `num` steps: is it true? None where it does not say.
+        Its verdict on the whole is `extract_turn`'s.
+        """
+        return _acts.step_verdicts(text, num)
+
     def feedback(self, problem: Problem, text: str, detail: Literal["verdict", "first", "all"]) -> str:
         """What a checker that knows the truth says of an answer, as a critique is worded: its verdict alone,
         the first fault, or all of them. It sees gold: for evaluations alone.

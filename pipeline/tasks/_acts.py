@@ -89,8 +89,10 @@ class Conversation(NamedTuple):
     fair: bool = False  #: is the first answer one that the rules alone drew, so that it may be learned too?
 
 
+TRUE = ("right", "correct", "true")  #: words for it, of a verdict
 _NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
+_STEP = re.compile(r"\b(?:step|paragraph)\s+(\d+)\b", re.IGNORECASE)
 _SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+)?)", re.IGNORECASE)
 _POINTS = re.compile(r"\b(?:score|points?|rating)\b[^\d\n+-]*([+-]?\d+(?:\.\d+)?)", re.IGNORECASE)
 _BETTER = re.compile(r"\b(first|second|same)\b", re.IGNORECASE)
@@ -181,8 +183,40 @@ def verdict(text: str) -> str | None:
     if not found:
         return None
     denied, word = found[-1].groups()
-    right = word.lower() in ("right", "correct", "true")
+    right = word.lower() in TRUE
     return "right" if right != bool(denied) else "wrong"
+
+
+def step_verdicts(text: str, num: int) -> list[bool | None]:
+    """What a critique says of each of `num` steps, as the last word after `Step N`: `Step 2: ... is wrong`,
+    `Step 2: ... \\boxed{correct}`; None of those that it says nothing of."""
+    found: list[bool | None] = [None] * num
+    before_end = _SAID.split(text, maxsplit=1)[0]
+    marks = list(_STEP.finditer(before_end))
+    ends = [*(mark.start() for mark in marks), len(before_end)][1:]
+    for mark, end in zip(marks, ends, strict=True):
+        said = list(_VERDICT.finditer(before_end, mark.end(), end))
+        if said and len(mark[1]) < 9 and 1 <= int(mark[1]) <= num:
+            denied, word = said[-1].groups()
+            found[int(mark[1]) - 1] = (word.lower() in TRUE) != bool(denied)
+    return found
+
+
+def held(steps: Sequence[bool | None], said: str | None) -> list[bool | None] | None:
+    """For each step whether a critique holds it and all before it sound (None: it does not say); nothing
+    where the critique cannot be read: it comes to no verdict, or to `right` over a step that it called wrong.
+
+    `said` is its verdict on the answer. One that finds no step wrong and the answer wrong is about the end,
+    which is the last step's."""
+    num = len(steps)
+    fault = next((place for place, sound in enumerate(steps) if sound is False), None)
+    if not num or (said is None and fault is None) or (said == "right" and fault is not None):
+        return None
+    if said == "right":
+        return [True] * num
+    fault = num - 1 if fault is None else fault
+    silent = next((place for place, sound in enumerate(steps) if sound is None), num)
+    return [True if place < min(fault, silent) else None if place < fault else False for place in range(num)]
 
 
 def points(text: str, low: float = POINTS[0], high: float = POINTS[1]) -> str | None:

@@ -26,6 +26,7 @@ last line passes; `within` calls an end right that is so near to the target.
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.asks import Said
@@ -55,6 +56,8 @@ class Critic(NamedTuple):
 
 
 SOUND_CRITIC = Critic()
+_OK = re.compile(r" ok(?=,|$)")
+_FAULT = re.compile(r"\b(?:number|result|form) wrong$")
 
 
 class Checked(NamedTuple):
@@ -111,6 +114,15 @@ def check(numbers: Numbers, target: int, answer: str, largest: int, critic: Crit
     near = abs(target - left[0]) <= critic.within
     said.append(f"{difference(target, left[0])} {'right' if near else 'wrong'}")
     return Checked(", ".join(said), RIGHT if near else SOUND, len(said) - 1)
+
+
+def step_verdicts(text: str, num: int) -> list[bool | None]:
+    """What a check says of each of `num` steps: those with an `ok` are true, and a fault that ends it is the
+    next one's (`unused` is the end's). A check of more steps than there are says nothing of any."""
+    found: list[bool | None] = [True] * len(_OK.findall(text))
+    if _FAULT.search(text):
+        found.append(False)
+    return [None] * num if len(found) > num else found + [None] * (num - len(found))
 
 
 def difference(one: int, other: int) -> str:

@@ -267,6 +267,10 @@ class Task(BaseTask):
             return None
         return super().proposed(question_of(numbers, target))
 
+    def step_verdicts(self, text: str, num: int) -> list[bool | None]:
+        """In the seed's dialect where the task does not chat."""
+        return super().step_verdicts(text, num) if self.settings.chat else _dialect.step_verdicts(text, num)
+
     def step_result(self, step: str) -> str | None:
         match = LINE.fullmatch(step.strip())
         return match[4] if match else None

@@ -72,7 +72,7 @@ ROLLOUTS = ("shepherd_countdown", "pav_countdown")
 VERIFIERS = ("alphamath_countdown", "orm_countdown", "implicit_countdown", "mips_countdown", "judge_countdown4")
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
-JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown")
+JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown", "think_countdown")
 #: in test_chat_talks.py
 CHATTING = ("self_words",)
 #: in test_answer_recipes.py: with a policy that knows conversations by heart
@@ -86,6 +86,7 @@ COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
 THINKING = ("ets_countdown", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown")
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
+DISTILLED = ("distil_countdown",)
 GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
 SEARCHING = tuple(
     sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(("rest_mcts", "alphazero")))
@@ -122,7 +123,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *CHATTING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
-    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR]
+    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR, *DISTILLED]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -438,6 +439,25 @@ def test_rewards_that_are_not_gold_on_countdown(name: str, place: Path, tiny: Pa
             len(drawn[name].step_ends) for name in braked
         }
         assert any(row.step_scores != raw[name] for name, row in braked.items())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", DISTILLED)
+def test_a_students_own_tokens_judged_by_a_teacher(name: str, place: Path, tiny: Path) -> None:
+    """One advantage a token from the labeller to the training; no stage of the student's saw gold."""
+    few = ["rounds=2", "problems_per_round=6", "stages.measure.every=2", "stages.learn.schedule_rounds=2"]
+    recipe = run_shrunk(RECIPES / f"{name}.yaml", tiny, *few, "before.school.learning_rate=1e-2")
+    drawn = {row.id: row for row in rows(recipe.name, 2, "sample", Trace)}
+    labels = rows(recipe.name, 2, "distil", Label)
+    assert {row.trace_id for row in labels} == set(drawn)
+    assert all(len(row.advantage) == len(drawn[row.trace_id].token_ids) for row in labels)
+    assert any(row.value for row in labels)
+    assert all(row.correct is None for row in labels)
+    kept = {row.trace_id: row for row in rows(recipe.name, 2, "episodes", Example)}
+    bound = recipe.stage("episodes").settings.clip
+    for row in labels:
+        wanted = [min(max(a, -bound), bound) for a in row.advantage]
+        assert kept[row.trace_id].advantage == pytest.approx(wanted)
 
 
 @pytest.mark.full

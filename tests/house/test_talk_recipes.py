@@ -146,3 +146,25 @@ def test_the_gap_to_an_oracle(place: Path, talker: Path) -> None:
         final
     )
     assert final["arms/accuracy/resample"] >= final["arms/accuracy/once"]
+
+
+def test_a_verifier_learns_from_checks_that_say_the_truth(place: Path, talker: Path) -> None:
+    name = "think_countdown"
+    small = ["problems_per_round=6", "stages.sample.n=6", "stages.verify.n=2", "finally.pool.n=4"]
+    status = run(name, talker, *small, "finally.said0.n=2", "finally.said.n=2")
+    truth = {row.trace_id: row for row in rows(name, 1, "truth", Label)}
+    checks = {row.id: row for row in rows(name, 1, "verify", Trace)}
+    assert {row.act for row in checks.values()} == {"critique"}
+    said = rows(name, 1, "verify", Label)
+    assert all(0 <= score <= 1 for row in said for score in row.step_scores if score is not None)
+    kept = rows(name, 1, "checks", Example)
+    assert kept
+    calls_right = [checks[row.trace_id].answer == "right" for row in kept]
+    assert 2 * sum(calls_right) == len(kept)
+    assert calls_right == [truth[checks[row.trace_id].parent].correct for row in kept]
+    assert all(row.completion == checks[row.trace_id].text for row in kept)
+    dropped = [row.what for row in rows(name, 1, "checks", Dropped)]
+    assert sorted([*dropped, *(row.trace_id for row in kept)]) == sorted([*truth, *checks])
+    assert 0 <= status["rounds"][1]["metrics"]["checks/kept_share"] <= 1
+    final = status["final"]["metrics"]
+    assert {"critic/balanced", "critic0/balanced", "steps/accuracy", "chosen/accuracy/weighted"} <= set(final)
