@@ -33,7 +33,7 @@ class GenerateSettings(StageSettings):
         "train", description="which problems; test only in `finally`"
     )
     problems: int | None = added(
-        None, ge=1, description="training problems; none: as problems_per_round says, or all"
+        None, ge=1, description="so many problems; none: as problems_per_round says in training, or all"
     )
     max_tokens: int = Field(0, ge=0, description="tokens a trace may have; 0: as the task says")
     temperature: float = Field(1.0, ge=0, le=10)

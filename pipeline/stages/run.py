@@ -140,7 +140,8 @@ def _worked_on(run: Run, stage: Stage, number: int, sources: list[Source], size:
 def first_problems(run: Run, stage: Stage, number: int) -> list[str]:
     """The problems of a stage that reads no other."""
     split = stage.settings.on_split
-    return run.round_ids(number, stage.settings.problems_wanted) if split == "train" else run.ids(split)
+    wanted = stage.settings.problems_wanted
+    return run.round_ids(number, wanted) if split == "train" else run.ids(split)[:wanted]
 
 
 def carried(run: Run, stage: Stage, models: dict[str, Weights]) -> dict[str, str]:

@@ -65,7 +65,11 @@ class Ratio(Trainer):
         ours = summed_logprobs(model(**given, use_cache=False).logits, ids, spans)
         ratios = ours - self._started(model, given, spans)
         total = ratio_loss(ratios, outcomes, self.beta)
-        return total / (len(outcomes) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return total / len(outcomes)
+        return (
+            total * self.accelerator.num_processes / num_items_in_batch
+        )  # gradients are a mean over processes
 
     @torch.no_grad()
     def _started(self, model: torch.nn.Module, given: dict[str, Any], spans: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     trainer = _ratio.RatioTrainer(model, arguments)
     trainer.beta = settings.beta
     trainer.model_accepts_loss_kwargs = False  # the count of rows goes to the loss, not to the model
+    trainer.loss_is_scaled_for_ga = True  # by that count, over all micro-batches
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
     fingerprint = _setup.fingerprint(job, settings, corpus, steps)
     collate = _ratio.batches(corpus, pad)

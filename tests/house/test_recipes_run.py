@@ -27,7 +27,7 @@ from pipeline.report.console import Console
 from pipeline.report.html import build, data
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
-from pipeline.run.session import session
+from pipeline.run.session import open_run, session
 from pipeline.run.status import run_status
 from pipeline.store.folder import StageFolder
 from pipeline.store.run_folder import tree_hash, verify_run
@@ -69,7 +69,13 @@ REAL = ("star_gsm8k", "star_csqa", "rest_em_math")
 WORDS = ("star_words", "star_words_gold", "star_words_unfiltered", "star_svamp")
 FAIR = ("fair_words",)
 ROLLOUTS = ("shepherd_countdown", "pav_countdown")
-VERIFIERS = ("alphamath_countdown", "orm_countdown", "implicit_countdown", "mips_countdown", "judge_countdown4")
+VERIFIERS = (
+    "alphamath_countdown",
+    "orm_countdown",
+    "implicit_countdown",
+    "mips_countdown",
+    "judge_countdown4",
+)
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
 JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown", "think_countdown")
@@ -279,6 +285,14 @@ def test_verifiers_and_pairs_on_countdown(name: str, place: Path, tiny: Path) ->
         assert list(CHECKPOINTS.glob(f"{recipe.name}/round-*/{stage.settings.model}/manifest.json")), (
             stage.name
         )
+
+
+def test_a_generate_stage_on_test_takes_as_many_problems_as_it_is_told(place: Path, tiny: Path) -> None:
+    more = ["finally={pool: {generate: sample, by: policy, n: 2, split: test, problems: 3}}", "rounds=0"]
+    run("quickstart", f"models.policy.base={tiny}", *COUNTDOWN, "stages.learn.steps=4", *more)
+    found = open_run("quickstart", Workspace(DATA, CHECKPOINTS))
+    traces = list(found.stage_folder(found.recipe.stage("pool"), 0).read(Trace))
+    assert [trace.problem_id for trace in traces] == [i for i in found.ids("test")[:3] for _ in range(2)]
 
 
 def test_better_or_only_sharper(place: Path, tiny: Path) -> None:
