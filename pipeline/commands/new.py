@@ -18,7 +18,6 @@ from pipeline.errors import RecipeError, nearest
 from pipeline.recipe.methods import BASES, NAME, methods
 
 TEMPLATES = Path(__file__).parent / "templates"
-NOT_YET = "\n\nNot there yet:"  #: where the table of docs/methods.md ends
 
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]
@@ -72,9 +71,9 @@ def new(room: str, name: str, package: Path | None, here: Path) -> str:
         _write(page, _page(page, row))
     else:
         page = place.root / "docs" / "methods.md"
-        text = page.read_text(encoding="utf-8")
-        before, mark, after = text.rpartition(NOT_YET) if NOT_YET in text else (text.rstrip("\n"), "\n", "")
-        _write(page, f"{before}\n{row}{mark}{after}")
+        lines = page.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        last = max((n for n, line in enumerate(lines) if line.startswith("|")), default=len(lines) - 1)
+        _write(page, "\n".join([*lines[: last + 1], row, *lines[last + 1 :]]) + "\n")
     return _said(place, page, bool(package))
 
 

@@ -185,6 +185,19 @@ def test_conversations_become_tagged_thinking(place: Path, talker: Path) -> None
     ]
 
 
+def test_what_was_mended_is_learned_from_in_three_ways(place: Path, talker: Path) -> None:
+    name = "rewrites_countdown"
+    final = run(name, talker, ["finally.first.samples=2"])
+    assert all(0 <= final[f"first/accuracy/greedy{at}"] <= 1 for at in ("", "/mended", "/fitting"))
+    talks = {trace.id: trace for trace in rows(name, "round-000/talk", Trace)}
+    fitting = rows(name, "round-000/rewrites", Example)
+    assert fitting
+    assert {talks[row.trace_id].act for row in fitting} <= {"revise", "rewrite"}
+    misses = rows(name, "round-000/misses", Example)
+    assert {"revise: " in row.prompt for row in misses} == {True, False}  # and those that verify
+    assert rows(name, "round-000/answers", Example)
+
+
 def test_search_in_the_models_world_and_in_the_true_one(place: Path, talker: Path) -> None:
     name = "world_model_countdown"
     words = [f"finally.{stage}.search.simulations=3" for stage in ("believed", "ruled")]

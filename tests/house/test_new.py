@@ -58,7 +58,7 @@ def test_what_it_writes_in_a_checkout_runs_as_it_stands(checkout: Path) -> None:
     for room, name in ROOMS.items():
         assert f"| {room}/{name} | | {name} |" in table
         assert (checkout / "pipeline" / room / f"{name}.py").is_file()
-    assert table.index("fresh_tasks") < table.index("Not there yet")
+    assert table.index("fresh_tasks") < table.index("Where ours and the authors' code differ")
 
 
 def test_what_it_writes_is_formatted_as_the_house_is(checkout: Path) -> None:

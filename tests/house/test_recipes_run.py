@@ -83,14 +83,17 @@ JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown",
 CHATTING = ("self_words",)
 #: in test_answer_recipes.py: with a policy that knows conversations by heart
 ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
-           "world_model_countdown")  # fmt: skip
+           "world_model_countdown", "rewrites_countdown")  # fmt: skip
 #: in test_looked_at_recipes.py
 LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
-PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown")
+PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown", "strength_countdown", "rest_em_game24")
+#: in test_step_files.py
+PEOPLE = ("prm_from_people",)
 #: in test_labels_table.py
 COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
-THINKING = ("ets_countdown", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown")
+THINKING = ("ets_countdown", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown",
+            "searches_countdown")  # fmt: skip
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
 DISTILLED = ("distil_countdown",)
 GRADIENT_ELSEWHERE = ("rloo_addition", "grpo_gsm8k")
@@ -129,7 +132,7 @@ def rows(name: str, round_number: int, stage: str, kind: type) -> list[Any]:
 def test_every_recipe_is_run_below() -> None:
     covered = [*PLAIN, *DEDUCTION, *GRADIENT, *ADDITION, *REAL, *WORDS, *SEARCHING, *SMALL_LABELS, *ROLLOUTS]
     covered += [*VERIFIERS, *PAIRS, *TALKING, *JUDGING, *CHATTING, *LOOKED_AT, *ROUNDS, *THINKING, *REWARDS]
-    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR, *DISTILLED]
+    covered += [*GRADIENT_ELSEWHERE, *ANSWERS, *COMPARED, *FAIR, *PEOPLE, *DISTILLED]
     assert sorted(covered) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
     assert len(covered) >= 8
 
@@ -383,6 +386,7 @@ def test_a_learning_curve(place: Path, tiny: Path) -> None:
         pytest.param("ets_countdown", marks=pytest.mark.full),
         pytest.param("rebase_countdown", marks=pytest.mark.full),
         pytest.param("rebase_deduction", marks=pytest.mark.full),
+        pytest.param("searches_countdown", marks=pytest.mark.full),
         "revise_countdown",
         "rstar_countdown",
         "rstar",
@@ -830,8 +834,14 @@ def test_real_rows_with_a_model_made_on_the_spot(name: str, place: Path) -> None
 def made_small(name: str) -> list[str]:
     """Overrides that make every stage of a searching recipe small."""
     recipe, found = load(RECIPES / f"{name}.yaml"), ["rounds=2"]
+    phases = {stage.name: rounds for stage in recipe.stages if (rounds := stage.settings.rounds)}
+    late = max([first - 2 for first, _ in phases.values()], default=0)  # all of them in two rounds
     for stage in recipe.stages:
         keys: list[str] = []
+        if late > 0 and stage.name in phases:
+            first, last = phases[stage.name]
+            end = "null" if last is None else max(1, last - late)
+            found.append(f"{stage.section}.{stage.name}.rounds=[{max(1, first - late)}, {end}]")
         if stage.room == "train":
             keys = ["steps=4", "batch_size=8", "learning_rate=1e-3", "on_empty=continue"]  # few are right
         elif stage.room == "generate":
@@ -848,7 +858,7 @@ def made_small(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", SEARCHING)
 def test_search_with_a_reward_model(name: str, place: Path, request: pytest.FixtureRequest) -> None:
-    recipe = load(RECIPES / f"{name}.yaml")
+    recipe = load(RECIPES / f"{name}.yaml", made_small(name))
     use = recipe.tasks[0].use
     if use == "countdown":
         base, small = request.getfixturevalue("tiny"), [*COUNTDOWN, *(THREE if name.endswith("4") else [])]

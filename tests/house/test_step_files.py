@@ -15,6 +15,7 @@ from pipeline.commands.check import check
 from pipeline.errors import DamagedData
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
+from pipeline.recipe.read import load
 from pipeline.report.console import Console
 from pipeline.rows import Label, Problem, StepExample, Trace
 from pipeline.run.session import find, session
@@ -23,6 +24,7 @@ from pipeline.store.folder import StageFolder
 from pipeline.store.run_folder import tree_files, verify_run
 from pipeline.store.workspace import Workspace
 
+ROOT = Path(__file__).parents[2]
 DATA, CHECKPOINTS = Path("data"), Path("checkpoints")
 
 
@@ -145,6 +147,19 @@ def test_people_s_labels_train_and_measure_a_reward_model(
     assert "not a PRM800K row: no field 'label'" in rejected["reason"]
     assert "rejected.jsonl says which and why" in status["said"]
     assert verify_run(DATA / "tiny", CHECKPOINTS / "tiny") == []
+
+
+def test_the_shipped_recipe_learns_from_people(tiny: Path, files: Path) -> None:
+    name = "prm_from_people"
+    words = ["task={use: countdown, train: 8, dev: 4, test: 4, max_tokens: 60}", "before.learn.from.file=people.jsonl",
+             "finally.bench.from.file=bench.jsonl", "before.learn.steps=2", "before.learn.batch_size=8", "before.learn.warmup_steps=0",
+             "wandb.mode=disabled", *(f"models.{model}.base={tiny}" for model in ("policy", "prm")), "models.prm.lora={r: 4}"]  # fmt: skip
+    recipe = load(ROOT / "recipes" / f"{name}.yaml", words)
+    with session(recipe, Console(quiet=True, main=False), Processes(), Workspace(DATA, CHECKPOINTS)) as one:
+        run_loop(one)
+    final = run_status(name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
+    assert final["bench/problems"] == 30
+    assert 0 <= final["bench/first_error_f1"] <= 1
 
 
 def test_the_measure_is_processbench_s_own(

@@ -105,7 +105,7 @@ def test_weights_by_turn_and_the_turns_that_count() -> None:
         episodes.Settings(kl_weight=())
 
 
-@pytest.mark.parametrize("advantage", [None, [], [None], [float("nan")], [1.0, None], [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("advantage", [None, [], [None], [float("nan")], [1.0, None], [1.0] * 4])
 def test_an_advantage_that_does_not_fit_is_none(advantage) -> None:
     (row,) = selected(group_of([trace(0)], [advantage]))
     assert (row.what, row.reason) == ("p/0", "no_advantage")
