@@ -29,27 +29,34 @@ LONGEST = 1024  #: a row is longer than the smallest window, up to here
 #: of the logits' own spread, the share that a log-probability may be off by
 OFF = {torch.float32: 0.01, torch.bfloat16: 0.25, torch.float16: 0.25}
 KINDS = {"full_attention", "sliding_attention"}  #: of layers, that a running batch has a cache for
-_whole: set[str] = set()  #: configurations of models that are read whole
+Shape = tuple[str, str | None, str]  #: a model's configuration, its head, and the dtype that is asked for
+_whole: set[Shape] = set()  #: of models that are read whole
 _known: dict[tuple[Any, ...], tuple[float, int]] = {}
 
 
-def read_whole(folder: Path) -> bool:
-    """Is this a model whose rows are read whole: one with a state instead of a cache, or one that was found
-    to differ?
-    """
+def shape_of(folder: Path, head: str | None, dtype: str) -> Shape:
+    """What one look holds for: a reward model that differs says nothing of the policy on the same base."""
+    return (folder / "config.json").read_text(), head, dtype
+
+
+def has_state(folder: Path) -> bool:
+    """Is this a model with a state instead of a cache, whose rows are read whole?"""
     from transformers import AutoConfig
 
     kinds = {str(kind) for kind in getattr(AutoConfig.from_pretrained(folder), "layer_types", None) or KINDS}
-    return not kinds <= KINDS or (folder / "config.json").read_text() in _whole
+    return not kinds <= KINDS
 
 
-def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engine | None:
+def fits(folder: Path, shape: Shape, made: Callable[[], Engine], refuse: bool = False) -> Engine | None:
     """An engine that gives what its model's own forward gives, looked at once for each shape of model in a
-    process; None where it does not, or where the family's code fails in it.
+    process; None where it does not (now, or when it was looked at before), or where the family's code fails
+    in it.
 
     Raises:
         RecipeError: with `refuse`, in place of None; and whatever is wrong with the folder itself.
     """
+    if shape in _whole and not refuse:
+        return None
     try:
         engine = made()
         off, length = _off(engine)
@@ -73,7 +80,7 @@ def fits(folder: Path, made: Callable[[], Engine], refuse: bool = False) -> Engi
             f"{folder}: models of type {kind} are not served here: {reason}. Use engine: {{server: [...]}}, "
             "or another base (docs/models.md lists the families)"
         )
-    _whole.add((folder / "config.json").read_text())
+    _whole.add(shape)
     return None
 
 
@@ -139,17 +146,13 @@ def _off_tokens(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
 
 def _off_scores(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
     """The largest error of a reward model's scores, and the length of its row."""
-    found: list[tuple[float, int]] = []
-    for ids, seen in zip(rows, engine.score([(ids, range(len(ids))) for ids in rows]), strict=True):
-        logits = _own(engine, ids)
-        own = engine.scores_of(logits).cpu()
-        found.append(
-            (
-                _share((own - torch.tensor(seen)).abs(), own if len(own) > 1 else logits, engine.dtype),
-                len(ids),
-            )
-        )
-    return max(found)
+    said = engine.score([(ids, range(len(ids))) for ids in rows])
+    own = [engine.scores_of(_own(engine, ids)).cpu() for ids in rows]
+    spread = torch.cat(own)  # of all rows: the scores of one token spread nothing
+    return max(
+        (_share((mine - torch.tensor(seen)).abs(), spread, engine.dtype), len(ids))
+        for ids, seen, mine in zip(rows, said, own, strict=True)
+    )
 
 
 def _share(off: torch.Tensor, spread: torch.Tensor, dtype: torch.dtype) -> float:

@@ -68,7 +68,7 @@ def _local(
     """The engine in this process. given: head, max_rows, weights_hash, name."""
     from pipeline.engine.garbage import collect_garbage
     from pipeline.engine.local import Engine
-    from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.own_forward import fits, has_state, shape_of
     from pipeline.engine.probe import probe_kind
     from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
@@ -76,6 +76,7 @@ def _local(
     from pipeline.engine.shared import shared_kind
     from pipeline.engine.whole import WholeEngine
     from pipeline.models.heads import head_of
+    from pipeline.models.load import device_of, dtype_of
 
     collect_garbage()  # of the engines and trainers before
 
@@ -88,9 +89,14 @@ def _local(
 
     if not check:
         return made(Engine)
-    engine = None if read_whole(folder) else fits(folder, lambda: made(Engine))
+    shape, state = shape_of(folder, given["head"], dtype), has_state(folder)
+    engine = None if state else fits(folder, shape, lambda: made(Engine))
+    on = device_of(device)
+    half = dtype == "auto" and on.type == "cpu" and dtype_of(dtype, on, folder).itemsize < 4
+    if engine is None and half and not state:
+        return _local(folder, adapter, "float32", device, given, True, progress)  # it may be rounding
     if engine is None:
-        return fits(folder, lambda: made(WholeEngine), refuse=True)
+        return fits(folder, shape, lambda: made(WholeEngine), refuse=True)
     exact = self_test(engine, RUNGS[:1], cache=cache_file(), progress=progress)
     if dtype == "auto" and not exact and str(engine.device) == "cpu" and engine.dtype.itemsize < 4:
         return _local(folder, adapter, "float32", device, given, True, None)

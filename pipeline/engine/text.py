@@ -24,7 +24,10 @@ class Text:
         eos_ids: ids that end a completion, the chat template's own end of a turn among them; ids that only
         pad are not.
         score_kind: what the scores are (`models/heads.py`).
+        reads_whole: every row is read from its start at each token (`whole.py`).
     """
+
+    reads_whole = False
 
     def __init__(
         self, folder: Path, config: Any, generation: Any, name: str, adapter: Path | None = None

@@ -49,6 +49,7 @@ class WholeEngine(Engine):
         self.batch_kind, self.tables, self.fast, self._lean = WholeBatch, None, None, None
         self.num_layers = 1  # of stand-ins for a cache
         self.trim, self.remembers, self.exact = True, False, False
+        self.reads_whole = True
         self.own_masks = False
 
     def _plain_head(self) -> None:

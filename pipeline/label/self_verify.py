@@ -14,50 +14,24 @@ critique`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import Field
 
-from pipeline.asks import All, Asks, Continue, Prefix, Said, Turn, about, start, to_trace
-from pipeline.label import LabelSettings
+from pipeline.asks import Asks, Prefix
+from pipeline.label._critiques import CritiqueSettings, as_traces, critiques
 from pipeline.label._rewards import dropped
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
-from pipeline.settings import Cost, Length, PolicyName
 from pipeline.tasks import BaseTask
 
 SLACK = 1e-9  #: 7 of 10 is a share of 0.7
 
 
-class Settings(LabelSettings):
+class Settings(CritiqueSettings):
     """Who verifies, how often, and how sure it must be."""
 
-    sees_gold: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("Trace",)
-    makes: ClassVar[tuple[str, ...]] = ("Label", "Trace", "Dropped")
-    acts: ClassVar[tuple[str, ...]] = ("critique",)
-    draws: ClassVar[tuple[str, ...]] = ("n",)
-
-    by: PolicyName = Field("policy", description="the model that verifies")
     n: int = Field(8, ge=1, description="verdicts an answer")
     tau: float = Field(0.7, gt=0.5, le=1, description="share of the verdicts that decides; 0.7 in the paper")
     least: int = Field(1, ge=1, description="verdicts that must be readable, or the answer is dropped")
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(0, ge=0, description="tokens a critique may have; 0: as the task says")
-    keep: bool = Field(False, description="commit the critiques, for reading and for evaluations")
-
-    @property
-    def draws_alike(self) -> bool:
-        return self.temperature == 0
-
-    @property
-    def completion_limit(self) -> int:
-        return self.max_tokens
-
-    def cost(self, task: Length, given: float = 0.0) -> Cost:
-        """A critique is as long as an answer, as far as anybody knows beforehand."""
-        one = min(task.typical_tokens, self.max_tokens or task.typical_tokens)
-        return Cost({self.by: given * self.n * one}, {}, given)
 
 
 def label(
@@ -78,27 +52,10 @@ def label(
             asked.append(trace)
     if not asked:
         return rows
-    question = about(problem.id, problem.question)
-    turns = yield All(*(Turn(question, "critique", [Said(trace.text)], by=settings.by) for trace in asked))
-    written = yield Continue(
-        [start(turn) for turn in turns],
-        by=settings.by,
-        n=settings.n,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-    )
-    for place, (trace, turn) in enumerate(zip(asked, turns, strict=True)):
-        said = written[place * settings.n : (place + 1) * settings.n]
+    found = yield from critiques(problem, asked, settings)
+    for (trace, _, said), kept in zip(found, as_traces(found, settings), strict=True):
         rows.append(verdict_of(trace, said, settings))
-        if settings.keep:
-            rows += [
-                to_trace(
-                    turn, prefix, place * settings.n + number, temperature=settings.temperature,
-                    cut=settings.top_p < 1, parent=trace.id, tokens_charged=prefix.num_tokens,
-                )
-                for number, prefix in enumerate(said)
-            ]  # fmt: skip
+        rows += kept if settings.keep else []
     return rows
 
 

@@ -21,49 +21,25 @@ training rows of what was kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import Field
 
-from pipeline.asks import All, Asks, Continue, Said, Turn, about, start, to_trace
-from pipeline.label import LabelSettings
+from pipeline.asks import Asks
+from pipeline.label._critiques import CritiqueSettings, as_traces, critiques
 from pipeline.label._rewards import dropped
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
-from pipeline.settings import Cost, Length, PolicyName
 from pipeline.tasks import BaseTask
 from pipeline.tasks._acts import held
 
 Held = list[bool | None]
 
 
-class Settings(LabelSettings):
+class Settings(CritiqueSettings):
     """Who verifies, and how often."""
 
-    sees_gold: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("Trace",)
-    makes: ClassVar[tuple[str, ...]] = ("Label", "Trace", "Dropped")
-    acts: ClassVar[tuple[str, ...]] = ("critique",)
-    draws: ClassVar[tuple[str, ...]] = ("n",)
-
-    by: PolicyName = Field("policy", description="the model that verifies")
     n: int = Field(4, ge=1, description="checks an answer")
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(0, ge=0, description="tokens a check may have; 0: as the task says")
     keep: bool = Field(True, description="commit the checks, for reading and for training a verifier")
-
-    @property
-    def draws_alike(self) -> bool:
-        return self.temperature == 0
-
-    @property
-    def completion_limit(self) -> int:
-        return self.max_tokens
-
-    def cost(self, task: Length, given: float = 0.0) -> Cost:
-        """A check is as long as an answer, as far as anybody knows beforehand."""
-        one = min(task.typical_tokens, self.max_tokens or task.typical_tokens)
-        return Cost({self.by: given * self.n * one}, {}, given)
 
 
 def label(
@@ -80,29 +56,12 @@ def label(
             asked.append(trace)
     if not asked:
         return rows
-    question = about(problem.id, problem.question)
-    turns = yield All(*(Turn(question, "critique", [Said(trace.text)], by=settings.by) for trace in asked))
-    written = yield Continue(
-        [start(turn) for turn in turns],
-        by=settings.by,
-        n=settings.n,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-    )
+    found = yield from critiques(problem, asked, settings)
     first = 1 + max((number_of(trace) for trace in group.traces if trace.act == "critique"), default=-1)
-    for place, (trace, turn) in enumerate(zip(asked, turns, strict=True)):
-        said = written[place * settings.n : (place + 1) * settings.n]
+    for (trace, _, said), checks in zip(found, as_traces(found, settings, first), strict=True):
         num = len(trace.steps)
         rows.append(shares(trace, [held(task.step_verdicts(one.text, num), one.said) for one in said]))
-        if settings.keep:
-            rows += [
-                to_trace(
-                    turn, prefix, first + place * settings.n + number, temperature=settings.temperature,
-                    cut=settings.top_p < 1, parent=trace.id, tokens_charged=prefix.num_tokens,
-                )
-                for number, prefix in enumerate(said)
-            ]  # fmt: skip
+        rows += checks if settings.keep else []
     return rows
 
 

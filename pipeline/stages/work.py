@@ -187,7 +187,12 @@ def engine_of(run: Run, weights: Weights) -> Any:
             kind = str(engine.dtype).removeprefix("torch.")
             if kind != "float32":
                 run.console.note(f"{weights.model}: {kind} on this CPU: faster, and as exact (dtype: auto)")
-        if not engine.exact:
+        if engine.reads_whole:
+            run.console.warn(
+                f"model {weights.model}: its family is read whole at each token, which is right and many "
+                "times slower (docs/models.md); its rows are the same in distribution only"
+            )
+        elif not engine.exact:
             where = "a server" if settings.engine.server else f"this machine ({engine.device})"
             run.console.warn(
                 f"model {weights.model}: on {where} a row's bits feel its neighbours, so its rows are the "

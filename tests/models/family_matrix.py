@@ -83,15 +83,16 @@ def generated(model: Any, ids: list[int]) -> list[int]:
 def _open(folder: Path, adapter: Path | None = None, head: str | None = None, exact: bool = False) -> Any:
     """As `start_engine(check=True)` does, without the self-test."""
     from pipeline.engine.local import Engine
-    from pipeline.engine.own_forward import fits, read_whole
+    from pipeline.engine.own_forward import fits, has_state, shape_of
     from pipeline.engine.start import start_engine
     from pipeline.engine.whole import WholeEngine
 
     more: dict[str, Any] = {"head": head, "dtype": "float32", "device": "cpu", "max_rows": 8}
     if exact:
         return start_engine(folder, adapter, check=True, **more)
-    found = None if read_whole(folder) else fits(folder, lambda: Engine(folder, adapter, **more))
-    return found or fits(folder, lambda: WholeEngine(folder, adapter, **more), refuse=True)
+    shape = shape_of(folder, head, "float32")
+    found = None if has_state(folder) else fits(folder, shape, lambda: Engine(folder, adapter, **more))
+    return found or fits(folder, shape, lambda: WholeEngine(folder, adapter, **more), refuse=True)
 
 
 def _write(engine: Any, prompts: list[list[int]]) -> list[list[int]]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from model_world import make_model, word_tokenizer
 
-from pipeline.engine import selftest
+from pipeline.engine import own_forward, selftest
 from pipeline.engine.growth import Request
+from pipeline.engine.local import Engine
 from pipeline.engine.start import start_engine
 from pipeline.models import load
 from pipeline.train import TrainJob
@@ -82,3 +83,52 @@ def test_the_self_test_of_a_model_of_four_layers_leaves_an_engine_that_writes(tm
     engine.submit([Request([5, 6, 7], 3, ends_on=0, temperature=0.0)])
     while engine.busy:
         engine.step()
+
+
+def test_a_reward_models_rounding_is_held_against_the_spread_of_all_rows(prm_folder, monkeypatch):
+    """A row of one token spreads nothing, and bfloat16 is off by a bit there too."""
+    engine = Engine(prm_folder, head="value", dtype="bfloat16", name="prm")
+    rows = own_forward._rows(engine, engine.model.config.get_text_config())
+    assert len(rows[0]) == 1
+    score, spread = (
+        engine.score,
+        torch.tensor([s for row in engine.score([(r, range(len(r))) for r in rows]) for s in row]).std(),
+    )
+    for share, fits in ((0.05, True), (2.0, False)):
+        monkeypatch.setattr(
+            engine,
+            "score",
+            lambda items, off=share * spread: [[s + off for s in row] for row in score(items)],
+        )
+        assert (own_forward._off_scores(engine, rows)[0] <= own_forward.OFF[torch.bfloat16]) is fits
+
+
+def test_a_reward_model_that_is_read_whole_leaves_the_policy_of_its_base_alone(folder, monkeypatch):
+    monkeypatch.setattr(own_forward, "_whole", set())
+
+    def fails():
+        raise ValueError("no such cache")
+
+    value, plain = (own_forward.shape_of(folder, head, "float32") for head in ("value", None))
+    assert own_forward.fits(folder, value, fails) is None
+    assert (
+        own_forward.fits(folder, value, lambda: Engine(folder, dtype="float32")) is None
+    )  # it is known by now
+    assert own_forward.fits(folder, plain, lambda: Engine(folder, dtype="float32")) is not None
+
+
+def test_where_half_precision_does_not_fit_auto_goes_back_to_float32_before_rows_are_read_whole(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(own_forward, "_whole", set())
+    monkeypatch.setattr(own_forward, "_known", {})
+    monkeypatch.setattr(load, "processor_flags", lambda: FAST)
+    monkeypatch.setattr(load, "LARGE", 1)
+    look = own_forward._off_tokens
+    monkeypatch.setattr(
+        own_forward,
+        "_off_tokens",
+        lambda engine, rows: (9.0, 1) if engine.dtype == torch.bfloat16 else look(engine, rows),
+    )
+    engine = start_engine(folder, check=True)
+    assert (engine.dtype, engine.reads_whole) == (torch.float32, False)
