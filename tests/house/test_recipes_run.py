@@ -396,7 +396,8 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
     """The recipes (that of deduction too: its stages are what is run), and rStar with a partner of another run."""
     path = RECIPES / f"{name}.yaml" if name in THINKING else ROOT / "tests" / "recipes" / f"{name}.yaml"
     other = ["task={use: countdown, train: 16, dev: 6, test: 6, max_tokens: 60}"]
-    recipe = run_shrunk(path, tiny, *(other if name.endswith("deduction") else []))
+    rules = other if name.endswith("deduction") else THREE if name == "ets_countdown" else []
+    recipe = run_shrunk(path, tiny, *rules)
     stages = {stage.name: stage for stage in recipe.stages}
     final = run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
     for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
