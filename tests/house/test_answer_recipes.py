@@ -187,7 +187,9 @@ def test_conversations_become_tagged_thinking(place: Path, talker: Path) -> None
 
 def test_what_was_mended_is_learned_from_in_three_ways(place: Path, talker: Path) -> None:
     name = "rewrites_countdown"
-    final = run(name, talker, ["finally.first.samples=2", "before.learn2.on_empty=continue"])  # few are rewritten
+    final = run(
+        name, talker, ["finally.first.samples=2", "before.learn2.on_empty=continue"]
+    )  # few are rewritten
     assert all(0 <= final[f"first/accuracy/greedy{at}"] <= 1 for at in ("", "@mended", "@fitting"))
     talks = {trace.id: trace for trace in rows(name, "round-000/talk", Trace)}
     fitting = rows(name, "round-000/rewrites", Example)
