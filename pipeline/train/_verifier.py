@@ -55,16 +55,37 @@ def fit(
     if starting:
         corpus = dataclasses.replace(corpus, starting=starting_scores(trainer, corpus, pad))
     batches = (collate or _batches.step_batches)(corpus, pad, token)
-    fingerprint = _setup.fingerprint(job, settings, corpus, steps)
+    report = carried_out(job, settings, trainer, corpus, order, batches, reading, use_cache)
+    return _setup.finish(trainer, report, dropped)
+
+
+def carried_out(
+    job: TrainJob,
+    settings: Any,
+    trainer: Any,
+    corpus: Corpus,
+    order: Any,
+    batches: Callable[[list[int]], Batch],
+    reading: Reading,
+    use_cache: bool,
+) -> dict[str, float]:
+    """All steps of a training whose model gives scores; weights and `prm.json` go to `job.out`. Returns the
+    metrics that are known before the first step.
+
+    use_cache: what the model's configuration said of it before the trainer was made.
+    """
+    from pipeline.train import _setup
+
+    fingerprint = _setup.fingerprint(job, settings, corpus, order.steps)
     trainer.prepare(job, order, batches, corpus.names, fingerprint, settings.log_every)
     report = _setup.announce(job, trainer, corpus, order)
     trainer.run()
-    model.config.use_cache = use_cache
+    trainer.model.config.use_cache = use_cache
     trainer.save_weights(job.out)
     if trainer.is_world_process_zero():
         write_reading(job, reading)
     trainer.accelerator.wait_for_everyone()
-    return _setup.finish(trainer, report, dropped)
+    return report
 
 
 def starting_scores(trainer: Any, corpus: Corpus, pad: int) -> np.ndarray:

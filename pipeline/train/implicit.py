@@ -82,7 +82,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
     from pipeline.train import _batches, _ratio, _setup
-    from pipeline.train._verifier import write_reading
+    from pipeline.train._verifier import carried_out
 
     dropped: Counter[str] = Counter()
     corpus = read(job, settings, dropped)
@@ -97,16 +97,9 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     trainer.model_accepts_loss_kwargs = False  # the count of rows goes to the loss, not to the model
     trainer.loss_is_scaled_for_ga = True  # by that count, over all micro-batches
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    fingerprint = _setup.fingerprint(job, settings, corpus, steps)
-    collate = _ratio.batches(corpus, pad)
-    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
-    report = _setup.announce(job, trainer, corpus, order)
-    trainer.run()
-    model.config.use_cache = use_cache
-    trainer.save_weights(job.out)
-    if trainer.is_world_process_zero():
-        write_reading(job, {"target": "outcome", "activation": "none", "beta": settings.beta})
-    trainer.accelerator.wait_for_everyone()
+    reading = {"target": "outcome", "activation": "none", "beta": settings.beta}
+    batches = _ratio.batches(corpus, pad)
+    report = carried_out(job, settings, trainer, corpus, order, batches, reading, use_cache)
     return _setup.finish(trainer, report, dropped)
 
 

@@ -64,7 +64,7 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
 
     from pipeline.models.shared import HEAD, shared_class
     from pipeline.train import _batches, _joint, _setup
-    from pipeline.train._verifier import write_reading
+    from pipeline.train._verifier import carried_out
 
     dropped: Counter[str] = Counter()
     corpus = read(job, settings, dropped)
@@ -83,16 +83,9 @@ def _train(job: TrainJob, settings: Settings) -> TrainReport:
     trainer = _joint.JointTrainer(model, arguments)
     trainer.beta = settings.beta
     order = _batches.Order(corpus, settings.batch_size, steps, job.seed)
-    fingerprint = _setup.fingerprint(job, settings, corpus, steps)
-    collate = _joint.batches(corpus, pad)
-    trainer.prepare(job, order, collate, corpus.names, fingerprint, settings.log_every)
-    report = _setup.announce(job, trainer, corpus, order)
-    trainer.run()
-    model.config.use_cache = use_cache
-    trainer.save_weights(job.out)
-    if trainer.is_world_process_zero():
-        write_reading(job, {"target": "value", "activation": "sigmoid"})
-    trainer.accelerator.wait_for_everyone()
+    reading = {"target": "value", "activation": "sigmoid"}
+    batches = _joint.batches(corpus, pad)
+    report = carried_out(job, settings, trainer, corpus, order, batches, reading, use_cache)
     return _joint.finish(trainer, report | {"right": float(_right(corpus))}, dropped)
 
 
