@@ -8,6 +8,7 @@ the prompt."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -94,6 +95,11 @@ class Trace(Row):
         ... Its id names it: `PROBLEM/critique.1` (`act_id`)."""
         name, _, number = self.id.rpartition("/")[2].partition(".")
         return name if number.isdigit() and name.isidentifier() else ""
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Is there a log-probability, and a finite one, of each of its tokens?"""
+        return len(self.logprobs) == len(self.token_ids) and all(map(math.isfinite, self.logprobs))
 
     @property
     def is_attempt(self) -> bool:

@@ -84,8 +84,7 @@ def refused(trace: Trace) -> str:
         return "empty"
     if trace.hinted or trace.few_shot:
         return "hinted" if trace.hinted else "few_shot"
-    whole = len(trace.logprobs) == len(trace.token_ids) and all(map(math.isfinite, trace.logprobs))
-    return "" if whole else "no_logprobs"
+    return "" if trace.has_logprobs else "no_logprobs"
 
 
 def by_step(ratios: Sequence[float], ends: Sequence[int]) -> list[float]:

@@ -73,16 +73,12 @@ def refused(trace: Trace, label: Label | None, settings: Settings) -> str:
         ("tempered", trace.temperature != 1),
         ("empty", not trace.token_ids),
         ("truncated", settings.truncated == "drop" and trace.finish in ("length", "budget")),
-        ("no_logprobs", not _whole(trace)),
+        ("no_logprobs", not trace.has_logprobs),
         ("no_advantage", by_token(trace, label) is None),
     ):
         if found:
             return reason
     return ""
-
-
-def _whole(trace: Trace) -> bool:
-    return len(trace.logprobs) == len(trace.token_ids) and all(map(math.isfinite, trace.logprobs))
 
 
 def by_token(trace: Trace, label: Label | None) -> list[float] | None:
