@@ -90,13 +90,8 @@ def _off(engine: Engine) -> tuple[float, int]:
     kind, how = type(engine.model).__name__, type(engine).__name__
     key = (kind, how, str(config.to_dict()), engine.dtype, engine.device.type, engine.head)
     if key not in _known:
-        writes = head_of(engine.head).reads in (
-            "",
-            "ratio",
-            "hidden",
-            "state",
-        )  # a language model's own words
-        look = _off_tokens if writes else _off_scores
+        # scores of a model of their own; what else there is reads a language model's words
+        look = _off_scores if head_of(engine.head).reads in ("scalar", "marks") else _off_tokens
         _known[key] = look(engine, _rows(engine, config))
     return _known[key]
 

@@ -40,9 +40,8 @@ HEADS = {
         Head("implicit", ("scores", "writes", "chooses"), "log_odds", "ratio", mergeable=False),
         Head("probe", ("scores",), reads="hidden", mergeable=False),  # a logistic regression on hidden states
         Head("pair", ("chooses",)),  # which of two: an answer among its next tokens
-        Head(
-            "shared", ("writes", "chooses", "scores"), reads="state", policy=True
-        ),  # and a value model at once
+        # a policy and a value model at once
+        Head("shared", ("writes", "chooses", "scores"), reads="state", policy=True),
     )
 }
 DOES = {
@@ -64,8 +63,10 @@ def can(name: str | None, does: str) -> bool:
 
 
 def fitting(does: str) -> str:
-    """The heads that can do it, for a message: `value or token`."""
-    return " or ".join(head.name for head in HEADS.values() if does in head.does)
+    """What can do it, as a recipe writes it: `head: value or token`, `no head, or head: token`."""
+    plain = head_of(None)
+    named = " or ".join(head.name for head in HEADS.values() if head is not plain and does in head.does)
+    return ("no head, or " if does in plain.does else "") + f"head: {named}"
 
 
 def score_kind(head: str | None, *folders: Path | None, num_labels: int = 1) -> Kind:

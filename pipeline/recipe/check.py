@@ -157,7 +157,7 @@ def _acts(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
             what = f"has head: {head}, which" if head else "has no head, so it"
             yield (
                 f"{here}.{one.key}: {base} {what} {DOES[one.does]}; name a model that does "
-                f"(head: {fitting(one.does)})"
+                f"({fitting(one.does)})"
             )
         if at and (not at.isdigit() or stage.room not in ("evaluate", "label")):
             only = "only an evaluate or a label stage may name a model as it was, as in policy@0"
