@@ -28,6 +28,7 @@ NUM_TOKENS = 4  #: that a row writes
 LONGEST = 1024  #: a row is longer than the smallest window, up to here
 #: of the logits' own spread, the share that a log-probability may be off by
 OFF = {torch.float32: 0.01, torch.bfloat16: 0.25, torch.float16: 0.25}
+KNOWN_WINDOWS = {"sliding_window", "max_window_layers"}  #: what the engine's masks come from
 KINDS = {"full_attention", "sliding_attention"}  #: of layers, that a running batch has a cache for
 Shape = tuple[str, str | None, str]  #: a model's configuration, its head, and the dtype that is asked for
 _whole: set[Shape] = set()  #: of models that are read whole
@@ -45,6 +46,15 @@ def has_state(folder: Path) -> bool:
 
     kinds = {str(kind) for kind in getattr(AutoConfig.from_pretrained(folder), "layer_types", None) or KINDS}
     return not kinds <= KINDS
+
+
+def hides_window(folder: Path) -> bool:
+    """Does the configuration speak of a window that the engine does not know (GPT-Neo's local layers)? Read
+    too far, only a row's last tokens are off, and by less than half precision rounds: float32 tells.
+    """
+    from transformers import AutoConfig
+
+    return any(name not in KNOWN_WINDOWS for name in _spans(AutoConfig.from_pretrained(folder)))
 
 
 def fits(folder: Path, shape: Shape, made: Callable[[], Engine], refuse: bool = False) -> Engine | None:
@@ -87,7 +97,7 @@ def fits(folder: Path, shape: Shape, made: Callable[[], Engine], refuse: bool = 
 def _off(engine: Engine) -> tuple[float, int]:
     """How far the engine is from its model's own forward, and on a row of how many tokens."""
     config = engine.model.config.get_text_config()
-    kind, how = type(engine.model).__name__, type(engine).__name__
+    kind, how = type(engine.model).__name__, (type(engine).__name__, engine.reads_whole)
     key = (kind, how, str(config.to_dict()), engine.dtype, engine.device.type, engine.head)
     if key not in _known:
         # scores of a model of their own; what else there is reads a language model's words
@@ -98,16 +108,21 @@ def _off(engine: Engine) -> tuple[float, int]:
 
 def _rows(engine: Engine, config: Any) -> list[list[int]]:
     """A token, a few, and more than the smallest window has."""
-    spans = [
-        value
-        for name, value in config.to_dict().items()
-        if ("window" in name or "chunk" in name) and isinstance(value, int) and 1 < value <= LONGEST
-    ]
+    spans = _spans(config).values()
     draw = random.Random(1)  # noqa: S311  fixed rows, no secret
     longest = min(max(24, min(spans, default=0) + 8), engine.context - NUM_TOKENS)
     upper = min(len(engine.tokenizer), config.vocab_size)
     lengths = sorted({1, max(1, min(7, longest)), max(1, longest)})
     return [[draw.randrange(upper) for _ in range(length)] for length in lengths]
+
+
+def _spans(config: Any) -> dict[str, int]:
+    """What a configuration has of windows, in tokens; longer ones than a look reads are left out."""
+    return {
+        name: value
+        for name, value in config.get_text_config().to_dict().items()
+        if ("window" in name or "chunk" in name) and isinstance(value, int) and 1 < value <= LONGEST
+    }
 
 
 @torch.inference_mode()
@@ -152,7 +167,7 @@ def _off_scores(engine: Engine, rows: list[list[int]]) -> tuple[float, int]:
 
 def _share(off: torch.Tensor, spread: torch.Tensor, dtype: torch.dtype) -> float:
     """An error as a share of the spread of what it is an error of. In half precision one token may be far off
-    (an expert chosen by a hair): the mean tells.
+    (an expert chosen by a hair): the mean tells, which does not see a window (`hides_window`).
     """
     whole = spread.std(unbiased=False).clamp(min=1e-3)
     return float((off.max() if dtype == torch.float32 else off.mean()) / whole)

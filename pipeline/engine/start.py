@@ -68,7 +68,7 @@ def _local(
     """The engine in this process. given: head, max_rows, weights_hash, name."""
     from pipeline.engine.garbage import collect_garbage
     from pipeline.engine.local import Engine
-    from pipeline.engine.own_forward import fits, has_state, shape_of
+    from pipeline.engine.own_forward import fits, has_state, hides_window, shape_of
     from pipeline.engine.probe import probe_kind
     from pipeline.engine.ratio import ratio_kind
     from pipeline.engine.rungs import RUNGS
@@ -80,7 +80,7 @@ def _local(
 
     collect_garbage()  # of the engines and trainers before
 
-    def made(kind: Any) -> Engine:
+    def made(kind: Any, dtype: str = dtype) -> Engine:
         reads = head_of(given["head"]).reads
         kinds = {"ratio": ratio_kind, "hidden": probe_kind, "state": shared_kind}
         if reads in kinds:
@@ -89,11 +89,14 @@ def _local(
 
     if not check:
         return made(Engine)
-    shape, state = shape_of(folder, given["head"], dtype), has_state(folder)
-    engine = None if state else fits(folder, shape, lambda: made(Engine))
-    on = device_of(device)
-    half = dtype == "auto" and on.type == "cpu" and dtype_of(dtype, on, folder).itemsize < 4
-    if engine is None and half and not state:
+    shape, whole, on = shape_of(folder, given["head"], dtype), has_state(folder), device_of(device)
+    half = dtype_of(dtype, on, folder).itemsize < 4
+    if half and not whole and hides_window(folder):
+        exactly = shape_of(folder, given["head"], "float32")
+        whole = fits(folder, exactly, lambda: made(Engine, "float32")) is None
+        collect_garbage()
+    engine = None if whole else fits(folder, shape, lambda: made(Engine))
+    if engine is None and half and not whole and dtype == "auto" and on.type == "cpu":
         return _local(folder, adapter, "float32", device, given, True, progress)  # it may be rounding
     if engine is None:
         return fits(folder, shape, lambda: made(WholeEngine), refuse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from model_world import make_model, word_tokenizer
 
 from pipeline.engine import own_forward, selftest
@@ -132,3 +133,18 @@ def test_where_half_precision_does_not_fit_auto_goes_back_to_float32_before_rows
     )
     engine = start_engine(folder, check=True)
     assert (engine.dtype, engine.reads_whole) == (torch.float32, False)
+
+
+@pytest.mark.parametrize("head", [None, "shared"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_window_that_the_engine_does_not_know_is_seen_in_every_precision(tmp_path, head, dtype):
+    """GPT-Neo's local layers, as a policy and with a value head beside it: right, if slow."""
+    config = transformers.GPTNeoConfig(
+        vocab_size=len(word_tokenizer()), hidden_size=64, num_layers=2, num_heads=4, window_size=8, eos_token_id=1,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=256, bos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    engine = start_engine(tmp_path, head=head, dtype=dtype, check=True)
+    assert (engine.reads_whole, str(engine.dtype)) == (True, f"torch.{dtype}")
