@@ -31,7 +31,7 @@ import claims_judge  # noqa: E402  the environment comes first
 import claims_labels  # noqa: E402
 import claims_search  # noqa: E402
 from claims_files import Claims, chosen, read_all  # noqa: E402
-from claims_rows import Paper, Row, document, read_rows, read_tables, summary, write_rows  # noqa: E402
+from claims_rows import Paper, Row, document, joined, read_rows, read_tables, summary, write_rows  # noqa: E402
 from claims_runs import Runs, measure_all  # noqa: E402
 
 from pipeline.errors import RatchetError  # noqa: E402
@@ -47,12 +47,15 @@ def kept_place(claims: Claims) -> Path:
 
 
 def try_one(runs: Runs, claims: Claims, seeds: Sequence[int]) -> None:
-    """Measure a file's claims and keep their rows beside those that were not measured this time; a row on
-    fewer seeds of the same recipe does not take the place of one on more."""
+    """Measure a file's claims and keep their rows beside those that were not measured this time. Seeds that
+    an earlier measurement of the same recipe has and this one has not are joined to it; a row on fewer seeds
+    does not take the place of one on more."""
     place = kept_place(claims)
     rows = {row.says: row for row in read_rows(place)}
     for row in measure_all(runs, claims, seeds):
         old = rows.get(row.says)
+        if old is not None and old.fingerprint == row.fingerprint and not set(old.seeds) & set(row.seeds):
+            row = joined(old, row)
         changed = old is not None and old.fingerprint not in ("", row.fingerprint)
         if old is None or changed or len(old.seeds) <= len(row.seeds):
             rows[row.says] = row

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Row:
     command: str = ""
     fingerprint: str = ""  #: of the recipes and the arms; "" where nobody can tell
     note: str = ""
+    parts: int = 1  #: measurements, of other seeds each, that were joined (`joined`)
 
     @property
     def verdict(self) -> str:
@@ -86,10 +87,44 @@ class Row:
             difference += f" {self.unit}"
         each = ", ".join(f"{one:{sign},.{digits}f}" for one in self.by_seed)
         seeds = each if len(self.by_seed) > 1 else "1 seed"
-        marks = [*(["by hand"] if self.by == "hand" else []), *(["an older recipe's"] if older else [])]
+        marks = [
+            *(["by hand"] if self.by == "hand" else []),
+            *([f"in {self.parts} parts"] if self.parts > 1 else []),
+            *(["an older recipe's"] if older else []),
+        ]
         verdict = self.verdict + (f" ({', '.join(marks)})" if marks else "")
         says = self.says + (f" ({self.where})" if self.where else "")
         return f"| {says} | {arms} | {difference} | {seeds} | {verdict} |"
+
+
+def joined(old: Row, new: Row) -> Row:
+    """Two measurements of one claim on other seeds, as one: figures weigh by their seeds. The interval is the
+    mean of theirs, so weighed: as wide as if problems moved both alike, which is the widest that it can be.
+
+    Raises:
+        ValueError: they share a seed, or are of other recipes, problems or units, and so no one claim's.
+    """
+    alike = ("paper", "says", "names", "wants", "problems", "unit", "zero", "fingerprint")
+    if other := [name for name in alike if getattr(old, name) != getattr(new, name)]:
+        raise ValueError(f"{old.says}: two measurements that differ in {', '.join(other)}")
+    if shared := sorted(set(old.seeds) & set(new.seeds)):
+        raise ValueError(f"{old.says}: both measured seed {', '.join(map(str, shared))}")
+    n, m = len(old.seeds), len(new.seeds)
+
+    def mean(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else round((n * a + m * b) / (n + m), 4)
+
+    by_seed = dict(zip((*old.seeds, *new.seeds), (*old.by_seed, *new.by_seed), strict=True))
+    return replace(
+        new,
+        values=[mean(a, b) for a, b in zip(old.values, new.values, strict=True)],
+        difference=round(sum(by_seed.values()) / (n + m), 4),
+        low=mean(old.low, new.low),
+        high=mean(old.high, new.high),
+        by_seed=[by_seed[seed] for seed in sorted(by_seed)],
+        seeds=sorted(by_seed),
+        parts=old.parts + new.parts,
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -170,8 +205,9 @@ seed's own. A claim *holds* where the interval lies on its side of 0, or, where 
 within the bound. Where there is no interval, three seeds must agree. *1 seed*: one training, of which the
 interval over problems says nothing about another. Behind a claim stands its place in the paper, where known;
 some are controls of ours.
-*By hand*: measured by the command under the table in an earlier session; the interval is the mean of the
-seeds' own, which is the wider one.
+*By hand*: measured by the command under the table in an earlier session; *in 2 parts*: some seeds later than
+others, when the first ones' runs were gone. The interval of both is the mean of the parts' own, which is the
+wider one.
 
 """
 TABLE = "| claim | here | difference (95 %) | by seed | verdict |\n|---|---|---|---|---|"

@@ -32,6 +32,7 @@ from claims_rows import (  # noqa: E402
     Paper,
     Row,
     document,
+    joined,
     read_rows,
     summary,
     write_rows,
@@ -112,6 +113,29 @@ def test_pairing_takes_the_mean_of_the_seeds_on_each_problem() -> None:
     assert apart[1] is not None
     assert apart[1] < 0  # one seed: nothing is told
     assert alike == (0.0, 0.0, 0.0)  # on each problem the seeds' mean is the same
+
+
+def test_seeds_measured_apart_are_joined_and_no_interval_is_narrower_for_it() -> None:
+    later = replace(ROW, values=[60.2, 34.2], difference=26.0, low=22.0, high=29.0, by_seed=[26.0], seeds=[2])
+    both = joined(ROW, later)
+    assert (both.seeds, both.by_seed, both.parts) == ([0, 1, 2], [30.0, 28.0, 26.0], 2)
+    assert (both.difference, both.values) == (28.0, [62.2, 34.2])
+    assert both.low == pytest.approx((2 * 26 + 22) / 3, abs=1e-3)
+    assert both.high == pytest.approx((2 * 32 + 29) / 3, abs=1e-3)
+    assert "in 2 parts" in both.line()
+    assert joined(later, ROW) == both
+    # the interval of the mean over all seeds is narrower
+    rng = np.random.default_rng(3)
+    arms = [[side(list(rng.integers(0, 2, 300))) for _ in range(3)] for _ in range(2)]
+    whole, one, two = [paired(arms[0][part], arms[1][part])[1:] for part in (slice(3), slice(1), slice(1, 3))]
+    wide = np.average([np.ptp(np.array(one, float)), np.ptp(np.array(two, float))], weights=[1, 2])
+    assert np.ptp(np.array(whole, float)) < wide
+
+
+@pytest.mark.parametrize("change", [{"seeds": [1]}, {"fingerprint": "g"}, {"problems": 200}])
+def test_what_is_not_one_claim_is_not_joined(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="seed 1|differ in"):
+        joined(ROW, replace(ROW, **({"seeds": [2], "by_seed": [1.0]} | change)))
 
 
 def test_what_was_asked_otherwise_is_not_paired() -> None:
