@@ -80,17 +80,23 @@ def test_pauses_go_with_the_adapter(place: Path, tiny: Path) -> None:
     assert changed == (shared if standing["round"] == 1 else set())  # only what stands has them
 
 
-def test_dola_draws_otherwise_from_the_same_model(place: Path, tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("dola_real", ["task={{use: countdown, train: 4, dev: 2, test: 6}}"]),
+        ("dola_countdown", ["task={{use: countdown, train: 24, dev: 2, test: 6}}", "before.learn.steps=2"]),
+    ],
+)
+def test_dola_draws_otherwise_from_the_same_model(place: Path, tiny: Path, name: str, more: list[str]) -> None:
     layers = "finally.dola.search={{generate: sample, temperature: 0, repetition_penalty: 1.2, dola: {{layers: [1]}}}}"
     bare = "finally.dola_bare.search={{generate: sample, temperature: 0, dola: {{layers: [0, 1], divergence: released}}}}"
-    small("dola_real", tiny, layers, bare, "task={{use: countdown, train: 4, dev: 2, test: 6}}")
+    small(name, tiny, layers, bare, *more)
     texts = {
-        stage: [one.text for one in finals("dola_real", stage, Trace)]
-        for stage in ("as_it_is", "penalised", "dola")
+        stage: [one.text for one in finals(name, stage, Trace)] for stage in ("as_it_is", "penalised", "dola")
     }
     assert all(len(found) == 6 for found in texts.values())
     assert len({json.dumps(found) for found in texts.values()}) > 1
-    assert all(max(one.logprobs) <= 0 for one in finals("dola_real", "dola", Trace))
+    assert all(max(one.logprobs) <= 0 for one in finals(name, "dola", Trace))
 
 
 def test_claims_are_looked_up(place: Path, tiny: Path) -> None:

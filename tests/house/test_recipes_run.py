@@ -85,7 +85,14 @@ CHATTING = ("self_words",)
 ANSWERS = ("mctsr_countdown", "berry_countdown", "alphallm_countdown", "r_zero_countdown", "reflection_countdown",
            "world_model_countdown", "rewrites_countdown")  # fmt: skip
 #: in test_looked_at_recipes.py
-LOOKED_AT = ("probe_countdown", "pause_countdown", "dola_real", "evidence_csqa", "self_check_countdown")
+LOOKED_AT = (
+    "probe_countdown",
+    "pause_countdown",
+    "dola_real",
+    "dola_countdown",
+    "evidence_csqa",
+    "self_check_countdown",
+)
 PAIRS = ("iterated_dpo_countdown", "rstar_math_countdown", "strength_countdown", "rest_em_game24")
 #: in test_step_files.py
 PEOPLE = ("prm_from_people",)
