@@ -127,6 +127,7 @@ def test_preferences_rank_answers(place: Path, talker: Path) -> None:
 def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker: Path) -> None:
     name = "alphallm_countdown"
     small = ["rounds=1", "problems_per_round=4", "before.probe.problems=6", "before.some.problems=4"]
+    small += ["before.try.problems=6", "before.talk.problems=4", "before.warm.steps=2"]
     small += ["before.ahead.n=2", "stages.search.simulations=4", "stages.traces.threshold=0"]
     small += [f"finally.{one}.search.simulations=3" for one in ("adaptive", "fixed")]
     small += [f"before.{one}.on_empty=continue" for one in ("first", "second", "third")]
