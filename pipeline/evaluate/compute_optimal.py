@@ -262,10 +262,11 @@ LINES = {
     "optimal/predicted": "chosen by predicted difficulty",
     "single": "one strategy for all",
 }
+BINS = {"bin": "bin", "predicted": "predicted bin"}  #: by true difficulty, and by predicted
 
 
 def metrics(settings: Settings) -> list[Metric]:
-    """The metrics that a gate may name before anything has run (those of the bins are known only after)."""
+    """The metrics that a gate or a claim may name before anything has run."""
     last = settings.budgets[-1]
     found = [Metric(f"accuracy/{name}@{n}", f"{name}, {n} samples") for name, n in settings.cells]
     for name, says in LINES.items():
@@ -273,6 +274,12 @@ def metrics(settings: Settings) -> list[Metric]:
             Metric(f"{name}@{n}", f"{says}, {n} samples", headline=n == last, short=f"{name}@{n}")
             for n in settings.budgets
         ]
+    found += [
+        Metric(f"{front}/{each}/{name}@{n}", f"{name}, {n} samples, {says} {each} (1 is the easiest)")
+        for front, says in BINS.items()
+        for each in range(1, settings.bins + 1)
+        for name, n in settings.cells
+    ]
     tokens = [f"{name}@{n}" for name, n in settings.cells]
     tokens += [f"{name}@{n}" for name in LINES for n in settings.budgets]
     found += [Metric(f"tokens/{name}", f"tokens of {name}", share=False, less=True) for name in tokens]
@@ -292,7 +299,7 @@ def panels(settings: Settings) -> list[Panel]:
         names = [name for name, at in settings.cells if at == n]
         shown = {
             f"{front}/{each}/{name}@{n}": f"{says} {each}: {name}"
-            for front, says in (("bin", "bin"), ("predicted", "predicted bin"))
+            for front, says in BINS.items()
             for each in range(1, settings.bins + 1)
             for name in names
         }

@@ -87,7 +87,9 @@ def test_pauses_go_with_the_adapter(place: Path, tiny: Path) -> None:
         ("dola_countdown", ["task={{use: countdown, train: 24, dev: 2, test: 6}}", "before.learn.steps=2"]),
     ],
 )
-def test_dola_draws_otherwise_from_the_same_model(place: Path, tiny: Path, name: str, more: list[str]) -> None:
+def test_dola_draws_otherwise_from_the_same_model(
+    place: Path, tiny: Path, name: str, more: list[str]
+) -> None:
     layers = "finally.dola.search={{generate: sample, temperature: 0, repetition_penalty: 1.2, dola: {{layers: [1]}}}}"
     bare = "finally.dola_bare.search={{generate: sample, temperature: 0, dola: {{layers: [0, 1], divergence: released}}}}"
     small(name, tiny, layers, bare, *more)

@@ -253,6 +253,8 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
                 *(SMALL_SEARCH[stage.method] if stage.method in ("revise", "rstar") else []),
                 *(["problems=8"] if stage.settings.problems else []),
             ]
+        elif stage.method == "compute_optimal":
+            keys = ["difficulty=2", "bins=1", "budgets=[4]", "resamples=100"]
         elif stage.room == "evaluate" and (search := stage.settings.search):
             keys = [
                 f"search.{key}"
@@ -339,7 +341,8 @@ def test_spending_by_difficulty(place: Path, tiny: Path) -> None:
     """Every strategy at every budget; then `solve` spends by what was measured."""
     name = "compute_optimal_countdown"
     small = [f"models.{model}.base={tiny}" for model in ("policy", "verifier")]
-    small += ["before.sample.n=6", "before.sample.temperature=1.5", "before.learn.steps=2"]
+    small += [f"before.{drawn}.{key}" for drawn in ("sample", "again") for key in ("n=6", "temperature=1.5")]
+    small += ["before.again.problems=8", "before.warm.steps=2", "before.learn.steps=2"]
     small += ["before.learn.batch_size=8", "before.learn.on_empty=continue"]
     small += ["before.spend.budgets=[1,4]", "before.spend.difficulty=3", "before.spend.bins=2"]
     beam = "{generate: beam, n: N, width: 4, budgets: [4]}"
