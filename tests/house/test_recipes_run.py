@@ -413,7 +413,9 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
         settings = stages["search"].settings
         said_before = settings.cost(recipe.tasks[0]).written["policy"] * 12
         assert 0.5 * said_before <= charged <= 2 * said_before
-    assert [stage.name for stage in recipe.stages if mark_of(stage)] == ["leaked"] * (name == "rstar_countdown")
+    assert [stage.name for stage in recipe.stages if mark_of(stage)] == ["leaked"] * (
+        name == "rstar_countdown"
+    )
     if "agree" in stages:
         said = list(StageFolder(here / "agree").read(Label))
         assert {label.labeller for label in said} == {"mutual"}
