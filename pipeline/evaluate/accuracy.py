@@ -23,13 +23,14 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.asks import All, Asks, Continue, Logprob, Prefix, Score, start, to_trace
 from pipeline.evaluate import GOLD, LEARNING, TROUBLE, EvaluateSettings, Health, Metric, Panel, Search
 from pipeline.evaluate._held import METRICS, from_labels, labels_of
+from pipeline.evaluate._judged import best_metrics, judged
 from pipeline.evaluate.outcomes import Ballots, Outcome, columns, gold_label, one_outcome
 from pipeline.evaluate.paired import over_problems
 from pipeline.rows import Group, Label, Node, Problem, Question, Trace
 from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote import Kind, Rule, rule
-from pipeline.vote.aggregate import Aggregate, aggregate, kind_of
+from pipeline.vote.aggregate import Aggregate, kind_of
 
 KL = "kl"  #: the labeller whose `value` is the log-ratio to the base in nats, summed over a trace's tokens
 
@@ -63,6 +64,11 @@ class Settings(EvaluateSettings):
         "trace",
         description="with `from`: who says which trace is the answer and what each is worth, the search that "
         "wrote them or the values of the label stages",
+    )
+    best: bool = added(
+        False,
+        description="best@k and score@k, for 1 and each k: what gold and what the reward model itself say of "
+        "the best of k by score (Gao et al., arXiv:2210.10760)",
     )
     held: bool = added(False, description="with a `search` over steps: what it keeps in memory at each depth")
 
@@ -112,6 +118,8 @@ class Settings(EvaluateSettings):
             raise ValueError("votes need samples: set samples to 1 or more")
         if self.k and max(self.k) > self.samples:
             raise ValueError(f"k={max(self.k)} is more than samples={self.samples}")
+        if self.best and not (self.value and self.samples):
+            raise ValueError("best needs samples and a reward model that chooses among them: set both")
         if not self.value and (scored := [each.label for each in self.rules if each.settings.scored]):
             raise ValueError(f"votes by {', '.join(scored)} need a reward model: set value")
         return self
@@ -157,6 +165,11 @@ class Settings(EvaluateSettings):
     def ks(self) -> tuple[int, ...]:
         """The k in use."""
         return self.k or tuple(2**power for power in range(1, self.samples.bit_length()))
+
+    @property
+    def best_ks(self) -> tuple[int, ...]:
+        """The k of best@k."""
+        return tuple(sorted({1, *self.ks})) if self.best else ()
 
 
 def answer(
@@ -222,19 +235,6 @@ def by_label(group: Group) -> list[Trace]:
     return [replace(one, score=valued.get(one.id), chosen=one is best) for one in group.traces]
 
 
-def judged(
-    traces: Sequence[Trace], scores: Sequence[Sequence[float]], by: str, rule: Aggregate
-) -> tuple[list[Trace], list[Label]]:
-    """Traces with a PRM's aggregated score, and the step scores as Labels; a step cut by a limit has none."""
-    marked, labels = [], []
-    for trace, steps in zip(traces, scores, strict=True):
-        known = list(steps)
-        marked.append(replace(trace, score=aggregate(known, rule) if known else None))
-        padded = [*known, *[None] * (len(trace.steps) - len(known))]
-        labels.append(Label(problem_id=trace.problem_id, trace_id=trace.id, step_scores=padded, labeller=by))
-    return marked, labels
-
-
 def _distance(traces: Sequence[Trace], written: Sequence[Prefix], base: str) -> Asks[list[Label]]:
     """log policy - log base over each trace; on samples at temperature 1 its mean is the KL divergence's
     estimate.
@@ -294,7 +294,9 @@ def measure(found: Mapping[str, Sequence[Outcome]], settings: Settings) -> dict[
     """
     votes = [each.label for each in settings.rules]
     return over_problems(
-        found, lambda rows: columns(rows, settings.ks, votes, settings.chains), settings.resamples
+        found,
+        lambda rows: columns(rows, settings.ks, votes, settings.chains, settings.best_ks),
+        settings.resamples,
     )
 
 
@@ -324,6 +326,7 @@ def metrics(settings: Settings) -> list[Metric]:
             for k in settings.ks
             for kind, says in kinds.items()
         ]
+        found += best_metrics(settings.best_ks)
     found += [
         Metric("length/mean", "tokens an answer", less=True, share=False, short="length"),
         Metric("truncated", "cut by the limit", less=True, short="truncated"),

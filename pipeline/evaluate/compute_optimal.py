@@ -39,7 +39,7 @@ from pydantic import Field, model_validator
 from pipeline.asks import All, Asks, Continue, Prefix, Score, start, to_trace
 from pipeline.errors import RecipeError
 from pipeline.evaluate import GOLD, EvaluateSettings, Health, Metric, Panel, Search
-from pipeline.evaluate.accuracy import judged
+from pipeline.evaluate._judged import judged
 from pipeline.evaluate.outcomes import gold_label
 from pipeline.evaluate.paired import over_problems
 from pipeline.evaluate.pool import Pool

@@ -151,6 +151,19 @@ def best_at(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
     return chance
 
 
+def score_at(scores: Sequence[float], k: int) -> float:
+    """The expected highest score of k samples, drawn without replacement: what a judge says of its own best
+    of k. A sample that can never be chosen has the score -infinity; draws of such alone are left out, and NaN
+    where all are.
+    """
+    if not 1 <= k <= len(scores):
+        raise ValueError(f"best of {k} of {len(scores)} samples")
+    ranked = [(math.comb(below, k - 1), score) for below, score in enumerate(sorted(scores))]
+    chosen = [(ways, score) for ways, score in ranked if ways and score != -math.inf]
+    total = sum(ways for ways, _ in chosen)
+    return math.fsum(ways / total * score for ways, score in chosen) if total else math.nan
+
+
 def majority_at(
     answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0, draws: int = 256
 ) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.evaluate import GOLD
+from pipeline.evaluate._judged import best_pairs
 from pipeline.evaluate.intervals import Ratio, Statistic, majority_at, pass_at
 from pipeline.evaluate.paired import Measured
 from pipeline.rows import Label, Problem, Trace
@@ -166,10 +167,14 @@ def _voted(
 
 
 def columns(
-    found: Sequence[Outcome], ks: Sequence[int], votes: Sequence[str], chains: bool = False
+    found: Sequence[Outcome],
+    ks: Sequence[int],
+    votes: Sequence[str],
+    chains: bool = False,
+    best: Sequence[int] = (),
 ) -> Measured:
     """The statistics of one model over problems; all models' problems stand in the same order. chains: those
-    of right answers by right steps too."""
+    of right answers by right steps too. best: the k of the best of k by the samples' scores."""
     head = "accuracy/search" if any(o.searched for o in found) else "accuracy/greedy"
     measured = Measured(shown=_bins(found, head))
     stats, plain = measured.compared, measured.plain
@@ -183,6 +188,7 @@ def columns(
         for k in ks:
             stats[f"pass@{k}"] = ratio(_pass(o, k) for o in found)
             stats[f"maj@{k}"] = ratio(_majority(o, k) for o in found)
+        stats |= {name: ratio(pairs) for name, pairs in best_pairs(found, best)}
         for rule in votes:
             stats[f"accuracy/{rule}"] = ratio(
                 ((dict(o.votes).get(rule, False), bool(o.votes)) for o in found), share=True

@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 from pipeline.evaluate.intervals import Floats, Ratio, Statistic, change, percentile95, resample, tidy
 
 INCUMBENT = "@incumbent"
-GAINS = ("accuracy/", "valid", "pass@", "maj@", "auc")  #: metrics that also get a gain over another version
+#: metrics that also get a gain over another version
+GAINS = ("accuracy/", "valid", "pass@", "maj@", "best@", "auc")
 
 
 class OfProblem(Protocol):

@@ -36,6 +36,9 @@ class LabelSettings(StageSettings):
 
     #: a labeller that sets it to False gets problems without their answer, and may not ask MonteCarlo
     sees_gold: ClassVar[bool] = True
+    #: a labeller that sees gold on purpose, to show what that leaks: an evaluation may answer by its labels,
+    #: and every metric of it is named gold/...
+    leaks: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("Trace",)
     makes: ClassVar[tuple[str, ...]] = ("Label", "Dropped")
 

@@ -305,7 +305,8 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
         labels = _labels(recipe, stage)
         if not labels:
             yield f"{here}: answers by labels, and no label stage is in its from"
-        for one in (one for one in labels if one.built and one.settings.sees_gold):
+        peeked = [one for one in labels if one.built and one.settings.sees_gold]
+        for one in (one for one in peeked if not one.settings.leaks):
             seen = f"{one.name} (label: {one.method}) has seen what is right"
             yield f"{here}: answers by labels, and {seen}: name a label stage that sees no gold"
     taken = stage.settings.takes_scores_as if stage.built and stage.room == "evaluate" else None

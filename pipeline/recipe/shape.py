@@ -159,11 +159,13 @@ class Stage:
     method: str
     settings: Any
     built: bool = True
-    of_gold: bool = False  #: does it read traces of a generator that sees gold? (`with_gold_told`)
+    #: does it read traces of a generator that sees gold, or labels that `leaks` it? (`with_gold_told`)
+    of_gold: bool = False
 
     @property
     def saw_gold(self) -> bool:
-        """Is this an evaluation of answers whose generator saw gold, by `search` or in `from`?"""
+        """Is this an evaluation of answers whose generator saw gold, by `search` or in `from`, or that a
+        labeller with `leaks` had a hand in?"""
         if self.room != "evaluate" or not self.built:
             return False
         try:
@@ -221,15 +223,22 @@ class Stage:
 
 
 def with_gold_told(stages: Iterable[Stage]) -> tuple[Stage, ...]:
-    """The stages, those marked that read traces of a generator which sees gold, at any distance."""
+    """The stages, those marked that read traces of a generator which sees gold, or labels of a labeller that
+    `leaks` it, at any distance."""
     seen: set[str] = set()
     found: list[Stage] = []
     for stage in stages:
         of_gold = any(isinstance(source, str) and source in seen for source in stage.sources)
-        if of_gold or (stage.built and stage.room == "generate" and stage.settings.sees_gold):
+        if of_gold or (stage.built and _tells_gold(stage)):
             seen.add(stage.name)
         found.append(replace(stage, of_gold=True) if of_gold else stage)
     return tuple(found)
+
+
+def _tells_gold(stage: Stage) -> bool:
+    if stage.room == "label":
+        return bool(stage.settings.leaks)
+    return stage.room == "generate" and bool(stage.settings.sees_gold)
 
 
 @dataclass(frozen=True)

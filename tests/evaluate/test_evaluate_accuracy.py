@@ -256,6 +256,43 @@ def test_votes_by_a_reward_model():
     metrics = accuracy.measure({"policy": outcomes_of(settings, "policy", reply)}, settings)
     assert (metrics["accuracy/majority"], metrics["accuracy/weighted"], metrics["accuracy/best"]) == (0, 1, 1)
     assert metrics["maj@2"] < 1
+    assert "best@1" not in metrics
+
+
+def test_the_best_of_k_by_gold_and_by_the_one_who_chose_it():
+    """The PRM likes a wrong sample most: its own word of its choice rises with k and gold falls. By hand, of
+    scores .9 (wrong), .6 (right), .3 (right): best@2 is 1/3, of k = 2 the highest is .9 twice and .6 once.
+    What the limit cut before its answer is no choice, as in the vote, whatever its score."""
+    settings = accuracy.Settings(samples=3, value="prm", k=(2, 3), best=True, votes=("best",))
+
+    def reply(problem, ask):
+        if isinstance(ask, Score):
+            return [[0.9], [0.6], [0.3]]
+        if ask.temperature == 0:
+            return [written([problem.answer])]
+        return [written(["a\n", "7x"]), written(["b\n", problem.answer]), written(["c\n", problem.answer])]
+
+    metrics = accuracy.measure({"policy": outcomes_of(settings, "policy", reply)}, settings)
+    assert [metrics[f"best@{k}"] for k in (1, 2, 3)] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert [metrics[f"score@{k}"] for k in (1, 2, 3)] == pytest.approx([0.6, 0.8, 0.9])
+
+    def cut(problem, ask):
+        found = reply(problem, ask)
+        return [written(["a\n"], finish="length"), *found[1:]] if len(found) > 1 else found
+
+    outcomes = outcomes_of(
+        settings, "policy", lambda p, a: reply(p, a) if isinstance(a, Score) else cut(p, a)
+    )
+    short = accuracy.measure({"policy": outcomes}, settings)
+    assert short["best@3"] == short["accuracy/best"] == 1
+    assert [short[f"score@{k}"] for k in (1, 2, 3)] == pytest.approx([0.45, 0.5, 0.6])
+    declared = {one.name: one for one in accuracy.metrics(settings)}
+    assert declared["best@3"].share
+    assert not declared["score@3"].share
+    assert {"best@1", "score@1", "best@2", "score@2"} <= set(declared)
+    for given in ({"samples": 3}, {"value": "prm"}):
+        with pytest.raises(ValidationError, match="best needs samples and a reward model"):
+            accuracy.Settings(best=True, **given)
 
 
 def test_order_and_extra_problems_do_not_matter():

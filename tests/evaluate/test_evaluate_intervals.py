@@ -16,6 +16,7 @@ from pipeline.evaluate.intervals import (
     pass_at,
     percentile95,
     resample,
+    score_at,
     wilson,
 )
 
@@ -85,6 +86,19 @@ def test_best_at_is_the_mean_over_all_subsets(samples, data):
         shares.append(0.0 if unusable else sum(top) / len(top))
     scores, right = zip(*samples, strict=True)
     assert best_at(scores, right, k) == pytest.approx(sum(shares) / len(shares))
+
+
+@given(st.lists(st.sampled_from([0.1, 0.5, 0.9, -math.inf]), min_size=1, max_size=7), st.data())
+def test_score_at_is_the_mean_highest_over_all_subsets(scores, data):
+    k = data.draw(st.integers(1, len(scores)))
+    highest = [max(drawn) for drawn in combinations(scores, k) if max(drawn) != -math.inf]
+    wanted = sum(highest) / len(highest) if highest else math.nan
+    assert score_at(scores, k) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_score_at_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match="best of 2 of 1"):
+        score_at([0.5], 2)
 
 
 def test_best_at_golden():

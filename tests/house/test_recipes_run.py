@@ -20,6 +20,7 @@ from pipeline.engine.endings import hash_ids
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
+from pipeline.recipe.measures import mark_of
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe
@@ -75,6 +76,7 @@ VERIFIERS = (
     "implicit_countdown",
     "mips_countdown",
     "judge_countdown4",
+    "verifiers_countdown",
 )
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
@@ -412,7 +414,7 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
     final = run_status(recipe.name, Workspace(DATA, CHECKPOINTS))["final"]["metrics"]
     for stage in (one for one in recipe.section("finally") if one.method == "accuracy"):
         head = "search" if stage.settings.search or stage.sources else "greedy"
-        assert 0 <= final[f"{stage.name}/accuracy/{head}"] <= 1
+        assert 0 <= final[f"{stage.name}/{mark_of(stage)}accuracy/{head}"] <= 1
         if stage.settings.held:
             assert final[f"{stage.name}/held/tokens"] >= final[f"{stage.name}/held/nodes"] > 0
     here = DATA / recipe.name / "final-000"
@@ -421,6 +423,9 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
         settings = stages["search"].settings
         said_before = settings.cost(recipe.tasks[0]).written["policy"] * 12
         assert 0.5 * said_before <= charged <= 2 * said_before
+    assert [stage.name for stage in recipe.stages if mark_of(stage)] == ["leaked"] * (
+        name == "rstar_countdown"
+    )
     if "agree" in stages:
         said = list(StageFolder(here / "agree").read(Label))
         assert {label.labeller for label in said} == {"mutual"}

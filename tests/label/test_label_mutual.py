@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.asks import All, Continue, Cut, Prefix
 from pipeline.engine.growth import cut
+from pipeline.label import mutual_oracle
 from pipeline.label.mutual import Settings, label, places, shares, values, weight_of
 from pipeline.rows import Dropped, Group, Label, without_gold
 
@@ -157,3 +158,46 @@ def test_what_a_trace_counts_for_its_answer():
 
     assert [weighed(score) for score in (0.25, -1.0, 0.0, None, float("inf"))] == [0.25, 0.0, 0.0, 1.0, 1.0]
     assert weighed(0.25, "count") == 1.0
+
+
+def leaky(gold, *labels):
+    """What the control says of traces a, b and b, labelled so by the discriminator: (value, reason)."""
+    given = group(trace(0, "x", "a", score=0.6), trace(1, "y", "b", score=0.3), trace(2, "z", "b", score=0.2))
+    for one, (value, reason) in zip(given.traces, labels, strict=True):
+        given.labels[one.id] = Label(
+            problem_id="p", trace_id=one.id, value=value, reason=reason, labeller="mutual"
+        )
+    asks = mutual_oracle.label(
+        dataclasses.replace(PROBLEM, answer=gold), given, mutual_oracle.Settings(), Lines()
+    )
+    with pytest.raises(StopIteration) as stop:  # it asks nothing
+        next(asks)
+    return stamped(stop.value.value, "mutual_oracle")
+
+
+def said(rows):
+    return [(row.value, row.reason) for row in rows]
+
+
+SURVIVED, NOT = (0.7, ""), (0.0, "inconsistent")
+
+
+def test_the_released_code_falls_back_on_its_generator_where_gold_says_that_no_survivor_is_right():
+    """a: .6 of 1.1 of the generator's scores, b: .5 of 1.1; b alone survived."""
+    own = [(pytest.approx(0.3 / 1.1), "gold_fallback"), *[(pytest.approx(0.25 / 1.1), "gold_fallback")] * 2]
+    assert said(leaky("a", NOT, SURVIVED, SURVIVED)) == own
+    assert said(leaky("b", NOT, SURVIVED, SURVIVED)) == [NOT, SURVIVED, SURVIVED]
+
+
+@pytest.mark.parametrize(
+    "labels", [(NOT, SURVIVED, NOT), (NOT, NOT, NOT), (SURVIVED, SURVIVED, NOT)], ids=str
+)
+def test_gold_is_asked_of_two_survivors_or_more_alone(labels):
+    assert said(leaky("a", *labels)) == list(labels)
+
+
+def test_the_control_says_what_it_is():
+    assert mutual_oracle.Settings.sees_gold
+    assert mutual_oracle.Settings.leaks
+    assert not Settings.leaks
+    assert {row.reason for row in leaky(None, NOT, NOT, NOT)} == {"no_gold"}
