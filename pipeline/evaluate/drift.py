@@ -6,12 +6,13 @@
 kl (nats a token from the base), entropy (nats a token: the mean of -log p of what was drawn), length/mean,
 truncated; distinct (different texts a problem), distinct/right (different right ones), entropy/answers (of a
 problem's answers, nats), agreement (share of the most frequent answer: where it rises and accuracy falls,
-votes teach the model its own mistakes); gap (how much more often the verifier says right than gold does) and
-gap/top (the same among the tenth of the samples that it scores best: a policy that games its judge shows
-there first, Gao et al. 2022, arXiv:2210.10760); false_positive (right answers, so kept by answer equality,
-whose trace holds a wrong step by the task's oracle); preference (the verifier's choice between two right
-traces, the model's own and another version's: 0.5 is fair; with two versions in `of`); unsolved, and
-never_solved (by none of the measured versions, in any sample).
+votes teach the model its own mistakes); score (the verifier's mean word, from 0 to 1: where it rises and
+accuracy falls, the reward is over-optimised, arXiv:2307.04964, section 4); gap (how much more often the
+verifier says right than gold does) and gap/top (the same among the tenth of the samples that it scores best:
+a policy that games its judge shows there first, Gao et al. 2022, arXiv:2210.10760); false_positive (right
+answers, so kept by answer equality, whose trace holds a wrong step by the task's oracle); preference (the
+verifier's choice between two right traces, the model's own and another version's: 0.5 is fair; with two
+versions in `of`); unsolved, and never_solved (by none of the measured versions, in any sample).
 
 Samples are drawn at temperature 1, whole, because only there kl and entropy mean what they say. Limits are
 the gate's; `warn` says a sentence without refusing.
@@ -251,6 +252,7 @@ def _against_gold(found: Sequence[Astray], settings: Settings) -> dict[str, Stat
             for r in found
         )
     if any(d.score is not None for r in found for d in r.drawn):
+        stats["score"] = ratio(_scores(r) for r in found)
         for name, top in (("gap", False), ("gap/top", True)):
             stats[name] = ratio(_gap(r, settings.threshold, top) for r in found)
     if any(r.others for r in found):
@@ -267,6 +269,11 @@ def answer_entropy(drawn: Sequence[Drawn]) -> float:
 def _agreement(drawn: Sequence[Drawn]) -> float:
     counts = Counter(d.answer for d in drawn if d.answer is not None)
     return max(counts.values(), default=0) / max(len(drawn), 1)
+
+
+def _scores(row: Astray) -> tuple[float, float]:
+    scores = [d.score for d in row.drawn if d.score is not None]
+    return math.fsum(scores), len(scores)
 
 
 def _gap(row: Astray, threshold: float, top: bool) -> tuple[float, float]:
@@ -295,6 +302,7 @@ NAMES = {
     "agreement": ("samples that agree with the most frequent answer", False, True, ""),
     "accuracy": ("samples that are right", False, True, ""),
     "false_positive": ("right by a wrong step", True, True, "false positive"),
+    "score": ("what the verifier says of a sample", False, True, ""),
     "gap": ("verifier says right less gold does", True, True, ""),
     "gap/top": ("the same among its best tenth", True, True, "gap at the top"),
     "preference": ("the verifier prefers its own right traces", True, True, ""),
@@ -305,7 +313,7 @@ NAMES = {
 
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run."""
-    absent = () if settings.value else ("gap", "gap/top", "preference")
+    absent = () if settings.value else ("score", "gap", "gap/top", "preference")
     several = isinstance(settings.of, list) and len(settings.of) > 1
     absent = absent if several else (*absent, "preference")
     return [
@@ -319,7 +327,7 @@ def metrics(settings: Settings) -> list[Metric]:
 FIGURES = {
     "Distance from the base, and entropy, nats a token": ("kl", "entropy"),
     "Do its samples differ?": ("distinct", "distinct/right", "agreement", "accuracy"),
-    "Is its judge right about it?": ("gap", "gap/top", "preference"),
+    "Is its judge right about it?": ("score", "gap", "gap/top", "preference"),
     "Right for the wrong reason, and out of reach": ("false_positive", "unsolved", "never_solved"),
 }
 SMALL = ("length/mean", "truncated", "entropy/answers")

@@ -9,11 +9,12 @@ the first error is false, and what nobody looked at before one is left out. With
 its score the aggregated one, and true means: the answer is right.
 
 Metrics: auc, auc/same_step (pairs of like steps only: a PRM that only knows how far a trace has come gets
-0.5), roc/<percent> (the share of true points found where that many percent of the false ones pass), brier,
-ece and calibration/<bin>, first_error_f1 (ProcessBench's harmonic mean, arXiv:2412.06559),
-auc/trace (aggregated score against the outcome), score_sd and length_correlation (both among like steps),
-score/mean. Accuracy of best-of-n alone hides a PRM that has turned into an outcome model
-(arXiv:2501.07301).
+0.5), with `within: true` auc/same_problem (like steps of one problem only: all that a model trained on
+preferences says, and all that a search asks), roc/<percent> (the share of true points found where that many
+percent of the false ones pass), brier, ece and calibration/<bin>, first_error_f1 (ProcessBench's harmonic
+mean, arXiv:2412.06559), auc/trace (aggregated score against the outcome), score_sd and length_correlation
+(both among like steps), score/mean. Accuracy of best-of-n alone hides a PRM that has turned into an outcome
+model (arXiv:2501.07301).
 
 Not here: training it (`train/prm.py`), reading files of human labels (`step_files.py`, `stages/files.py`).
 """
@@ -46,7 +47,7 @@ from pipeline.evaluate.ranking import (
 from pipeline.evaluate.step_files import HUMAN
 from pipeline.evaluate.trust import in_words
 from pipeline.rows import Group, Label, Problem, Question, Trace
-from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName
+from pipeline.settings import STANDING, Cost, Length, PolicyName, RewardModelName, added
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, kind_of, weight
 
@@ -70,6 +71,7 @@ class Settings(EvaluateSettings):
     threshold: float | None = Field(
         None, description="first_error_f1: a step below it is wrong; none: chosen on the other half"
     )
+    within: bool = added(False, description="also the AUC among like steps of one problem")
     min_auc: float = Field(0.60, ge=0, le=1)
     min_sd: float = Field(0.02, ge=0)
     max_length_correlation: float = Field(0.6, ge=0, le=1)
@@ -206,6 +208,8 @@ def columns(found: Sequence[PrmOutcome], settings: Settings) -> Measured:
         "auc/trace": Ranking(wholes, wholes.step),
         "brier": _brier(shown, len(found)),
     }
+    if settings.within:
+        stats["auc/same_problem"] = Ranking(points, len(found) * points.step + points.problem)
     if points is steps:
         stats["first_error_f1"] = _first_error(found, settings.threshold)
     scores = [score for o in found for t in o.traces for score in t.scores]
@@ -300,6 +304,7 @@ def _first_error(found: Sequence[PrmOutcome], threshold: float | None) -> Harmon
 NAMES = {
     "auc": ("AUC over steps (0.5 is chance)", False, False),
     "auc/same_step": ("AUC among like steps", False, False),
+    "auc/same_problem": ("AUC among like steps of one problem", False, False),
     "auc/trace": ("AUC over whole traces", False, False),
     "brier": ("Brier score", True, False),
     "ece": ("calibration error", True, False),
@@ -326,6 +331,7 @@ def metrics(settings: Settings) -> list[Metric]:
             gain=f"gain/{name}" if name.startswith("auc") else "",
         )
         for name, (says, less, share) in NAMES.items()
+        if settings.within or name != "auc/same_problem"
     ]
 
 
@@ -334,7 +340,8 @@ def panels(settings: Settings) -> list[Panel]:
     curves = {"auc": "all steps", "auc/same_step": "steps of one place", "auc/trace": "whole traces"}
     front = ("auc", "auc/same_step", "auc/trace", "ece")
     numbers = {name: NAMES[name][0] for name in (*front, *NAMES)}
-    numbers = {name: says for name, says in numbers.items() if name not in ("score/mean", "unusable_scores")}
+    unseen = ("score/mean", "unusable_scores", *(() if settings.within else ("auc/same_problem",)))
+    numbers = {name: says for name, says in numbers.items() if name not in unseen}
     bins, curve = {"calibration/": "tenth"}, {"roc/": "sound steps found"}
     return [
         Panel(

@@ -10,7 +10,8 @@ One reward at the end of each step, 0 elsewhere:
 
 `outcome` adds the trace's own reward to its last step. `change: true` takes what a step adds to the score
 before it, so that the sum is the last score however many steps there are: with plain scores a policy earns by
-writing more of them. Traces that have no step are dropped.
+writing more of them. `last: true` takes the last score alone: PPO with an outcome reward model, which
+Math-Shepherd's is held against. Traces that have no step are dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.asks import All, Asks, Logprob, Score, prefix_of
 from pipeline.label import LabelSettings
 from pipeline.label._rewards import dropped, reward_of
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
-from pipeline.settings import Cost, Length, ModelName, RewardModelName
+from pipeline.settings import Cost, Length, ModelName, RewardModelName, added
 from pipeline.tasks import BaseTask
 
 
@@ -43,6 +44,7 @@ class Settings(LabelSettings):
     beta: float = Field(0.05, gt=0, description="of the log-ratio; PRIME 0.05")
     outcome: float = Field(0.0, ge=0, description="weight of the trace's own reward, at its last step")
     change: bool = Field(False, description="reward what a step adds to the score before it")
+    last: bool = added(False, description="the last step's score alone: PPO with an outcome reward model")
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:
@@ -56,6 +58,10 @@ class Settings(LabelSettings):
             raise ValueError("implicit and reference stand together: the log-ratio is between the two")
         if self.plus is not None and self.value is None:
             raise ValueError("plus: advantages are added to the scores of value")
+        if self.last and (self.value is None or self.plus is not None or self.change):
+            raise ValueError(
+                "last: the last score of value is the reward: leave out implicit, plus and change"
+            )
         return self
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
@@ -95,6 +101,8 @@ def label(
         rewards = list(scores[place])
         if settings.change:
             rewards = [now - before for before, now in zip([0.0, *rewards], rewards, strict=False)]
+        if settings.last:
+            rewards = [0.0] * (len(rewards) - 1) + rewards[-1:]
         if gains:
             rewards = [q + settings.alpha * a for q, a in zip(rewards, gains[0][place], strict=True)]
         if settings.outcome:

@@ -216,6 +216,7 @@ def test_golden_drift():
     assert found["entropy/answers"] == pytest.approx(math.log(2) / 2)
     assert found["agreement"] == 0.75
     assert found["accuracy"] == 0.5
+    assert found["score"] == pytest.approx(0.6375)  # .9, .6, .95, .1
     assert found["gap"] == 0.25  # says right of three, right are two
     assert found["gap/top"] == 1.0  # the best of four samples is wrong
     assert found["false_positive"] == 0.0
@@ -242,6 +243,7 @@ def test_versions_beside_each_other():
     assert found["never_solved"] == pytest.approx(1 / 3)
     assert {each.name for each in drift.metrics(settings)} >= {"preference", "gap", "never_solved"}
     assert "preference" not in {each.name for each in drift.metrics(drift.Settings(value="prm"))}
+    assert not {"score", "gap"} & {each.name for each in drift.metrics(drift.Settings())}
 
 
 def test_drift_asks_base_and_verifier_at_once():

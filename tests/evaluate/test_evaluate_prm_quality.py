@@ -303,3 +303,24 @@ def test_prm800k_rows(tmp_path):
     path.write_text('{"question": {"problem": "p"}}\n')
     with pytest.raises(DamagedData, match="no field 'label'"):
         list(read_prm800k(path))
+
+
+def test_a_model_that_knows_siblings_alone_is_seen_within_a_problem():
+    """Each problem has a level of its own, far apart from the others'; inside one the order is perfect."""
+    levels = iter(np.random.default_rng(5).normal(0, 100, 60))
+
+    def found():
+        for number, level in enumerate(levels):
+            sides = [(level + 1, True), (level, False)]
+            yield PrmOutcome(
+                f"p{number:02}",
+                tuple(Scored((float(score),), float(score), (ok,), ok, (4,), 4, True) for score, ok in sides),
+            )
+
+    whole = list(found())
+    metrics = prm_quality.measure({"prm": whole}, Settings(within=True, resamples=100))
+    assert metrics["auc/same_problem"] == 1
+    assert metrics["auc"] < 0.6
+    assert "auc/same_problem" not in prm_quality.measure({"prm": whole}, SETTINGS)
+    names = [{one.name for one in prm_quality.metrics(Settings(within=within))} for within in (True, False)]
+    assert names[0] - names[1] == {"auc/same_problem"}

@@ -168,6 +168,9 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
     assert rows(step_reward, group, pav, [[scores, gains]])[0].step_scores == pytest.approx([1.0, 0.25])
     changed = step_reward.Settings(value="prm", change=True, outcome=2)
     assert rows(step_reward, group, changed, [[scores]])[0].step_scores == pytest.approx([0.5, 2.25])
+    outcomes = step_reward.Settings(value="orm", last=True, outcome=1)
+    found = rows(step_reward, group, outcomes, [[scores]])
+    assert [row.step_scores for row in found] == [[0, 1.75], [0, 0.5]]
     ours, theirs = [[-1, -1, -1, 0.0]] * 2, [[-3, -3, -1, -2.0]] * 2
     prime = step_reward.Settings(implicit="phi", reference="start", beta=0.05)
     seen.clear()
@@ -185,6 +188,8 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
         ({"value": "v", "implicit": "a", "reference": "b"}, "give one of value"),
         ({"implicit": "a"}, "stand together"),
         ({"implicit": "a", "reference": "b", "plus": "c"}, "plus: advantages are added"),
+        ({"value": "v", "last": True, "change": True}, "last: the last score of value"),
+        ({"implicit": "a", "reference": "b", "last": True}, "last: the last score of value"),
     ],
 )
 def test_step_reward_wants_one_source(given, words) -> None:
