@@ -52,16 +52,18 @@ def try_one(runs: Runs, claims: Claims, seeds: Sequence[int]) -> None:
     does not take the place of one on more."""
     place = kept_place(claims)
     rows = {row.says: row for row in read_rows(place)}
-    for row in measure_all(runs, claims, seeds):
-        old = rows.get(row.says)
-        if old is not None and old.fingerprint == row.fingerprint and not set(old.seeds) & set(row.seeds):
-            row = joined(old, row)
-        changed = old is not None and old.fingerprint not in ("", row.fingerprint)
-        if old is None or changed or len(old.seeds) <= len(row.seeds):
-            rows[row.says] = row
-            print(row.line(), flush=True)
-    if rows:
-        write_rows(place, ordered(claims, rows.values()))
+    try:
+        for row in measure_all(runs, claims, seeds):
+            old = rows.get(row.says)
+            if old is not None and old.fingerprint == row.fingerprint and not set(old.seeds) & set(row.seeds):
+                row = joined(old, row)
+            changed = old is not None and old.fingerprint not in ("", row.fingerprint)
+            if old is None or changed or len(old.seeds) <= len(row.seeds):
+                rows[row.says] = row
+                print(row.line(), flush=True)
+    finally:  # what was measured before one that could not be
+        if rows:
+            write_rows(place, ordered(claims, rows.values()))
 
 
 def ordered(claims: Claims, rows: Iterable[Row]) -> list[Row]:

@@ -210,15 +210,27 @@ class Claims:
 
     def fingerprint(self, claim: Claim) -> str:
         """Of all that a claim's figures depend on but the seeds: its recipes' data and its arms."""
-        arms = []
-        for arm in (claim.a, claim.b):
-            recipe = self.recipe(arm.run)
-            stages = [[s.section, s.name, s.room, s.method, data_settings(s.settings)] for s in recipe.stages]
-            models = {name: data_settings(model) for name, model in recipe.models.items()}
-            rounds = [recipe.rounds, recipe.header.problems_per_round, recipe.header.tokens_per_round]
-            tasks = [data_settings(task) for task in recipe.tasks]
-            arms.append([tasks, models, stages, rounds, arm.stage, arm.metric, arm.model, arm.round])
+        arms = [
+            [*behind(self.recipe(arm.run), arm.stage), arm.stage, arm.metric, arm.model, arm.round]
+            for arm in (claim.a, claim.b)
+        ]
         return fingerprint(arms)[:16]
+
+
+def behind(recipe: Recipe, stage: str) -> list[Any]:
+    """What a stage's figures depend on: tasks, models, rounds, and all stages but those that only stand
+    beside it after the last round."""
+    wanted = {stage}
+    for one in reversed(recipe.section("finally")):
+        if one.name in wanted:
+            wanted.update(source for source in one.sources if isinstance(source, str))
+    stages = [one for one in recipe.stages if one.section != "finally" or one.name in wanted]
+    return [
+        [data_settings(task) for task in recipe.tasks],
+        {name: data_settings(model) for name, model in recipe.models.items()},
+        [[one.section, one.name, one.room, one.method, data_settings(one.settings)] for one in stages],
+        [recipe.rounds, recipe.header.problems_per_round, recipe.header.tokens_per_round],
+    ]
 
 
 def _among(metric: str, names: list[str]) -> bool:

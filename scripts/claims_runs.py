@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from claims_files import Arm, Claim, Claims, RunOf
+from claims_files import Arm, Claim, Claims, RunOf, behind
 from claims_rows import Row
 
 from pipeline.errors import RecipeError
@@ -22,7 +22,7 @@ from pipeline.evaluate.paired import Seen, statistics_of
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
-from pipeline.recipe.shape import Stage, measured
+from pipeline.recipe.shape import Stage, fingerprint, measured
 from pipeline.report.console import Console
 from pipeline.run.record import read
 from pipeline.run.run import Run
@@ -95,9 +95,15 @@ class Runs:
         Raises:
             RecipeError: the run has no such figure.
         """
-        run = self.get(claims.file.runs[arm.run], seed)
+        wanted = claims.file.runs[arm.run]
+        run = self.get(wanted, seed)
         if run is None:
             return None
+        if fingerprint(behind(run.recipe, arm.stage)) != fingerprint(behind(wanted.load(seed), arm.stage)):
+            raise RecipeError(
+                f"{claims.path}: {claim.says}: {run.name} was made by an older recipes/{wanted.recipe}.yaml: "
+                f"`ratchet rm {run.name}`, and start again"
+            )
         number = run.recipe.rounds if arm.round is None else arm.round
         stage = run.recipe.stage(arm.stage)
         if claims.place(claim, arm).metric is None:
@@ -217,12 +223,24 @@ def measure(runs: Runs, claims: Claims, claim: Claim, seeds: Sequence[int]) -> R
 
 def measure_all(runs: Runs, claims: Claims, seeds: Sequence[int]) -> Iterator[Row]:
     """The rows of a file, seed by seed: all runs of the first seed are made before any of the next, so that
-    what was interrupted has whole seeds."""
+    what was interrupted has whole seeds.
+
+    Raises:
+        RecipeError: at the end, with every claim that could not be measured.
+    """
     if runs.make:
         wanted = {claims.file.runs[arm.run] for claim in claims.file.claims for arm in (claim.a, claim.b)}
         for seed in seeds:
             for one in sorted(wanted, key=lambda one: one.name(seed)):
                 runs.get(one, seed)
+    problems: list[str] = []
     for claim in claims.file.claims:
-        if (row := measure(runs, claims, claim, seeds)) is not None:
+        try:
+            row = measure(runs, claims, claim, seeds)
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        if row is not None:
             yield row
+    if problems:
+        raise RecipeError(problems)

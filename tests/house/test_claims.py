@@ -21,7 +21,7 @@ from pipeline.tasks import countdown
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
-from claims_files import Claims, RunOf, chosen, read_all, read_file  # noqa: E402
+from claims_files import Claims, RunOf, behind, chosen, read_all, read_file  # noqa: E402
 from claims_judge import ALL, OPEN, Judge  # noqa: E402
 from claims_rows import (  # noqa: E402
     DIFFERS,
@@ -309,6 +309,18 @@ def test_claims_are_tried(place: Path, tiny: Path, capsys: pytest.CaptureFixture
     assert claims.main([*words, "--kept"]) == 0  # another recipe by now, and its run is not there
     assert "(an older recipe's)" in Path("claims.md").read_text()
     capsys.readouterr()
+    old, new = (
+        RunOf(recipe="quickstart", set=tuple(one)).name(0)
+        for one in (changes, [*changes, "finally.final.temperature=0.9"])
+    )
+    (Path("data") / old).rename(Path("data") / new)
+    recorded = Path("data") / new / "recipe.yaml"
+    recorded.write_text(recorded.read_text().replace(f"name: {old}", f"name: {new}"))
+    assert (
+        claims.main([*words, "--kept"]) == 2
+    )  # a run of that name that another recipe made counts for nothing
+    assert f"votes win: {new} was made by an older recipes/quickstart.yaml" in capsys.readouterr().err
+    assert [one.seeds for one in read_rows(folder / "measured/one_2203.11171.json")] == [[0, 1]]
     assert claims.main(["--claims", str(folder), "--only", "nobody"]) == 2
     assert "no paper and no method" in capsys.readouterr().err
 
@@ -327,6 +339,22 @@ def test_a_paper_whose_model_is_not_here_stops_no_other(
     assert "x_2203.11171: " in said
     assert "x_2312.06585: " in said
     assert "Not measured yet: votes win." in Path("c.md").read_text()
+
+
+def test_what_only_stands_beside_a_stage_does_not_make_its_figures_older() -> None:
+    def recipe(*more: str) -> Any:
+        return RunOf(recipe="rstar_countdown", set=more).load(0)
+
+    told, other = recipe(), recipe("finally.sampled.samples=32")
+    assert behind(told, "final") == behind(other, "final")
+    assert behind(told, "sampled") != behind(other, "sampled")
+    for change in (
+        "finally.search.rollouts=3",
+        "before.learn.steps=9",
+        "task.train=50",
+        "models.policy.lora={r: 3}",
+    ):
+        assert behind(told, "final") != behind(recipe(change), "final"), change
 
 
 def test_a_measure_that_no_run_has_is_a_sentence(place: Path, tiny: Path) -> None:
