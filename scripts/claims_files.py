@@ -28,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import RecipeError, nearest
 from pipeline.evaluate import Metric
+from pipeline.models.packaged import packaged, wanted
+from pipeline.models.seeds import plan
 from pipeline.recipe.methods import hook, method
 from pipeline.recipe.read import load, parse_yaml
 from pipeline.recipe.shape import Recipe, Stage, data_settings, fingerprint, measured
@@ -227,10 +229,17 @@ def behind(recipe: Recipe, stage: str) -> list[Any]:
     stages = [one for one in recipe.stages if one.section != "finally" or one.name in wanted]
     return [
         [data_settings(task) for task in recipe.tasks],
-        {name: data_settings(model) for name, model in recipe.models.items()},
+        {name: [data_settings(model), _built(recipe, model.base)] for name, model in recipe.models.items()},
         [[one.section, one.name, one.room, one.method, data_settings(one.settings)] for one in stages],
         [recipe.rounds, recipe.header.problems_per_round, recipe.header.tokens_per_round],
     ]
+
+
+def _built(recipe: Recipe, base: str) -> str:
+    """What an embedded seed is made by: its recipe changes now and then, and its weights with it."""
+    if not base.startswith("seed://"):
+        return ""
+    return wanted(base).folder_name if packaged(base) else plan(base, recipe.tasks[0])[0].hash
 
 
 def _among(metric: str, names: list[str]) -> bool:
