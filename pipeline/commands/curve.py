@@ -18,6 +18,7 @@ from pipeline.commands import HERE, Quiet, console_for
 from pipeline.errors import RecipeError
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
+from pipeline.recipe.look import look
 from pipeline.recipe.measures import Measure, measures
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe
@@ -75,7 +76,8 @@ def curve(
     """Run (or go on with) each size, arm and seed; fit, write the page, and say what it comes to.
 
     Raises:
-        RecipeError: fewer than three sizes, a recipe with several tasks, or without a main metric.
+        RecipeError: fewer than three sizes, a recipe with several tasks, without a training or a main metric,
+        or one that does not fit at some size. Nothing has run then.
     """
     plain = load(path, overrides)
     if len(sizes) < LEAST:
@@ -86,6 +88,13 @@ def curve(
         raise RecipeError(f"{path}: a mix of tasks has no one size: name a recipe with a single task")
     if not any(measure.metric.main for measure in measures(plain)):
         raise RecipeError(f"{path}: no evaluation with a main metric, so there is nothing to draw a curve of")
+    if not any(stage.room == "train" for stage in plain.stages):
+        raise RecipeError(f"{path}: trains nothing, so every size gives the same result")
+    for arm in ARMS:
+        for size in sizes[:-1]:
+            load(path, [*overrides, *overrides_of(plain, size, sizes[-1], arm)])
+    largest = load(path, [*overrides, f"task.train={sizes[-1]}"])
+    look(largest, workspace).refuse(f"{path}: at {sizes[-1]:,} problems")
     arms: dict[str, list[Point]] = {says: [] for says in ARMS.values()}
     head: Measure | None = None
     for size in sizes:

@@ -384,7 +384,9 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
     first, last = min(moved), max(moved)
     said = f"Against {settings.base}, pass@{first} is {100 * moved[first]:+.1f} points, "
     said += f"pass@{last} {100 * moved[last]:+.1f} points."
-    if at is not None and at > 1:
+    if at is not None and moved[last] >= 0:
+        said += f" The base is ahead for a while, from k = {at:.0f} on, and no more at {last}."
+    elif at is not None and at > 1:
         low, high = metrics.get("crossing/low"), metrics.get("crossing/high")
         ends = f"{low:.0f} to {high:.0f}" if low and high else f"{low:.0f} or more" if low else "open"
         said += f" From {at:.0f} samples on (95 %: {ends}) the base solves more: sharper there, not broader."
@@ -392,8 +394,6 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
         said += " The base is ahead even at one sample."
     elif any(moved.values()):
         said += f" Up to {last} samples the base does not catch up."
-    said += (
-        f" {100 * lost:.1f} % of the problems were solved by the base alone, {100 * gained:.1f} % by the "
-        "policy alone."
-    )
+    said += f" {100 * lost:.1f} % of the problems were solved by the base alone, "
+    said += f"{100 * gained:.1f} % by the policy alone."
     return {BROADER: said}

@@ -325,10 +325,7 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
         told += f"Chosen by predicted difficulty it is not reached: {100 * reached:.1f} % at {last}."
         return {SPENDING: told}
     n = enough[0]
-    used, all_of_it = (
-        metrics[f"tokens/optimal/predicted@{n}"],
-        metrics[f"tokens/optimal/predicted@{n}/counted"],
-    )
+    used, all_of_it = (metrics[f"tokens/optimal/predicted@{n}{end}"] for end in ("", "/counted"))
     told += (
         f"Chosen by predicted difficulty, {n} samples reach that: {used:,.0f} tokens a problem against "
         f"{metrics[f'tokens/{best}@{last}']:,.0f}, and {all_of_it:,.0f} with what difficulty takes."
@@ -337,18 +334,23 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
 
 
 def health(metrics: Mapping[str, float], settings: Settings) -> Health:
-    """Were there problems enough to choose by?"""
+    """Were there problems enough to choose by, and did difficulty tell them apart?"""
     if f"single@{settings.budgets[-1]}" not in metrics:
         return Health(warnings=["too few problems to choose a strategy on one half and read it on the other"])
-    most = max((value for name, value in metrics.items() if name.startswith("borrowed/")), default=0.0)
-    if most > 0.1:
-        return Health(
-            warnings=[
-                f"{100 * most:.0f} % of the problems stand alone in their bin: the choice for them is that "
-                "of all bins. Measure more problems, or set fewer bins"
-            ]
+    warnings = []
+    if (most := max((metrics[name] for name in metrics if name.startswith("borrowed/")), default=0.0)) > 0.1:
+        warnings.append(
+            f"{100 * most:.0f} % of the problems stand alone in their bin: the choice for them is that "
+            "of all bins. Measure more problems, or set fewer bins"
         )
-    return Health()
+    for front, says in BINS.items():
+        held = sum(f"{front}/{each}/problems" in metrics for each in range(1, settings.bins + 1))
+        if held < settings.bins:
+            warnings.append(
+                f"{says}s: {settings.difficulty} samples tell {held} of {settings.bins} parts apart, too "
+                "many problems look equally hard: raise difficulty, or set fewer bins"
+            )
+    return Health(warnings=warnings)
 
 
 def spend(
@@ -361,9 +363,8 @@ def spend(
     """
     fitting = [n for n in settings.budgets if n <= budget]
     if not fitting:
-        raise RecipeError(
-            f"--budget {budget}: the smallest budget that was measured is {settings.budgets[0]}"
-        )
+        least = settings.budgets[0]
+        raise RecipeError(f"--budget {budget}: the smallest budget that was measured is {least}")
     n = fitting[-1]
     prefixes = yield _drawn(question, settings, model, settings.difficulty)
     hard = yield from _scored(question, settings, f"{question.id}/{HARD}", prefixes, model)

@@ -48,7 +48,7 @@ class Strategy:
         """The generate method's settings at a budget.
 
         Raises:
-            ValueError: they do not fit (a beam of 2 that is 4 wide).
+            ValueError: they do not fit (a beam of 2 that is 4 wide), or spend another budget.
         """
         assert self.given is not None
         kind = self.module.Settings
@@ -71,10 +71,34 @@ class Strategy:
         return settings
 
 
+def _parts(given: Any) -> int:
+    """By how much a setting divides the budget: 1 for N, 4 for N/4; 0: it does not read it."""
+    found = WIDE.fullmatch(given) if isinstance(given, str) else None
+    return int(found[1] or 1) if found else 0
+
+
 def _wide(given: Any, budget: int) -> Any:
-    if isinstance(given, str) and (found := WIDE.fullmatch(given)):
-        return max(1, budget // int(found[1] or 1))
-    return given
+    return budget // parts if (parts := _parts(given)) else given
+
+
+def _spends(name: str, given: Mapping[str, Any], budgets: Sequence[int]) -> None:
+    """A strategy stands at a budget by spending it.
+
+    Raises:
+        ValueError: it spends the same at each, or a budget is no multiple of what divides it.
+    """
+    parts = {key: by for key, each in given.items() if (by := _parts(each))}
+    if not parts and len(budgets) > 1:
+        raise ValueError(
+            f"strategies.{name}: no setting says N, so it spends the same at budgets {list(budgets)}: say N "
+            "where its samples are counted, or give it one budget (budgets: [4])"
+        )
+    for key, by in parts.items():
+        if uneven := [n for n in budgets if n % by]:
+            raise ValueError(
+                f"strategies.{name}.{key}: N/{by} does not divide the budget {uneven[0]}: leave it out of "
+                "the strategy's budgets"
+            )
 
 
 def strategies(given: Mapping[str, Any], budgets: Sequence[int]) -> list[Strategy]:
@@ -99,6 +123,7 @@ def strategies(given: Mapping[str, Any], budgets: Sequence[int]) -> list[Strateg
             module = module_of("generate", str(spec["generate"]))
         except NotBuilt:
             raise ValueError(f"strategies.{name}: no generate method {spec['generate']!r}") from None
+        _spends(name, keys, own)
         found.append(Strategy(name, tuple(sorted(own)), module=module, given=keys))
     return found
 

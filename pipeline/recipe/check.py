@@ -15,7 +15,7 @@ from pipeline.evaluate._rules import GateRule
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
-from pipeline.recipe.measures import declared, watched
+from pipeline.recipe.measures import declared, gains_of, watched
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
@@ -351,7 +351,7 @@ def _unknown_metric(stage: Stage, metric: str) -> list[str]:
     """What an evaluate stage measures, where `metric` is none of it; empty where it is or none can tell."""
     if not stage.built:
         return []
-    names = [one.name for one in declared(stage)]
+    names = [*(one.name for one in declared(stage)), *gains_of(stage)]
     known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
     return [] if known else names
 
@@ -363,9 +363,7 @@ def _bounds(stage: Stage, model: str, metric: str, rule: GateRule) -> Iterator[s
         yield f"{here}: {stage.name} trains {stage.settings.model}, not {model}"
     elif stage.built and metric not in known:
         says = f"{stage.name} watches no {metric!r}{nearest(metric, known)}"
-        yield (
-            f"{here}: {says}" if known else f"{here}: train: {stage.method} watches nothing a gate may bound"
-        )
+        yield f"{here}: {says if known else f'train: {stage.method} watches nothing a gate may bound'}"
     elif not rule.bound:
         yield f"{here}: {rule.metric} has no interval: a training's numbers take at_most or at_least"
 
@@ -384,6 +382,8 @@ def _gates(recipe: Recipe) -> Iterator[str]:
                 yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, known)}"
             elif known := _unknown_metric(measures[read], metric):
                 yield f"models.{name}.gate: {read} measures no {metric!r}{nearest(metric, known)}"
+            elif not rule.bound and metric in gains_of(measures[read]):
+                yield f"models.{name}.gate: {rule.metric} is a change itself: it takes at_most or at_least"
         if model.gate and name not in trained:
             yield f"models.{name}.gate: {name} is never trained, so nothing passes its gate"
     seen: dict[str, Stage] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.evaluate import TROUBLE, Metric, Panel
 from pipeline.recipe.methods import hook, method
-from pipeline.recipe.shape import Recipe, Stage
+from pipeline.recipe.shape import Recipe, Stage, first_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,13 @@ def declared(stage: Stage) -> list[Metric]:
         return []
     found = list(hook("evaluate", method("evaluate", stage.method), "metrics")(stage.settings))
     return [_marked(one) for one in found] if stage.saw_gold else found
+
+
+def gains_of(stage: Stage) -> list[str]:
+    """The gains that it measures over another version of its first model; none where there is no other."""
+    found = declared(stage)
+    first, *others = [first_part(name) for name in stage.settings.measured] if found else [""]
+    return [one.gain for one in found if one.gain and first in others]
 
 
 def _marked(one: Metric) -> Metric:

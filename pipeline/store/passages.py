@@ -67,7 +67,7 @@ def _read(path: Path, _size: int, _changed: int) -> tuple[Passage, ...]:
 
 
 def _of_lines(path: Path, text: str) -> Iterable[Passage]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -50,6 +50,15 @@ def test_golden_sharper_and_not_broader():
     assert "50.0 % of the problems were solved by the base alone" in said
 
 
+def test_a_base_that_is_ahead_for_a_while_is_no_proof_of_sharpening():
+    """The base: one problem always; the policy: both, one and two samples of four. Behind at 1, ahead at 4."""
+    found = ceiling.measure({"policy": counts([1, 2]), "policy@0": counts([4, 0])}, FOUR)
+    assert found["gain/pass@1"] < 0 < found["gain/pass@4"]
+    said = ceiling.remarks(found, FOUR)[ceiling.BROADER]
+    assert "The base is ahead for a while, from k = 1 on, and no more at 4." in said
+    assert "not broader" not in said
+
+
 def test_golden_unbiased_estimate_and_perplexity():
     """10 samples, 3 right: pass@5 = 1 - C(7,5)/C(10,5) = 11/12. 6 nats over 3 tokens: e^2."""
     assert pass_at(10, 3, 5) == pytest.approx(11 / 12)

@@ -1,5 +1,7 @@
 """Which strategy pays at which difficulty: goldens by hand, the folds, what is refused, and a whole answer."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as within
@@ -80,6 +82,16 @@ def test_an_empty_fold_borrows_and_a_single_problem_says_so():
     assert optimal.health(optimal.measure({"policy": WORLD}, TWO), TWO).warnings == []
 
 
+def test_bins_that_samples_do_not_tell_apart_are_said():
+    """All problems equally hard by gold: one bin, called the easiest; the reward model tells two apart."""
+    alike = [replace(each, right=0.0) for each in WORLD]
+    found = optimal.measure({"policy": alike}, TWO)
+    assert (found["bin/1/problems"], "bin/2/problems" in found) == (8, False)
+    said = optimal.health(found, TWO).warnings
+    assert len(said) == 1
+    assert said[0].startswith("bins: 16 samples tell 1 of 2 parts apart")
+
+
 def test_equal_strategies_are_settled_by_what_they_write():
     dear = {("a", 2): Spent(0.5, 90, 0), ("b", 2): Spent(0.5, 30, 0)}
     assert best_of([dear, dear], 2) == "b"
@@ -129,6 +141,14 @@ def test_bins_and_folds(values, num):
         (
             {"value": "prm", "strategies": {"x": {"generate": "beam", "n": "N", "width": 1, "budgets": [4]}}},
             "no strategy spends 1",
+        ),
+        (
+            {"value": "prm", "strategies": {"x": {"generate": "beam", "n": 4, "width": 4}}},
+            r"strategies.x: no setting says N, so it spends the same at budgets \[1, 4, 16\]",
+        ),
+        (
+            {"value": "prm", "strategies": {"x": {"generate": "revise", "chains": "N/4", "length": 4}}},
+            "strategies.x.chains: N/4 does not divide the budget 1",
         ),
         ({"search": {"generate": "beam"}}, "searches by its strategies"),
     ],

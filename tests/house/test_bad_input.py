@@ -403,3 +403,16 @@ def test_a_gate_on_a_metric_that_nothing_measures_is_said_before_anything_runs(
         assert code == 2
         assert f"measure measures no '{metric.partition('/')[2]}'" in said
     assert not DATA.exists()
+
+
+def test_a_gate_may_bound_a_gain_over_another_version_where_one_is_measured(
+    write_recipe: Callable[..., Path], ratchet: Command
+) -> None:
+    path, both = write_recipe(), "stages.measure.of=[policy, policy@0]"
+    gate = "models.policy.gate={{metric: measure/gain/greedy, {}}}".format
+    assert ratchet("check", path, both, gate("at_least: -0.1"))[0] == 0
+    assert (
+        "is a change itself: it takes at_most or at_least"
+        in ratchet("check", path, both, gate("margin: 0.1"))[1]
+    )
+    assert "measure measures no 'gain/greedy'" in ratchet("check", path, gate("at_least: -0.1"))[1]

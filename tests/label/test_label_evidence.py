@@ -186,6 +186,8 @@ def test_passages_of_both_forms(tmp_path: Path) -> None:
         Passage("a", "one two"),
         Passage("2", "three"),
     )
+    odd = json.dumps({"text": "one\u2028two\x85three"}, ensure_ascii=False)  # no line ends in JSON Lines
+    assert len(read_passages(Path(store_of(tmp_path, odd, "odd.jsonl")))) == 1
     before = hash_of(tmp_path / "facts.txt")
     store_of(tmp_path, STORE + " More.")
     assert hash_of(tmp_path / "facts.txt") != before

@@ -82,3 +82,27 @@ def test_a_curve_of_too_few_sizes_runs_nothing(tmp_path):
             RECIPES / "quickstart.yaml", [1, 2], [0], [], Console(quiet=True), Workspace(tmp_path, tmp_path)
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_largest_size_lacks_is_said_before_the_smallest_runs(tmp_path):
+    """A file of 12 rows has no 5,000 problems; a recipe without a training has no curve."""
+    rows = tmp_path / "rows.jsonl"
+    row = '{{"question": "what is {0} and 1?", "answer": "{1}", "split": "{2}"}}\n'
+    rows.write_text("".join(row.format(n, n + 1, ("train", "dev", "test")[n % 3]) for n in range(12)))
+    recipe = tmp_path / "small.yaml"
+    trains = (
+        "rounds: 1\nstages:\n  sample: {generate: sample, n: 2}\n  check: {label: outcome, from: sample}\n"
+    )
+    trains += "  rows: {select: correct, from: check}\n  learn: {train: sft, from: rows, steps: 8}\n"
+    for body, said in (
+        (trains, "at 5,000 problems: .*5000 problems are asked for"),
+        ("rounds: 0\n", "trains nothing"),
+    ):
+        recipe.write_text(
+            f"name: small\ntask: {{use: jsonl, path: '{rows}', split: split, train: 4, dev: 4, test: 4}}\n"
+            f"models: {{policy: {{base: 'seed://countdown'}}}}\n{body}finally: {{final: {{evaluate: accuracy, split: test}}}}\n"
+        )
+        here = Workspace(tmp_path / "data", tmp_path / "checkpoints")
+        with pytest.raises(RecipeError, match=said):
+            curve(recipe, [2, 3, 5000], [0], [], Console(quiet=True), here)
+        assert not (tmp_path / "data").exists()
