@@ -131,6 +131,9 @@ class Metric:
     short: str = ""  #: in tables and lists of its kind: greedy; empty: as it is said
     column: str = ""  #: its heading in the tables of rounds; empty: it is no column
     gain: str = ""  #: the metric that is its paired gain over another version: gain/greedy; empty: none
+    #: what a gate's bound takes where a round had nothing to measure it by: infinity for curves that never
+    #: cross. None: nobody knows, and the bound refuses
+    absent: float | None = None
 
     @property
     def brief(self) -> str:

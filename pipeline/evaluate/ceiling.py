@@ -333,7 +333,7 @@ def metrics(settings: Settings) -> list[Metric]:
     ]
     found += [Metric(f"valid@{k}", f"any of {k} is right by right steps") for k in settings.ks]
     found += [
-        Metric("crossing", "samples from which on the base solves more", share=False, headline=True),
+        Metric("crossing", "k at which the base solves more", share=False, headline=True, absent=math.inf),
         Metric("solved", f"solved by any of {settings.samples}"),
         Metric("lost", "solved by the base and no more", less=True, headline=True, short="lost"),
         Metric("gained", "not solved by the base", headline=True, short="gained"),

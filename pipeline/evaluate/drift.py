@@ -317,7 +317,10 @@ def metrics(settings: Settings) -> list[Metric]:
     several = isinstance(settings.of, list) and len(settings.of) > 1
     absent = absent if several else (*absent, "preference")
     return [
-        Metric(name, says, less, share, bool(short), short=short)
+        # where nothing is right, nothing is right by a wrong step
+        Metric(
+            name, says, less, share, bool(short), short=short, absent=0 if name == "false_positive" else None
+        )
         for name, (says, less, share, short) in NAMES.items()
         if name not in absent
     ]

@@ -40,26 +40,38 @@ def decide(
     first: bool,
     health: Health | None = None,
     less: Collection[str] = (),
+    absent: Mapping[str, float | None] | None = None,
 ) -> Decision:
     """Promote or refuse one model.
 
     rules: none promote whatever passes its health check. metrics: the round's, with the stage in front.
     first: the model had no working weights before. less: the rules' metrics of which less is better, as their
-    evaluations declare.
+    evaluations declare. absent: what a bound takes where a declared metric had nothing to be measured by; None
+    refuses.
 
     Raises:
         RecipeError: a rule names a metric that no stage wrote. Not where the health check failed: the model
             is refused anyway, and the failure may be why (there is no AUC of steps that are all true).
     """
     rules = [rules] if isinstance(rules, GateRule) else list(rules)
+    without = {
+        rule.metric: (absent or {})[rule.metric]
+        for rule in rules
+        if rule.limit is not None and rule.metric not in metrics and rule.metric in (absent or {})
+    }
     failures = list(health.failures) if health else []
     missing = {
-        name: _missing(name, metrics) for rule in rules for name in _read(rule, first) if name not in metrics
+        name: _missing(name, metrics)
+        for rule in rules
+        for name in _read(rule, first)
+        if name not in metrics and name not in without
     }
     if missing and not failures:
         raise RecipeError(list(missing.values()))
     verdicts = [
-        _verdict(rule, metrics, first, rule.metric in less)
+        _without(rule, without[rule.metric])
+        if rule.metric in without
+        else _verdict(rule, metrics, first, rule.metric in less)
         for rule in rules
         if not missing.keys() & {*_read(rule, first)}
     ]
@@ -81,6 +93,15 @@ def _missing(name: str, metrics: Mapping[str, float]) -> str:
     near = difflib.get_close_matches(name, metrics, n=1, cutoff=0.0)
     there = f"; the nearest is {near[0]}" if near else "; no evaluate stage has written any"
     return f"gate: no metric {name}{there}"
+
+
+def _without(rule: GateRule, taken: float | None) -> tuple[bool, str]:
+    """A bound on what a round had nothing to measure by."""
+    bound = f"{'at least' if rule.at_most is None else 'at most'} {rule.limit:g}"
+    if taken is None:
+        return False, f"{rule.metric}: there was nothing to measure it by, {bound}: refused"
+    ok = rule.within(taken)
+    return ok, f"{rule.metric}: none, taken as {taken:g}, {bound}: {'kept' if ok else 'refused'}"
 
 
 def _verdict(rule: GateRule, metrics: Mapping[str, float], first: bool, less: bool) -> tuple[bool, str]:

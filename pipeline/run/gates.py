@@ -90,11 +90,13 @@ def _after(run: Run, name: str, number: int, old: dict[str, Any], metrics: Mappi
     ran = {stage.name for stage in run.stages_in(number)}
     unmeasured = bool(stages - ran) and not first
     rules = [rule for rule in spec.gate if rule.metric.split("/")[0] in ran]
-    less = {rule.metric for rule in rules if (one := metric_of(run.recipe, rule.metric)) and one.less}
+    declared = {rule.metric: one for rule in rules if (one := metric_of(run.recipe, rule.metric))}
+    less = {name for name, one in declared.items() if one.less}
+    absent = {name: one.absent for name, one in declared.items()}
     health = health_of(run, name, number)
     if unmeasured:  # nothing to compare, but a bound on what was measured holds
         rules = [rule for rule in rules if rule.bound]
-    decision = gates.decide(rules, metrics, first, health, less)
+    decision = gates.decide(rules, metrics, first, health, less, absent)
     if first and not decision.promote:
         raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
     record = run.versions.record(candidate)

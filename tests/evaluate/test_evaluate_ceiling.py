@@ -294,6 +294,19 @@ def test_limits_are_the_gates_and_are_said():
     ]
     assert decide(rules, known | {"drift/kl": 0.1, "drift/distinct": 0.5}, first=False).promote
     assert not decide(rules, known | {"drift/kl": 0.1, "drift/distinct": math.nan}, first=False).promote
+    # what a round had nothing to measure by: curves that never cross are no error, and an unknown value refuses
+    absent = {f"{stage}/{each.name}": each.absent for stage, room in (("ceiling", ceiling), ("drift", drift))
+              for each in room.metrics(room.Settings())}  # fmt: skip
+    never = [
+        GateRule(metric="ceiling/crossing", at_least=16),
+        GateRule(metric="drift/false_positive", at_most=0.1),
+    ]
+    assert decide(never, {}, first=False, absent=absent).as_dict()["reasons"] == [
+        "ceiling/crossing: none, taken as inf, at least 16: kept",
+        "drift/false_positive: none, taken as 0, at most 0.1: kept",
+    ]
+    [said] = decide(GateRule(metric="drift/kl", at_most=1), {}, first=False, absent=absent).reasons
+    assert said == "drift/kl: there was nothing to measure it by, at most 1: refused"
     with pytest.raises(RecipeError, match="no metric drift/gap"):
         decide(GateRule(metric="drift/gap", at_most=0.1), known, first=False)
     with pytest.raises(ValidationError, match="at_least"):
