@@ -243,7 +243,7 @@ def points(text: str, low: float = POINTS[0], high: float = POINTS[1]) -> str | 
 
 
 def better(text: str) -> str | None:
-    """`first`, `second` or `same`, the last one named, after `Better:` if there is one; None where none is."""
+    """`first`, `second` or `same`: after `Better:`, else the last one named; None where none is."""
     found = _NAMED.findall(text) or _BETTER.findall(text)
     return found[-1].lower() if found else None
 
