@@ -94,8 +94,15 @@ _NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
 _STEP = re.compile(r"\b(?:step|paragraph)\s+(\d+)\b", re.IGNORECASE)
 _SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+)?)", re.IGNORECASE)
-_POINTS = re.compile(r"\b(?:score|points?|rating)\b[^\d\n+-]*([+-]?\d+(?:\.\d+)?)", re.IGNORECASE)
+_NUMBER = r"([+-]?\d+(?:\.\d+)?)"
+_SCORE = re.compile(rf"\b(?:score|rating)\b[^\d\n+-]*{_NUMBER}", re.IGNORECASE)
+#: `3 points out of 5` and `3 out of 5 points` are 3
+_COUNTED = re.compile(
+    rf"(?<![\w./])(?<!of ){_NUMBER}(?:\s*(?:/|(?:out\s+)?of)\s*\d+)?\s+points?\b", re.IGNORECASE
+)
+_POINTS = re.compile(rf"\bpoints?\b(?!\s*(?:out\s+)?of\b)[^\d\n+-]*{_NUMBER}", re.IGNORECASE)
 _BETTER = re.compile(r"\b(first|second|same)\b", re.IGNORECASE)
+_NAMED = re.compile(r"\bbetter\b\W*:\W*(first|second|same)\b", re.IGNORECASE)
 
 
 def instruction(task: Any, act: str) -> str:
@@ -220,8 +227,14 @@ def held(steps: Sequence[bool | None], said: str | None) -> list[bool | None] | 
 
 
 def points(text: str, low: float = POINTS[0], high: float = POINTS[1]) -> str | None:
-    """The last number after `Score`, as text; None where there is none or it lies outside."""
-    found = _POINTS.findall(text)
+    """The last number after `Score`, as text, or the one number of points where there is no score; None
+    where there is none, where several points are given and no sum, or where it lies outside."""
+    found = _SCORE.findall(text)
+    if not found:
+        counted = _COUNTED.findall(text)
+        if len(counted) > 1:
+            return None
+        found = counted or _POINTS.findall(text)
     if not found and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", text):
         found = [text.strip()]
     if not found or not low <= float(found[-1]) <= high:
@@ -230,8 +243,8 @@ def points(text: str, low: float = POINTS[0], high: float = POINTS[1]) -> str | 
 
 
 def better(text: str) -> str | None:
-    """`first`, `second` or `same`, the last one named; None where none is."""
-    found = _BETTER.findall(text)
+    """`first`, `second` or `same`: after `Better:`, else the last one named; None where none is."""
+    found = _NAMED.findall(text) or _BETTER.findall(text)
     return found[-1].lower() if found else None
 
 

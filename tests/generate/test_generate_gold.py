@@ -1,34 +1,64 @@
-"""Gold rationales as traces, for controls."""
+"""No generator and no vote but those that declare it can reach gold: what each is handed is the same under a
+poisoned one."""
 
 from __future__ import annotations
 
-from pipeline.engine.driver import drive_with_replies
-from pipeline.generate import gold
-from pipeline.rows import Dropped, Problem, Question
-from pipeline.tasks import words
+import dataclasses
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.rows import without_gold
+from pipeline.stages.work import question_of
+from pipeline.tasks import addition, countdown, deduction, words
+from pipeline.vote import Candidate
+
+PACKAGE = Path(pipeline.__file__).parent
+GOLD = {"problem", "task"}
+POISON = {"answer": "poison", "solution": "poison", "meta": "poison", "difficulty": "poison"}
+TASKS = [
+    task.Task(task.Settings(use=name, train=2, dev=1, test=1, chat=chat))
+    for name, task in (("addition", addition), ("countdown", countdown), ("deduction", deduction), ("words", words))
+    for chat in (False, True)
+]  # fmt: skip
 
 
-def made(problem: Problem):
-    task = words.Task(words.Settings(use="words"))
-    question = Question(
-        id=problem.id, question=problem.question, prompt="Q", prompt_used="examples Q", hinted=True
-    )
-    asks = gold.generate(question, gold.Settings(), None, problem=problem, task=task)
-    return task, drive_with_replies(asks, [])
+def methods(room: str, entry: str) -> list:
+    """The methods of a room."""
+    files = sorted(path.stem for path in (PACKAGE / room).glob("[!_]*.py"))
+    found = [import_module(f"pipeline.{room}.{name}") for name in files]
+    return [pytest.param(one, id=one.__name__.rpartition(".")[2]) for one in found if hasattr(one, entry)]
 
 
-def test_the_gold_rationale_becomes_a_right_trace_without_hint_or_model():
-    problem = next(words.Task(words.Settings(use="words")).problems())
-    task, [trace] = made(problem)
-    assert trace.text == task.gold_completion(problem)
-    assert (trace.prompt, trace.hinted, trace.few_shot, trace.model) == ("Q", False, False, "gold")
-    assert trace.answer == problem.answer
-    assert all(task.step_oracle(problem, trace.steps))
-    assert gold.Settings.sees_gold
+@pytest.mark.parametrize("method", methods("generate", "generate"))
+def test_a_generator_is_handed_gold_only_where_it_declares_so(method) -> None:
+    taken = set(inspect.signature(method.generate).parameters) & GOLD
+    assert taken == (GOLD if method.Settings.sees_gold else set())
 
 
-def test_a_problem_without_a_rationale_is_dropped_with_a_reason(monkeypatch):
-    monkeypatch.setattr(words.Task, "gold_completion", lambda self, problem: None)
-    _, [row] = made(Problem(id="p", question="?", answer="1"))
-    assert isinstance(row, Dropped)
-    assert row.reason == "no_gold"
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}{'/chat' * task.settings.chat}")
+def test_what_a_generator_sees_is_the_same_under_a_poisoned_gold(task) -> None:
+    def template(turns) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
+
+    for problem in task.problems():
+        poisoned = dataclasses.replace(problem, **POISON)
+        shown = question_of(task, problem, template)
+        assert shown == question_of(task, poisoned, template)
+        assert "poison" not in repr(question_of(task, poisoned, template))
+
+
+def test_what_a_blind_labeller_sees_is_the_same_under_a_poisoned_gold() -> None:
+    for problem in TASKS[0].problems():
+        gold = {name: value for name, value in POISON.items() if name != "difficulty"}
+        assert without_gold(problem) == without_gold(dataclasses.replace(problem, **gold))
+
+
+@pytest.mark.parametrize("method", methods("vote", "vote"))
+def test_a_vote_is_handed_candidates_alone_and_they_hold_no_verdict(method) -> None:
+    assert set(inspect.signature(method.vote).parameters) == {"candidates", "settings"}
+    names = {field.name for field in dataclasses.fields(Candidate)}
+    assert names == {"answer", "score", "logprob", "key", "kind", "num_tokens"}

@@ -93,6 +93,13 @@ def test_a_verdict_is_the_last_word_on_it(text, said):
         ("Score: **5**/5", "5"),
         ("3", "3"),
         ("12 apples", None),
+        ("Score: 3 points out of 5", "3"),
+        ("Score: 3 of 5 points, with 0 for the end", "3"),
+        ("It gets 3 points out of 5.", "3"),
+        ("It gets 3 out of 5 points.", "3"),
+        ("Points: 4", "4"),
+        ("That is worth some of 5 points.", None),
+        ("1 point for the subject, 1 point for the steps.", None),  # no sum
     ],
 )
 def test_points_outside_their_range_are_none(text, points):
@@ -103,6 +110,9 @@ def test_which_is_better_is_the_last_one_named():
     assert _acts.better("50 - 35 = 15, 50 - 50 = 0 second") == "second"
     assert _acts.better("The first is longer. Better: same") == "same"
     assert _acts.better("both") is None
+    assert _acts.better("Better: second. The first answer has a false step.") == "second"
+    assert _acts.better("Better: first\nThe second one is longer.") == "first"
+    assert _acts.better("Better: first? No. **Better:** second, not first") == "second"
 
 
 def test_an_attempt_is_read_as_an_answer_and_a_critique_as_a_verdict():
