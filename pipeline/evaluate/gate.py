@@ -46,8 +46,8 @@ def decide(
 
     rules: none promote whatever passes its health check. metrics: the round's, with the stage in front.
     first: the model had no working weights before. less: the rules' metrics of which less is better, as their
-    evaluations declare. absent: what a bound takes where a declared metric had nothing to be measured by; None
-    refuses.
+    evaluations declare. absent: what a bound takes where a declared metric had nothing to be measured by;
+    None refuses.
 
     Raises:
         RecipeError: a rule names a metric that no stage wrote. Not where the health check failed: the model

@@ -157,12 +157,14 @@ def look(spec: str, task_settings: Any) -> None:
     """Is there such a seed? Builds and fetches nothing.
 
     Raises:
-        RecipeError: there is none, or a key of it is not known.
+        RecipeError: there is none, a key of it is not known, or it knows no chat.
     """
     if packaged(spec):
         wanted(spec)
-    else:
-        plan(spec, task_settings)
+        return
+    plan(spec, task_settings)
+    if getattr(task_settings, "chat", False):
+        raise RecipeError(f"{spec}: an embedded seed has no chat template: set task.chat=false")
 
 
 def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:

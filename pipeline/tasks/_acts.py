@@ -90,10 +90,10 @@ class Conversation(NamedTuple):
 
 
 TRUE = ("right", "correct", "true")  #: words for it, of a verdict
-_NOT = r"(?:not|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
+_NOT = r"(?:not|nothing|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
 _STEP = re.compile(r"\b(?:step|paragraph)\s+(\d+)\b", re.IGNORECASE)
-_SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+)?)", re.IGNORECASE)
+_SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+){0,3})", re.IGNORECASE)
 _NUMBER = r"([+-]?\d+(?:\.\d+)?)"
 _SCORE = re.compile(rf"\b(?:score|rating)\b[^\d\n+-]*{_NUMBER}", re.IGNORECASE)
 #: `3 points out of 5` and `3 out of 5 points` are 3
@@ -183,13 +183,13 @@ def _line(text: str) -> str:
 
 
 def verdict(text: str) -> str | None:
-    """`right` or `wrong`, as the last word on it says; None where it says neither. After `Verdict:` if
-    there is one."""
+    """`right` or `wrong`, as the last word on it says; None where it says neither. The first of the few
+    words after `Verdict:` if there is one."""
     said = _SAID.findall(text)
     found = list(_VERDICT.finditer(said[-1] if said else text))
     if not found:
         return None
-    denied, word = found[-1].groups()
+    denied, word = found[0 if said else -1].groups()
     right = word.lower() in TRUE
     return "right" if right != bool(denied) else "wrong"
 
