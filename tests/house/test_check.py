@@ -112,7 +112,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "model name": ({"models__policy__base": "gpt2"}, "gpt2: no such folder (a Hub id reads like owner/name)"),
     "model kind": ({"models__policy__base": "hf://a/b"}, "hf://a/b: unknown kind"),
     "seed": ({"models__policy__base": "seed://cuntdown"}, "did you mean seed://countdown?"),
-    "chat": ({"task__chat": True}, "seed://countdown: an embedded seed has no chat template: set task.chat=false"),
     "run": ({"models__policy__base": "run://nothing@3/policy"}, "run nothing has no finished round 3"),
     "run shape": ({"models__policy__base": "run://nothing/policy"}, "write run://RUN@ROUND/MODEL"),
     "limit": ({"task__max_tokens": 4096}, "task.max_tokens: 4,096 tokens, but the context of policy is 256"),
@@ -204,6 +203,11 @@ def test_it_says_so_without_torch_and_takes_overrides(write: Write, place: Path)
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine.yaml: ok" in done.stdout
+
+
+def test_a_seed_knows_no_chat() -> None:
+    [line] = check([ROOT / "recipes" / "quickstart.yaml"], ["task.chat=true"])[0]
+    assert "seed://countdown: an embedded seed has no chat template: set task.chat=false" in line
 
 
 def test_turns_that_a_seed_has_no_words_for_are_told() -> None:
