@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -310,13 +311,13 @@ def test_an_error_of_a_stage_comes_through(copy: Path) -> None:
 @pytest.mark.full
 def test_a_second_launch_is_refused(copy: Path) -> None:
     """While two processes train, a launch of either kind stops with the holder's name."""
-    (first, _) = begin_and_wait(
-        ["run", "tiny", "rounds=2"], "round-002/sample/plan.json", LAUNCH / "cpu2.yaml"
-    )
-    said = ratchet("run", "tiny", "rounds=2", config=LAUNCH / "cpu2.yaml", ok=False)
-    assert "RunInUse: data/tiny: in use by process" in said
-    said = ratchet("run", "tiny", "rounds=2", "--launch", str(LAUNCH / "cpu2.yaml"), ok=False)
-    assert said.startswith("RunInUse: data/tiny: in use by process")
+    more = ["run", "tiny", "rounds=4"]  # rounds enough to be at work until both have come up
+    (first, _) = begin_and_wait(more, "round-002/sample/plan.json", LAUNCH / "cpu2.yaml")
+    with ThreadPoolExecutor() as pool:
+        under = pool.submit(ratchet, *more, config=LAUNCH / "cpu2.yaml", ok=False)
+        own = pool.submit(ratchet, *more, "--launch", str(LAUNCH / "cpu2.yaml"), ok=False)
+    assert "RunInUse: data/tiny: in use by process" in under.result()
+    assert own.result().startswith("RunInUse: data/tiny: in use by process")
     assert first.wait(TIMEOUT) == 0
     assert outcome()["ok"]
 
