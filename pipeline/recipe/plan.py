@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RatchetError
+from pipeline.models.packaged import packaged
 from pipeline.recipe.check import kinds_from, makes
 from pipeline.recipe.cost import PROMPT, Lengths, expected
 from pipeline.recipe.memory import folder_of, told
@@ -176,7 +177,10 @@ def _seconds(
     if way == "tokens":
         speed = pace_of(base, known, length).tokens
         return tokens / speed if speed else (None if tokens else 0.0)
-    return tokens / SEED_READS if base.startswith("seed://") and base not in known else 0.0
+    if base in known:
+        return 0.0
+    embedded = base.startswith("seed://") and not packaged(base)
+    return tokens / SEED_READS if embedded else (None if tokens else 0.0)
 
 
 def _training(recipe: Recipe, stage: Stage, known: dict[str, Pace], number: int, length: float) -> Estimate:

@@ -92,6 +92,14 @@ def test_labels_of_another_split_are_planned_for_its_problems() -> None:
     ]
 
 
+@pytest.mark.parametrize(("base", "told"), [("seed://countdown", True), ("seed://smollm2", False)])
+def test_how_long_a_real_model_reads_is_not_said_to_be_known(base: str, told: bool) -> None:
+    models = {"policy": {"base": base}, "prm": {"base": base, "head": "value"}}
+    recipe = planned({"one": {"label": "step_reward", "from": "probe", "value": "prm"}}, models=models)
+    cost = stage_cost(recipe, recipe.stage("one"), {})
+    assert (cost.seconds is not None) == told
+
+
 def jsonl(tmp_path: Path, number: int) -> Any:
     path = tmp_path / "mine.jsonl"
     rows = [
