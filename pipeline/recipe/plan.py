@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RatchetError
-from pipeline.models.packaged import packaged
 from pipeline.recipe.check import kinds_from, makes
 from pipeline.recipe.cost import PROMPT, Lengths, expected
 from pipeline.recipe.memory import folder_of, told
 from pipeline.recipe.methods import method
-from pipeline.recipe.pace import SEED_READS, Pace, pace_of, paces
+from pipeline.recipe.pace import Pace, pace_of, paces
 from pipeline.recipe.shape import Recipe, Stage, first_part
 
 BYTES_A_TOKEN = 14.0  #: of a stored trace: ids, log-probabilities and text, compressed
@@ -108,12 +107,13 @@ def stage_cost(
     problems = problems_of(recipe, stage)
     if problems is None:  # as many as the data has
         return Estimate(each=int(written + read), seconds=None if written + read else 0.0)
+    known = known or {}
     seconds = [
+        *(_writing(recipe, name, problems * n, known, length) for name, n in cost.written.items()),
         *(
-            _seconds(recipe, name, problems * n, known or {}, length, "tokens")
-            for name, n in cost.written.items()
+            _reading(recipe, name, problems * n, known, length, bool(cost.written))
+            for name, n in cost.read.items()
         ),
-        *(_seconds(recipe, name, problems * n, known or {}, length, "read") for name, n in cost.read.items()),
     ]
     took = None if None in seconds else sum(s for s in seconds if s is not None)
     tokens = int(problems * written)
@@ -168,19 +168,26 @@ def _counted(dumped: str) -> dict[str, int]:
         return {}
 
 
-def _seconds(
-    recipe: Recipe, name: str, tokens: float, known: dict[str, Pace], length: float, way: str
+def _writing(recipe: Recipe, name: str, tokens: float, known: dict[str, Pace], length: float) -> float | None:
+    """Of tokens that a model writes; None where its speed is unknown."""
+    speed = pace_of(_base(recipe, name), known, length).tokens
+    return tokens / speed if speed else (None if tokens else 0.0)
+
+
+def _reading(
+    recipe: Recipe, name: str, tokens: float, known: dict[str, Pace], length: float, writes: bool
 ) -> float | None:
-    """Of tokens that a model writes or reads; None where its speed is unknown. What an earlier run measured
-    is a stage's whole time for each token written, reading included."""
-    base = getattr(recipe.models.get(first_part(name)), "base", "")
-    if way == "tokens":
-        speed = pace_of(base, known, length).tokens
-        return tokens / speed if speed else (None if tokens else 0.0)
-    if base in known:
+    """Of tokens that a model reads; None where its speed is unknown. writes: the stage writes too; what an
+    earlier run measured of that is the stage's whole time, reading included."""
+    base = _base(recipe, name)
+    if writes and known.get(base, Pace()).tokens:
         return 0.0
-    embedded = base.startswith("seed://") and not packaged(base)
-    return tokens / SEED_READS if embedded else (None if tokens else 0.0)
+    speed = pace_of(base, known, length).reads
+    return tokens / speed if speed else (None if tokens else 0.0)
+
+
+def _base(recipe: Recipe, name: str) -> str:
+    return getattr(recipe.models.get(first_part(name)), "base", "")
 
 
 def _training(recipe: Recipe, stage: Stage, known: dict[str, Pace], number: int, length: float) -> Estimate:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.recipe.cost import Lengths, expected
 from pipeline.recipe.methods import method
+from pipeline.recipe.pace import Pace, paces
 from pipeline.recipe.plan import describe, stage_cost
 from pipeline.recipe.read import build, data_settings, load
 from pipeline.recipe.shape import fingerprint
@@ -98,6 +99,26 @@ def test_how_long_a_real_model_reads_is_not_said_to_be_known(base: str, told: bo
     recipe = planned({"one": {"label": "step_reward", "from": "probe", "value": "prm"}}, models=models)
     cost = stage_cost(recipe, recipe.stage("one"), {})
     assert (cost.seconds is not None) == told
+
+
+def test_what_runs_wrote_and_read_is_known_whatever_version_did_it(tmp_path: Path) -> None:
+    run = tmp_path / "one"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("models: {policy: {base: seed://smollm2}}\n")
+    (run / "metrics.jsonl").write_text("")
+    stages = [
+        {"written": {"policy@0": 100}, "read": {}, "seconds": {"write": 3, "read": 0, "search": 1}},
+        {"written": {"policy": 300}, "read": {}, "seconds": {"write": 3, "read": 0, "search": 1}},
+        {"written": {}, "read": {"policy": 500}, "seconds": {"write": 0, "read": 2, "search": 2}},
+    ]
+    rows = [{"round": 0, "stage": f"s{n}", "seconds": 4, "spent": spent} for n, spent in enumerate(stages)]
+    (run / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = paces(tmp_path)
+    assert known == {"seed://smollm2": Pace(tokens=50.0, rows=None, reads=250.0)}
+    models = {"policy": {"base": "seed://smollm2"}, "prm": {"base": "seed://smollm2", "head": "value"}}
+    recipe = planned({"one": {"label": "step_reward", "from": "probe", "value": "prm"}}, models=models)
+    cost = stage_cost(recipe, recipe.stage("one"), known)
+    assert cost.seconds == pytest.approx(cost.read / 250, rel=0.01)
 
 
 def jsonl(tmp_path: Path, number: int) -> Any:
