@@ -311,18 +311,18 @@ NAMES = {
 }
 
 
+ABSENT = {"false_positive": 0.0}  #: where nothing is right, nothing is right by a wrong step
+
+
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate may name before anything has run."""
-    absent = () if settings.value else ("score", "gap", "gap/top", "preference")
+    unasked = () if settings.value else ("score", "gap", "gap/top", "preference")
     several = isinstance(settings.of, list) and len(settings.of) > 1
-    absent = absent if several else (*absent, "preference")
+    unasked = unasked if several else (*unasked, "preference")
     return [
-        # where nothing is right, nothing is right by a wrong step
-        Metric(
-            name, says, less, share, bool(short), short=short, absent=0 if name == "false_positive" else None
-        )
+        Metric(name, says, less, share, bool(short), short=short, absent=ABSENT.get(name))
         for name, (says, less, share, short) in NAMES.items()
-        if name not in absent
+        if name not in unasked
     ]
 
 

@@ -93,7 +93,7 @@ TRUE = ("right", "correct", "true")  #: words for it, of a verdict
 _NOT = r"(?:not|nothing|\w*n['’]t|never|hardly)\s+(?:\w+\s+)?"
 _VERDICT = re.compile(rf"\b({_NOT})?(right|correct|true|wrong|incorrect|false)\b", re.IGNORECASE)
 _STEP = re.compile(r"\b(?:step|paragraph)\s+(\d+)\b", re.IGNORECASE)
-_SAID = re.compile(r"\bverdict\b\W*(\w+(?:\s+\w+){0,3})", re.IGNORECASE)
+_SAID = re.compile(r"\bverdict\b\W*([^.!?\n]*)", re.IGNORECASE)
 _NUMBER = r"([+-]?\d+(?:\.\d+)?)"
 _SCORE = re.compile(rf"\b(?:score|rating)\b[^\d\n+-]*{_NUMBER}", re.IGNORECASE)
 #: `3 points out of 5` and `3 out of 5 points` are 3
@@ -183,15 +183,20 @@ def _line(text: str) -> str:
 
 
 def verdict(text: str) -> str | None:
-    """`right` or `wrong`, as the last word on it says; None where it says neither. The first of the few
-    words after `Verdict:` if there is one."""
+    """`right` or `wrong`, as the last word on it says; None where it says neither. Where there is a
+    `Verdict:`, the sentence behind it: what it begins with, or all that it says if that is one thing.
+    """
     said = _SAID.findall(text)
     found = list(_VERDICT.finditer(said[-1] if said else text))
-    if not found:
-        return None
-    denied, word = found[0 if said else -1].groups()
-    right = word.lower() in TRUE
-    return "right" if right != bool(denied) else "wrong"
+    told = ["right" if _holds(one) else "wrong" for one in found]
+    if not said or not told:
+        return told[-1] if told else None
+    return told[0] if found[0].start() == 0 or len(set(told)) == 1 else None
+
+
+def _holds(found: re.Match[str]) -> bool:
+    denied, word = found.groups()
+    return (word.lower() in TRUE) != bool(denied)
 
 
 def step_verdicts(text: str, num: int) -> list[bool | None]:
@@ -204,8 +209,7 @@ def step_verdicts(text: str, num: int) -> list[bool | None]:
     for mark, end in zip(marks, ends, strict=True):
         said = list(_VERDICT.finditer(before_end, mark.end(), end))
         if said and len(mark[1]) < 9 and 1 <= int(mark[1]) <= num:
-            denied, word = said[-1].groups()
-            found[int(mark[1]) - 1] = (word.lower() in TRUE) != bool(denied)
+            found[int(mark[1]) - 1] = _holds(said[-1])
     return found
 
 

@@ -76,6 +76,9 @@ def test_an_act_that_nobody_has_words_for_is_a_sentence(chat):
         ("There is nothing wrong here.", "right"),
         ("Verdict: it is wrong", "wrong"),
         ("Verdict: wrong, the right sum is 5", "wrong"),
+        ("Verdict: not right, true as it sounds", "wrong"),
+        ("Verdict: all steps are right but the answer is wrong", None),  # nobody can tell what it comes to
+        ("Verdict:\nright. The wrong step was mended", "right"),
         ("The right triangle has ...", "right"),
         ("I cannot tell", None),
         ("", None),
