@@ -8,10 +8,12 @@ over problems), or, of numbers that only a whole run has, one difference a seed.
 from __future__ import annotations
 
 import json
+import math
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any, Literal
 
 from pipeline.errors import RecipeError
@@ -56,7 +58,10 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What the interval says of the claim; without one, what every seed says."""
+        """What the interval says of the claim; without one, what every seed says. Nothing is told where the
+        trainings contradict one another."""
+        if self.torn:
+            return UNTOLD
         same = self.wants["same"] if isinstance(self.wants, dict) else None
         if self.low is not None and self.high is not None:
             low, high = self.low - self.zero, self.high - self.zero
@@ -70,6 +75,15 @@ class Row:
         if self.wants == "lower":
             low, high = -high, -low
         return HOLDS if low > 0 else OTHER if high < 0 else UNTOLD
+
+    @property
+    def torn(self) -> bool:
+        """Do the seeds lie on both sides, and twice as far apart as their problems explain? The interval is
+        over problems, and knows nothing of another training."""
+        if self.low is None or self.high is None or len(self.by_seed) < 2:
+            return False
+        own = (self.high - self.low) / (2 * 1.96) * math.sqrt(len(self.by_seed))  # a seed's, of its problems
+        return min(self.by_seed) < self.zero < max(self.by_seed) and stdev(self.by_seed) > 2 * own
 
     def line(self, older: bool = False) -> str:
         """Its line of the table."""
@@ -90,6 +104,7 @@ class Row:
         marks = [
             *(["by hand"] if self.by == "hand" else []),
             *([f"in {self.parts} parts"] if self.parts > 1 else []),
+            *(["seeds contradict one another"] if self.torn else []),
             *(["an older recipe's"] if older else []),
         ]
         verdict = self.verdict + (f" ({', '.join(marks)})" if marks else "")
@@ -202,7 +217,8 @@ What the papers claim, tried here by `make claims`; `make claims ONLY=2312.08935
 one paper's. What is held against what, and by which recipe, stands in `claims/`. A difference is paired over
 problems: the mean of the seeds on each problem, with a 95 % bootstrap interval over problems, then each
 seed's own. A claim *holds* where the interval lies on its side of 0, or, where no difference is claimed,
-within the bound. Where there is no interval, three seeds must agree. *1 seed*: one training, of which the
+within the bound. Where there is no interval, three seeds must agree; where seeds lie on both sides, twice as
+far apart as their problems explain, nothing is told. *1 seed*: one training, of which the
 interval over problems says nothing about another. Behind a claim stands its place in the paper, where known;
 some are controls of ours.
 *By hand*: measured by the command under the table in an earlier session; *in 2 parts*: some seeds later than

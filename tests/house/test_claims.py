@@ -81,6 +81,16 @@ def test_without_an_interval_three_seeds_must_agree() -> None:
     assert replace(bare, by_seed=[9.0]).verdict == UNTOLD
 
 
+def test_trainings_that_contradict_one_another_tell_nothing() -> None:
+    torn = replace(ROW, difference=4.2, low=1.2, high=7.2, by_seed=[-7.3, 1.0, 19.0], seeds=[0, 1, 2])
+    assert torn.verdict == UNTOLD
+    assert "not told apart (seeds contradict one another)" in torn.line()
+    by_problems = replace(torn, by_seed=[-0.5, 4.1, 9.0])  # no further apart than 300 problems put them
+    assert by_problems.verdict == HOLDS
+    one_way = replace(torn, by_seed=[0.5, 3.0, 19.0])  # far apart, and all say so
+    assert one_way.verdict == HOLDS
+
+
 def test_a_ratio_is_held_against_one() -> None:
     times = replace(ROW, unit="times", zero=1.0, difference=1.2, low=1.1, high=1.3, by_seed=[1.2])
     assert times.verdict == HOLDS
