@@ -126,7 +126,7 @@ def _memory(run: Run) -> Finding:
     need, unknown = needed(run.recipe, lambda base: folder_of(base, run.workspace.checkpoints))
     free = psutil.virtual_memory().available
     more = f", and what {', '.join(unknown)} takes" if unknown else ""
-    seen = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed{more}"
+    seen = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed a process{more}"
     cure = "a smaller model, LoRA, fewer rows at once (engine.max_rows, window), or a launch file with ZeRO"
     return Finding("memory", need > free, seen, cure)
 

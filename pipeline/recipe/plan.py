@@ -66,7 +66,7 @@ def describe(recipe: Recipe, data: Path | None = None, checkpoints: Path = Path(
         about = "as many tokens as the data has problems" + (f", beside {about}" if total.tokens else "")
     took = _time(total.seconds) if total.seconds or not unknown else "time unknown"
     memory = told(recipe, lambda base: folder_of(base, checkpoints))
-    lines.append(f"in all: {about}, {took}, {memory} memory, {total.disk / 1e6:.0f} MB disk")
+    lines.append(f"in all: {about}, {took}, {memory} memory a process, {total.disk / 1e6:.0f} MB disk")
     if unknown:
         lines.append(
             f"  without the time of {', '.join(unknown)}: the number of rows or the speed of the model is "
