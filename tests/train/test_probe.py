@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from base_world import WORDS
+from base_world import WORDS, make_base
 from pydantic import ValidationError
 from train_world import job_of
 
+from pipeline.engine.selftest import self_test
 from pipeline.engine.start import start_engine
 from pipeline.errors import DamagedData, NothingKept, RecipeError
 from pipeline.rows import StepExample
@@ -185,3 +186,15 @@ def test_a_probe_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
     (job.out / "prm.json").write_text("{")
     with pytest.raises(DamagedData, match="no probe can be read here"):
         start_engine(base, job.out, head="probe", dtype="float32")
+
+
+def test_the_engines_look_at_itself_knows_a_probe_of_a_deep_layer(tmp_path: Path) -> None:
+    """It keeps the first layers alone, and asks for scores: found with a model of thirty layers."""
+    base = make_base(tmp_path / "deep", layers=4)
+    rows = rows_of(12)
+    job = job_of(base, tmp_path, rows, head="probe")
+    probe.train(job, probe.Settings(max_length=32, layer=4))
+    plain = start_engine(base, job.out, head="probe", dtype="float32").score(items_of(rows))
+    engine = start_engine(base, job.out, head="probe", dtype="float32")
+    assert self_test(engine, (16,))
+    assert engine.score(items_of(rows)) == plain
