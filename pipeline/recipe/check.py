@@ -65,6 +65,8 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _searches(stage, here)
         yield from _scores(recipe, stage, here)
         yield from _untrained(recipe, stage, here)
+        if any(task.chat for task in recipe.tasks) and (fault := stage.settings.fault_over_chat):
+            yield f"{here}.{fault}"
         earlier[stage.name] = stage
     yield from _gates(recipe)
     yield from _served(recipe)
