@@ -70,7 +70,7 @@ def context_of(folder: Path) -> int | None:
 
 
 def chatting(folder: Path) -> bool:
-    """Does a tokenizer bring a chat template? In a file of its own, in its configuration, or (Mistral's) in code."""
+    """Does a tokenizer bring a chat template? In a file, in its configuration, or (Mistral's) in code."""
     if any((folder / name).exists() for name in TEMPLATES):
         return True
     try:

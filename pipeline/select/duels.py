@@ -3,8 +3,8 @@
 LLaMA-Berry (arXiv:2410.02884, section 2.2) trains its pairwise preference model by DPO on such rows: the
 prompt shows both completions, the chosen answer is the right one of two words. Each pair makes two rows, one
 in each order, so that no place is the better one. Train a model of `head: pair` on them (`train: dpo`) and
-ask it by `label: duel` with the same `prompt` and `options`. Over a task that chats `by` names that model: its
-template stands around the question then, as when it judges.
+ask it by `label: duel` with the same `prompt` and `options`. Over a task that chats `by` names that model:
+its template stands around the question then, as when it judges.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def shown(prompt: str, question: str, first: str, second: str) -> str:
 
 
 def put(question: Question, texts: Sequence[str], by: str, chats: bool) -> Asks[list[Prefix]]:
-    """What a judge of two is asked, as prefixes that its answer follows: each text as it stands, or, where the
-    task chats, as the one message of a turn in the judge's template."""
+    """What a judge of two is asked, as prefixes that its answer follows: each text as it stands, or, where
+    the task chats, as the one message of a turn in the judge's template."""
     if not chats:
         return [Prefix(prompt=text) for text in texts]
     turns = yield All(*(Turn(question, "compare", [], by=by, words=text) for text in texts))

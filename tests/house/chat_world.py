@@ -72,7 +72,9 @@ def make(
             head[:, place] = 0.0
         head[pieces, 0] = torch.tensor(list(said.values()))
         head[tokenizer.eos_token_id, 0] = end
-        if brief:  # a second one says what was written last: the mark before a turn, a piece, or something else
+        if (
+            brief
+        ):  # a second one says what was written last: the mark before a turn, a piece, or something else
             embed[:, 0], embed[:, 1] = 40.0, 0.0
             embed[tokenizer.convert_tokens_to_ids("<|assistant|>"), 1] = 40.0
             embed[pieces, 1] = -40.0

@@ -49,6 +49,8 @@ STAGES: dict[str, Any] = {
         "generate": "self_refine", "n": 6, "attempts": 2, "first_temperature": 1, "temperature": 1,
         "check_temperature": 1,
     },
+    "spliced": {"generate": "reflect", "from": "refined", "spliced": True, "by": "taught", "n": 2},
+    "thoughts": {"select": "unfiltered", "from": "spliced", "max_per_problem": None},
     "critics": {"label": "critic", "from": "talk", "value": "value", "outcome": "orm", "n": 2},
     "duel": {"label": "duel", "from": "talk", "by": "ranker", "most": 4},
     "verify": {"label": "self_verify", "from": "talk", "n": 1, "keep": True},
@@ -60,7 +62,7 @@ STAGES: dict[str, Any] = {
     "fitting": {"select": "reflected", "from": "verify", "right": False, "r_ifd": "any", "below": 1e9},
     "misses": {"select": "near_miss", "from": "verify"},
     "reinforce": {"train": "policy_gradient", "model": "policy", "from": "episodes", **ONE},
-    "teach": {"train": "sft", "model": "taught", "from": ["skills", "fitting", "misses"], **ONE},
+    "teach": {"train": "sft", "model": "taught", "from": ["skills", "fitting", "misses", "thoughts"], **ONE},
     "turns": {"evaluate": "turns", "of": "policy", "from": "talk", "split": "train"},
     "trust": {"evaluate": "critique", "from": "verify"},
     "arms": {"evaluate": "verification", "of": "policy", "split": "dev", "attempts": 2, "tokens": 60},
@@ -87,7 +89,14 @@ def test_a_chat_model_judges_imagines_and_searches(place: Path) -> None:
     base = {"base": str(chat_world.make(place / "base", said, end=2.2, brief=True)), "lora": {"r": 2}}
     heads = {"value": "value", "orm": "token", "ranker": "pair"}
     models = {"policy": base, "taught": base, **{name: base | {"head": head} for name, head in heads.items()}}
-    recipe = {"name": "r", "task": chat_world.TASK, "models": models, "rounds": 1, "before": BEFORE, "stages": STAGES}
+    recipe = {
+        "name": "r",
+        "task": chat_world.TASK,
+        "models": models,
+        "rounds": 1,
+        "before": BEFORE,
+        "stages": STAGES,
+    }
     path = place / "r.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     metrics = run(path)["rounds"][1]["metrics"]
@@ -185,7 +194,9 @@ def learned(whole: dict[str, Path], base: Path) -> None:
     start, speaks = tokenizer.convert_tokens_to_ids(["<s>", "<|assistant|>"])
     turns = {trace.id: trace for trace in rows(whole["talk"], "talk", Trace)}
     acts: dict[str, set[str]] = {}
-    own: dict[str, dict[str, Trace]] = {"skills": {row.id: row for row in rows(whole["refined"], "refined", Trace)}}
+    own: dict[str, dict[str, Trace]] = {
+        "skills": {row.id: row for row in rows(whole["refined"], "refined", Trace)}
+    }
     for stage in ("episodes", "skills", "fitting", "misses"):
         kept = rows(whole[stage], stage, Example)
         traces = own.get(stage, turns)
@@ -206,6 +217,12 @@ def learned(whole: dict[str, Path], base: Path) -> None:
         assert row.old_logprobs == turns[row.trace_id].logprobs
     for row in rows(whole["fitting"], "fitting", Example):
         assert row.prompt == asked(row.problem_id)
+    thoughts = rows(whole["thoughts"], "thoughts", Example)
+    assert thoughts  # nobody wrote them as they stand: their ids are left to the trainer
+    for row in thoughts:
+        assert (row.prompt, row.completion_ids) == (asked(row.problem_id, "reflect"), [])
+        assert row.completion.startswith("<thinking>")
+        assert row.completion.rstrip().endswith("</output>")
     attempts = [turn for turn in turns.values() if turn.is_attempt]
     for row in rows(whole["misses"], "misses", Example):
         act = turns[row.trace_id].act
