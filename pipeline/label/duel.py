@@ -6,8 +6,8 @@ are shown in both orders and the answers averaged, for a judge likes one place b
 the cost. n traces cost n (n - 1) questions, so `most` bounds them.
 
 Any policy may judge; LLaMA-Berry's pairwise preference model is one with `head: pair`, which `select/duels`
-and `train/dpo` teach to answer. {question} is the traces' prompt as training shows it; where the task chats, it
-is the question's own message, and the whole stands in the judge's template.
+and `train/dpo` teach to answer. {question} is the traces' prompt as training shows it; where the task chats,
+it is the question's own message, and the whole stands in the judge's template.
 
 Not done: LLaMA-Berry's local value Q_l, which needs its search.
 """
