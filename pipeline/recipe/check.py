@@ -1,8 +1,6 @@
-"""What a recipe means: is every input there, may every model act as it is asked to, does the gate read
-something that exists?
+"""What a recipe means: is every input there, may each model act as asked, does the gate read what exists?
 
-`recipe.build` calls `problems_of` once a recipe is well-formed; every problem is a sentence. `loop.py` asks
-`kinds_from` for `plan`."""
+`recipe.build` calls `problems_of` once a recipe is well-formed; `loop.py` asks `kinds_from` for `plan`."""
 
 from __future__ import annotations
 
