@@ -292,13 +292,16 @@ class Turn:
     act: critique, revise, rewrite, judge, grade, compare, reflect or propose, or what else the task has words
     for (`pipeline/tasks/_acts.py`); "": the question alone, as a first turn without worked examples shows it,
     for one that was imagined. history: the turns that it sees, oldest first; for `judge` and `compare` the
-    answers in question, for `propose` questions.
+    answers in question, for `propose` questions. words: the whole of what is asked, where a method
+    and not the task words it: a chat's one message, or the plain prompt as it stands; no history is shown
+    then.
     """
 
     question: Question
     act: str
     history: Sequence[Said]
     by: str
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -367,6 +367,11 @@ class StageSettings(Settings):
         return bool(self.asked_acts)
 
     @property
+    def fault_over_chat(self) -> str:
+        """What it lacks over a task that chats, `KEY: what to do`; "": nothing."""
+        return ""
+
+    @property
     def completion_limit(self) -> int:
         """Tokens that a completion it asks for may have; 0: as the task says."""
         return 0

@@ -29,11 +29,14 @@ class Extracts(Protocol):
     def same(self, one: str, other: str) -> bool: ...
 
     def extract_turn(self, act: str, text: str) -> str | None: ...
+    def extract_cut(self, act: str, text: str) -> str | None: ...
 
 
-def _answer(task: Extracts, act: str, text: str) -> str | None:
+def _answer(task: Extracts, act: str, text: str, finish: str) -> str | None:
     """What a finished completion answers: the question, or what its turn was asked for."""
-    return task.extract_turn(act, text) if act else task.extract(text)
+    if not act:
+        return task.extract(text)
+    return task.extract_cut(act, text) if finish == "length" else task.extract_turn(act, text)
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +166,7 @@ def grown(
         text=text,
         logprobs=prefix.logprobs + tuple(row.logprobs[: len(new)]),
         finish=finish or prefix.finish,
-        answer=_answer(task, prefix.act, text) if finish else prefix.answer,
+        answer=_answer(task, prefix.act, text, finish) if finish else prefix.answer,
         prompt_hash=prefix.prompt_hash,
         model=model,
         act=prefix.act,
@@ -172,7 +175,7 @@ def grown(
 
 def ended(prefix: Prefix, finish: str, task: Extracts) -> Prefix:
     """The prefix, finished: its last step closed and its answer read."""
-    return replace(closed(prefix), finish=finish, answer=_answer(task, prefix.act, prefix.text))
+    return replace(closed(prefix), finish=finish, answer=_answer(task, prefix.act, prefix.text, finish))
 
 
 def _before_stop(prefix: Prefix, new_ids: list[int], engine: Text, stop: Sequence[str]) -> list[int]:

@@ -18,16 +18,17 @@ each roll-out; the paper does not say what it does with old ones. V answers cost
 
 from __future__ import annotations
 
+import json
 import math
 from typing import ClassVar
 
 from pydantic import Field
 
-from pipeline.asks import Asks, Choose, Prefix, Said
+from pipeline.asks import Asks, Choose, Said
 from pipeline.generate._answers import Answer, Answers, AnswerSettings, Rows
 from pipeline.rows import Group, Question
 from pipeline.settings import Cost, JudgeName, Length
-from pipeline.vote._preferences import PairQuestion, global_values, shown
+from pipeline.vote._preferences import PairQuestion, global_values, put, shown
 
 TINY = 1e-5
 WORTH = {"first": 1.0, "second": 0.0, "same": 0.5}
@@ -94,8 +95,10 @@ def against_all(tree: Answers, node: Answer, settings: Settings) -> Asks[list[fl
     if settings.judge is None:
         return (yield from compared(tree, node, others))
     orders = [pair for other in others for pair in ((node, other), (other, node))]
-    prompt, asked = settings.prompt, tree.question.prompt
-    prefixes = [Prefix(prompt=shown(prompt, asked, one.text, other.text)) for one, other in orders]
+    chat = json.loads(tree.question.messages or "[]")
+    asked = chat[-1]["content"] if chat else tree.question.prompt
+    texts = [shown(settings.prompt, asked, one.text, other.text) for one, other in orders]
+    prefixes = yield from put(tree.question, texts, settings.judge, bool(chat))
     replies = yield Choose(prefixes, options=settings.options, by=settings.judge)
     said = [yes / (yes + no) for yes, no in replies]
     return [(one + 1 - other) / 2 for one, other in zip(said[::2], said[1::2], strict=True)]

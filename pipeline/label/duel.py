@@ -6,9 +6,10 @@ are shown in both orders and the answers averaged, for a judge likes one place b
 the cost. n traces cost n (n - 1) questions, so `most` bounds them.
 
 Any policy may judge; LLaMA-Berry's pairwise preference model is one with `head: pair`, which `select/duels`
-and `train/dpo` teach to answer. {question} is the traces' prompt as training shows it.
+and `train/dpo` teach to answer. {question} is the traces' prompt as training shows it; where the task chats,
+it is the question's own message, and the whole stands in the judge's template.
 
-Not done: chat templates around the judge's own prompt, LLaMA-Berry's local value Q_l, which needs its search.
+Not done: LLaMA-Berry's local value Q_l, which needs its search.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.asks import Asks, Choose, Prefix
+from pipeline.asks import Asks, Choose, about
 from pipeline.label import LabelSettings
 from pipeline.rows import Dropped, Group, Label, Problem
 from pipeline.settings import Cost, JudgeName, Length
 from pipeline.tasks import BaseTask
-from pipeline.vote._preferences import PairQuestion, global_values, shown
+from pipeline.vote._preferences import PairQuestion, global_values, put, shown
 
 
 class Settings(PairQuestion, LabelSettings):
@@ -55,10 +56,13 @@ def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) ->
     orders = [*pairs, *((j, i) for i, j in pairs)] if settings.orders == "both" else pairs
     better = [[0.5] * len(running) for _ in running]
     if orders:
-        asked = [
-            Prefix(prompt=shown(settings.prompt, running[i].prompt, running[i].text, running[j].text))
+        chats = task.settings.chat
+        content = task.messages(problem.question)[-1]["content"] if chats else ""
+        texts = [
+            shown(settings.prompt, content or running[i].prompt, running[i].text, running[j].text)
             for i, j in orders
         ]
+        asked = yield from put(about(problem.id, problem.question), texts, settings.by, chats)
         replies = yield Choose(asked, options=settings.options, by=settings.by)
         said = {both: yes / (yes + no) for both, (yes, no) in zip(orders, replies, strict=True)}
         for i, j in pairs:

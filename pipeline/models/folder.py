@@ -3,6 +3,7 @@
     lacking(folder)     [] or sentences: no config.json, no tokenizer, weights cut short
     modules_of(folder)  the names that `lora.target_modules` may end with
     context_of(folder)  tokens that prompt and completion may have together, None where config.json is silent
+    chatting(folder)    does its tokenizer bring a chat template?
 
 Safety (pickles, code) is `store/model_folder.py`'s; whether the architecture is served is the engine's.
 """
@@ -28,6 +29,7 @@ TOKENIZERS = (
 )
 #: what families call the number of positions that they were made for
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates", "tekken.json")
 INDEX = "model.safetensors.index.json"
 _MAX_HEADER = 100 << 20
 
@@ -65,6 +67,17 @@ def context_of(folder: Path) -> int | None:
             if isinstance(part.get(key), int) and part[key] > 0:
                 return part[key]
     return None
+
+
+def chatting(folder: Path) -> bool:
+    """Does a tokenizer bring a chat template? In a file, in its configuration, or (Mistral's) in code."""
+    if any((folder / name).exists() for name in TEMPLATES):
+        return True
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and bool(found.get("chat_template"))
 
 
 def modules_of(folder: Path) -> set[str]:

@@ -1,8 +1,6 @@
-"""What a recipe means: is every input there, may every model act as it is asked to, does the gate read
-something that exists?
+"""What a recipe means: is every input there, may each model act as asked, does the gate read what exists?
 
-`recipe.build` calls `problems_of` once a recipe is well-formed; every problem is a sentence. `loop.py` asks
-`kinds_from` for `plan`."""
+`recipe.build` calls `problems_of` once a recipe is well-formed; `loop.py` asks `kinds_from` for `plan`."""
 
 from __future__ import annotations
 
@@ -65,6 +63,8 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _searches(stage, here)
         yield from _scores(recipe, stage, here)
         yield from _untrained(recipe, stage, here)
+        if any(task.chat for task in recipe.tasks) and (fault := stage.settings.fault_over_chat):
+            yield f"{here}.{fault}"
         earlier[stage.name] = stage
     yield from _gates(recipe)
     yield from _served(recipe)

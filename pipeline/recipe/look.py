@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import DamagedData, RatchetError, RecipeError, UnsafeFile, nearest
 from pipeline.models import seeds
-from pipeline.models.folder import context_of, lacking, modules_of
+from pipeline.models.folder import chatting, context_of, lacking, modules_of
 from pipeline.models.packaged import packaged
 from pipeline.models.registry import local_folder, standing_of
 from pipeline.recipe.libraries import schedules, wrong_values
@@ -91,6 +91,11 @@ def look(recipe: Recipe, workspace: Workspace) -> Findings:
             _draws(stage, here, seen)
             _turns(recipe, stage, here, seen)
             _splits(stage, here, counts, seen)
+    chats = [stage for stage in recipe.stages if stage.built and any(task.chat for task in recipe.tasks)]
+    for name in dict.fromkeys(split_name(named)[0] for stage in chats for named in _writers(stage)):
+        if name in folders and not chatting(folders[name]):
+            cure = "set task.chat=false, or take a chat model"
+            seen.add(f"models.{name}.base: {folders[name]}: its tokenizer has no chat template: {cure}")
     _lengths(recipe, tasks, folders, seen)
     _gates(recipe, counts, seen)
     return seen

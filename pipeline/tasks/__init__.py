@@ -171,6 +171,12 @@ class BaseTask:
         answers = act in ATTEMPTS or act == "subanswer"
         return self.extract(text) if answers else _acts.read(act, text)
 
+    def extract_cut(self, act: str, text: str) -> str | None:
+        """The same of a turn that the limit cut: what a critique says of a step on its way, over and over
+        where it loops, is no verdict on the answer, so one counts only where it is stated (`Verdict: right`).
+        """
+        return None if act == "critique" and not _acts.stated(text) else self.extract_turn(act, text)
+
     def step_verdicts(self, text: str, num: int) -> list[bool | None]:
         """What a critique says of each of the answer's `num` steps: is it true? None where it does not say.
         Its verdict on the whole is `extract_turn`'s.

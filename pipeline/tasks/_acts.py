@@ -194,6 +194,11 @@ def verdict(text: str) -> str | None:
     return told[0] if found[0].start() == 0 or len(set(told)) == 1 else None
 
 
+def stated(text: str) -> bool:
+    """Does a critique state a verdict as such, and not only say of something that it is right or wrong?"""
+    return any(_VERDICT.search(said) for said in _SAID.findall(text))
+
+
 def _holds(found: re.Match[str]) -> bool:
     denied, word = found.groups()
     return (word.lower() in TRUE) != bool(denied)

@@ -274,6 +274,8 @@ def render_turn(task: Any, ask: Turn, template: Template) -> Question:
     asked, history = ask.question.question, list(ask.history)
     if task.settings.chat:
         turns = task.turn_messages(asked, ask.act, history) if ask.act else task.messages(asked)
+        if ask.words:
+            turns = [*task.messages(asked)[:-1], {"role": "user", "content": ask.words}]
         prompt, messages = template(turns), json.dumps(turns, ensure_ascii=False)
         if prompt is None:
             raise RecipeError(
@@ -282,7 +284,7 @@ def render_turn(task: Any, ask: Turn, template: Template) -> Question:
             )
     else:
         prompt = task.turn_prompt(asked, ask.act, history) if ask.act else task.prompt(asked)
-        messages = ""
+        prompt, messages = ask.words or prompt, ""
     return replace(
         ask.question,
         prompt=prompt,

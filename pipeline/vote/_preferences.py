@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
+from pipeline.asks import All, Asks, Prefix, Turn, start
+from pipeline.rows import Question
 from pipeline.settings import Settings
 
 #: what a judge of two reads, unless a recipe says otherwise; asked and trained alike
@@ -50,6 +52,15 @@ def shown(prompt: str, question: str, first: str, second: str) -> str:
         before, _, rest = rest.partition(place)
         found += before + parts[place]
     return found + rest
+
+
+def put(question: Question, texts: Sequence[str], by: str, chats: bool) -> Asks[list[Prefix]]:
+    """What a judge of two is asked, as prefixes that its answer follows: each text as it stands, or, where
+    the task chats, as the one message of a turn in the judge's template."""
+    if not chats:
+        return [Prefix(prompt=text) for text in texts]
+    turns = yield All(*(Turn(question, "compare", [], by=by, words=text) for text in texts))
+    return [start(turn) for turn in turns]
 
 
 def closure(better: Matrix) -> list[list[bool]]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 
-import pipeline
+from pipeline.recipe import methods as registry
 from pipeline.rows import without_gold
 from pipeline.stages.work import question_of
 from pipeline.tasks import addition, countdown, deduction, words
 from pipeline.vote import Candidate
 
-PACKAGE = Path(pipeline.__file__).parent
 GOLD = {"problem", "task"}
 POISON = {"answer": "poison", "solution": "poison", "meta": "poison", "difficulty": "poison"}
 TASKS = [
@@ -26,14 +23,14 @@ TASKS = [
 ]  # fmt: skip
 
 
-def methods(room: str, entry: str) -> list:
-    """The methods of a room."""
-    files = sorted(path.stem for path in (PACKAGE / room).glob("[!_]*.py"))
-    found = [import_module(f"pipeline.{room}.{name}") for name in files]
-    return [pytest.param(one, id=one.__name__.rpartition(".")[2]) for one in found if hasattr(one, entry)]
+def registered(room: str) -> list:
+    """Every method of a room that a recipe may name, those of installed packages too."""
+    names = registry.methods(room)
+    assert names
+    return [pytest.param(registry.method(room, name), id=name) for name in names]
 
 
-@pytest.mark.parametrize("method", methods("generate", "generate"))
+@pytest.mark.parametrize("method", registered("generate"))
 def test_a_generator_is_handed_gold_only_where_it_declares_so(method) -> None:
     taken = set(inspect.signature(method.generate).parameters) & GOLD
     assert taken == (GOLD if method.Settings.sees_gold else set())
@@ -57,7 +54,7 @@ def test_what_a_blind_labeller_sees_is_the_same_under_a_poisoned_gold() -> None:
         assert without_gold(problem) == without_gold(dataclasses.replace(problem, **gold))
 
 
-@pytest.mark.parametrize("method", methods("vote", "vote"))
+@pytest.mark.parametrize("method", registered("vote"))
 def test_a_vote_is_handed_candidates_alone_and_they_hold_no_verdict(method) -> None:
     assert set(inspect.signature(method.vote).parameters) == {"candidates", "settings"}
     names = {field.name for field in dataclasses.fields(Candidate)}

@@ -1,4 +1,4 @@
-"""A project folder to work in, and the tiny world's recipe in it."""
+"""A project folder to work in, the tiny world's recipe in it, and a tiny model that chats."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chat_world
 import pytest
 import yaml
 from tiny_world import recipe_data
 
 from pipeline.__main__ import main
+
+
+@pytest.fixture(scope="session")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model that chats."""
+    return chat_world.make(tmp_path_factory.mktemp("chatting") / "policy")
 
 
 @pytest.fixture

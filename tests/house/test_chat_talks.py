@@ -8,28 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from real_world import TEMPLATE, chat, tokenizer_for
+from chat_world import SAID, TASK, rows, run
+from real_world import chat
 
 from pipeline.asks import Said
-from pipeline.loop import run_loop
-from pipeline.processes.group import Processes
-from pipeline.recipe.read import load
-from pipeline.report.console import Console
-from pipeline.rows import Dropped, Example, Label, Node, Problem, Row, Trace
-from pipeline.run.session import session
-from pipeline.run.status import run_status
-from pipeline.store.folder import StageFolder
-from pipeline.store.run_folder import verify_run
-from pipeline.store.workspace import Workspace
+from pipeline.rows import Dropped, Example, Label, Node, Problem, Trace
 from pipeline.tasks import words
-from pipeline.tasks._acts import INSTRUCTIONS, LABELS, messages
+from pipeline.tasks._acts import LABELS, messages
 
-TASK: dict[str, Any] = {"use": "words", "train": 2, "dev": 1, "test": 1, "chat": True, "max_tokens": 14}
-#: what the random model says most: whole pieces, so that drawing finds answers and verdicts
-SAID = (
-    *("4 + 5 = 9\n", "8 - 5 = 3\n", "7 * 3 = 21\n", "Verdict: right", "Verdict: wrong", "Score: 4", "Score: 1"),
-    *("Better: first", "Better: second", "<thinking>", "</thinking>", "<output>", "</output>", "How many now?"),
-)  # fmt: skip
 GENERATORS: dict[str, dict[str, Any]] = {
     "two_turn": {"n": 5},
     "self_refine": {"n": 2, "attempts": 3, "first_temperature": 1, "temperature": 1, "check_temperature": 1},
@@ -43,56 +29,6 @@ GENERATORS: dict[str, dict[str, Any]] = {
         "subquestions": 1, "answers": 2, "max_depth": 3,
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, and a head that knows little more than SAID and the end."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tokenizer_for(
-        [*INSTRUCTIONS.values(), *(p.question for p in words.Task(words.Settings(**TASK)).problems())],
-        size=900,
-    )
-    tokenizer.add_tokens(list(SAID))
-    assert tokenizer.chat_template == TEMPLATE
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=False, initializer_range=0.3,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight *= 0.5
-        # a first number that stays what it is makes the head's column a bias
-        model.model.embed_tokens.weight[:, 0] = 12.0
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
-        model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[tokenizer.convert_tokens_to_ids(list(SAID)), 0] = 1.3
-        model.lm_head.weight[tokenizer.eos_token_id, 0] = 1.6
-    folder = tmp_path_factory.mktemp("chatting") / "policy"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def run(path: Path, *words: str) -> dict[str, Any]:
-    """A recipe to its end, and its status."""
-    recipe = load(path, [*words, "wandb.mode=disabled"])
-    workspace = Workspace(Path("data"), Path("checkpoints"))
-    with session(recipe, Console(quiet=True, main=False), Processes(), workspace) as working:
-        run_loop(working)
-    status = run_status(recipe.name, workspace)
-    assert status["complete"]
-    assert verify_run(Path("data") / recipe.name, Path("checkpoints") / recipe.name) == []
-    return status
-
-
-def rows(folder: Path, stage: str, kind: type[Row]) -> list[Any]:
-    return list(StageFolder(folder / stage).read(kind))
 
 
 def test_a_chat_model_talks_in_every_way(chatting: Path, place: Path) -> None:

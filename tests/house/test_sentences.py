@@ -97,6 +97,13 @@ def test_doctor_without_a_template(write_recipe: Any, ratchet: Any) -> None:
     assert "set task.chat=false" in said
 
 
+def test_a_check_tells_of_a_tokenizer_without_a_template(write_recipe: Any, ratchet: Any) -> None:
+    code, said = ratchet("check", write_recipe(), "task.chat=true")
+    assert (code, "Traceback" in said) == (2, False)
+    assert "models.policy.base: " in said
+    assert "its tokenizer has no chat template: set task.chat=false, or take a chat model" in said
+
+
 def test_doctor_samples_as_the_recipe_does(write_recipe: Any, ratchet: Any) -> None:
     path = write_recipe()
     _, said = ratchet("doctor", path, "stages.sample.temperature=0.3", "stages.sample.top_k=5")

@@ -11,6 +11,8 @@ from pipeline.engine.driver import drive_with_replies
 from pipeline.label import duel
 from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask, TaskSettings
+from pipeline.tasks.prepare import render_turn
+from pipeline.vote._preferences import PROMPT, shown
 
 TASK = BaseTask(TaskSettings(use="none"))
 PROBLEM = Problem(id="p", question="?", answer=None)
@@ -67,6 +69,26 @@ def test_what_is_not_compared():
     }  # fmt: skip
     rows, seen = judged(group("1"), lambda a, b: 0.5)
     assert ([row.value for row in rows], seen) == ([1.0], [])
+
+
+def test_over_a_task_that_chats_the_question_stands_in_the_judges_template():
+    task = BaseTask(TaskSettings(use="none", chat=True, system="Be fair."))
+    found, seen = group("3", "9"), []
+
+    def template(turns):
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns) + "<assistant>"
+
+    def worded(ask):
+        return [render_turn(task, turn, template) for turn in ask.asks]
+
+    asks = duel.label(PROBLEM, found, duel.Settings(by="ranker"), task)
+    rows = drive_with_replies(asks, [worded, [[0.4, 0.1], [0.1, 0.4]]], seen)
+    turns, choose = seen
+    assert {turn.by for turn in turns.asks} == {"ranker"}
+    for prefix, texts in zip(choose.listed, (("so 3", "so 9"), ("so 9", "so 3")), strict=True):
+        asked = shown(PROMPT, "?", *texts)  # the question's own message, not the traces' rendered prompt
+        assert prefix.prompt == f"<system>Be fair.<user>{asked}<assistant>"
+    assert {row.trace_id: row.value for row in rows} == {"p/0": 1.0, "p/1": 0.0}
 
 
 def test_a_prompt_without_a_place():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from pipeline.engine.driver import drive_with_replies
 from pipeline.rows import Dropped, Group, Pair, Trace
 from pipeline.select import duels
 from pipeline.tasks import BaseTask, TaskSettings
@@ -22,7 +23,8 @@ def test_each_pair_is_asked_in_both_orders():
         problem_id="p", prompt="q?", chosen="{second}", rejected="bad", margin=0.5, confidence=0.8,
         trace_id="p/0", rejected_id="p/1", chosen_ids=[1], rejected_ids=[2],
     )  # fmt: skip
-    rows = duels.select(Group("p", traces=traces, examples=[pair]), duels.Settings(**SHORT), TASK, list)
+    found = Group("p", traces=traces, examples=[pair])
+    rows = drive_with_replies(duels.select(found, duels.Settings(**SHORT), TASK, list), [])
     first, second, dropped = rows
     assert (first.prompt, first.chosen, first.rejected) == ("q?{second};bad:", "1", "2")
     assert (second.prompt, second.chosen, second.rejected) == ("q?bad;{second}:", "2", "1")

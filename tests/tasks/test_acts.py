@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.asks import Said
+from pipeline.asks import Prefix, Said
+from pipeline.engine.growth import ended
 from pipeline.errors import RecipeError
-from pipeline.tasks import _acts, countdown, gsm8k
+from pipeline.tasks import _acts, countdown, gsm8k, words
 
 
 def task_of(**settings):
@@ -135,3 +136,17 @@ def test_a_proposed_question_has_no_answer_and_a_name_by_its_text():
     assert one.id == other.id
     assert one.source == "countdown"
     assert task.proposed(" ,") is None
+
+
+def test_a_critic_that_loops_until_it_is_cut_has_come_to_no_verdict() -> None:
+    task = words.Task(words.Settings(use="words", train=1, dev=1, test=1))
+    loop = "Step 1: 4 + 5 = 9 is right. " * 9
+
+    def said(act: str, text: str, finish: str) -> str | None:
+        return ended(Prefix(prompt="?", text=text, act=act), finish, task).answer
+
+    assert said("critique", loop, "length") is None
+    assert said("critique", f"{loop} So it is all right.", "eos") == "right"
+    assert said("critique", f"Verdict: wrong. {loop}", "length") == "wrong"
+    assert said("judge", "Score: 4 " * 9, "length") == "4"
+    assert said("", "4 + 5 = 9\n", "length") == "9"
