@@ -114,7 +114,7 @@ def test_conversations_of_a_seed_that_is_no_judge_of_pairs_stay_word_by_word():
 
 def test_a_judge_of_pairs_says_both_points_again_before_the_word():
     acts, words, impossible = Counter(), Counter(), 0
-    for made in conversations(pairs=True):
+    for made in conversations(1200, pairs=True):
         acts[made.act] += 1
         if made.act == "propose":
             continue
@@ -130,10 +130,10 @@ def test_a_judge_of_pairs_says_both_points_again_before_the_word():
             assert made.said == f"{first.judged}; {rest[0].judged}; {one}, {two}; {word}"
             assert TASK.extract_turn("compare", made.said) == word
             words[word] += 1
-    assert acts["compare"] > 1.3 * sum(made.act == "compare" for made in conversations())
+    assert acts["compare"] > 1.3 * sum(made.act == "compare" for made in conversations(1200))
     assert min(words.values()) > 0.15 * acts["compare"]  # no word is right as good as always
     assert abs(words["first"] - words["second"]) < 0.1 * acts["compare"]  # no place is the better one
-    assert impossible > 100
+    assert impossible > 30
 
 
 @pytest.mark.parametrize("numbers", [(5, 5, 8), (3, 7, 19), (1, 2, 3)])
