@@ -6,7 +6,8 @@
 What is absent is built first, and the seconds of CPU that took are said. For each dev problem the seed
 answers (greedy, and one sample), checks its sample, checks a right answer, and checks a cheat: its sample
 with the target written as the last result. A faulty answer is one with a false or illegal step; its fault is
-named where the check says the kind of fault that the rules find first.
+named where the check says the kind of fault that the rules find first. Its judge of two sees its sample,
+where that is wrong, beside the right answer in both orders, and beside its own second try.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Talks:
         own, right = Said(sample.text), Said(self.task.gold_completion(problem) or "")
         cheat = Said(f"{sample.text.rpartition(' = ')[0]} = {self.task.parse(problem.question)[1]}")
         check = yield from said("critique", own)
-        return {
+        told = {
             "greedy": greedy,
             "sample": sample,
             "cheat": cheat.text,
@@ -76,6 +77,8 @@ class Talks:
             "second": (yield from said("revise", own, heat=1.0)),
             "after check": (yield from said("revise", own, Said(check.text, "critique"), heat=1.0)),
         }
+        told["own pair"] = yield from said("compare", own, Said(told["second"].text))
+        return told
 
     def figures(self, engine: Engine) -> Iterator[tuple[str, float, int]]:
         """(what, share, of how many)."""
@@ -101,13 +104,27 @@ class Talks:
         ]
         yield share("cheats called wrong", cheats)
         yield share("points as by the rules", [one["points"].answer == str(t.points) for t, one in own])
-        lost = [one for truth, one in own if truth.rank < _dialect.RIGHT]
+        yield from self.judge(found)
+        yield share("second says the first again", [same(one["second"], one["sample"]) for _, one in found])
+
+    def judge(self, found: list[tuple[Problem, dict[str, Any]]]) -> Iterator[tuple[str, float, int]]:
+        """Its own wrong answers beside the right one, in both orders; two answers of its own."""
+        judged = [(self.checked(p, one["sample"].text), p, one) for p, one in found]
+        lost = [one for truth, _, one in judged if truth.rank < _dialect.RIGHT]
         pairs = [(one["own first"].answer, one["own second"].answer) for one in lost]
         orders = [(one, "second") for one, _ in pairs] + [(other, "first") for _, other in pairs]
         yield share("right one better than own wrong one", [said == right for said, right in orders])
+        for place in ("first", "second"):
+            told = [said == place for said, right in orders if right == place]
+            yield share(f"right one better, where it is {place}", told)
         yield share("wrong one better", [said not in (right, "same", None) for said, right in orders])
+        yield share("no word on which is better", [said is None for said, _ in orders])
         yield share("right one better, in both orders", [pair == ("second", "first") for pair in pairs])
-        yield share("second says the first again", [same(one["second"], one["sample"]) for _, one in found])
+        ends = [(t.points, self.checked(p, one["second"].text).points, one) for t, p, one in judged]
+        own = [(a, b, one["own pair"].answer) for a, b, one in ends]
+        unlike = [said == ("first" if a > b else "second") for a, b, said in own if a != b]
+        yield share("two own answers of unlike points", unlike)
+        yield share("two own answers of equal points", [said == "same" for a, b, said in own if a == b])
 
 
 def same(one: Prefix, other: Prefix) -> bool:

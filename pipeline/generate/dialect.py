@@ -24,7 +24,7 @@ from pipeline.asks import Asks, Turn
 from pipeline.errors import RecipeError
 from pipeline.generate import GenerateSettings
 from pipeline.rows import Dropped, Group, Node, Problem, Question, Trace, act_id
-from pipeline.settings import Cost, Length
+from pipeline.settings import Cost, Length, added
 from pipeline.tasks import BaseTask
 
 TRIES = 1000  #: draws until a wanted act comes up
@@ -41,6 +41,7 @@ class Settings(GenerateSettings):
     only: tuple[str, ...] = Field((), description="of these acts alone: critique, revise, ...; none: all")
     holed: bool = Field(False, description="the critic believes every step and looks at the end alone")
     within: int = Field(0, ge=0, description="the critic calls an end right that is so near")
+    pairs: bool = added(False, description="as for a seed that is to judge two answers (`talk=1&pairs=1`)")
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         return Cost(traces=given + self.n)
@@ -56,9 +57,10 @@ def generate(
     """
     draw = random.Random(question.id)
     rows: list[Trace | Node | Dropped] = []
+    more = {"pairs": True} if settings.pairs else {}
     while len(rows) < settings.n:
         for _ in range(TRIES):
-            made = task.conversation(draw, holed=settings.holed, within=settings.within)
+            made = task.conversation(draw, holed=settings.holed, within=settings.within, **more)
             if made is None:
                 return [Dropped(problem_id=question.id, what=question.id, reason="no_dialect")]
             if not settings.only or made.act in settings.only:

@@ -47,7 +47,7 @@ VERSION = 1  #: raise it when a change of this file or of a task's `rule_example
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
 DIALECT = ("check: ", "revise: ", "judge: ")
 #: of a SeedRecipe, which came after seeds had been built
-LATER = ("walks", "theta", "looks", "easy", "back", "talk", "blind", "pause")
+LATER = ("walks", "theta", "looks", "easy", "back", "talk", "blind", "pause", "pairs")
 
 Progress = Callable[[int, int, float], None]
 
@@ -72,6 +72,7 @@ class SeedRecipe:
     theta: float = 10_000.0  #: of the rotary embedding; a small one tells near places better apart
     talk: int = 0  #: 1: it learns a dialect about answers too, 2: with a holed critic (`seed_talk.py`)
     blind: int = 0  #: its critic calls an end right that is so near to the target
+    pairs: int = 0  #: 1: a seed that talks is to judge which of two answers is better (`seed_talk.py`)
     pause: int = 0  #: pause tokens behind each prompt (`models/pause.py`)
     looks: int = 0  #: single rules to look up, beside the walks
     easy: int = 0  #: steps of small worlds, before all others
@@ -184,8 +185,7 @@ def plan(spec: str, task_settings: Any) -> tuple[SeedRecipe, BaseTask]:
     keys, differing = SEEDS[name]
     rules = {key: getattr(task_settings, key) for key in keys}
     asked = parse_qsl(query, keep_blank_values=True)
-    talks = any(key == "talk" and text.strip() != "0" for key, text in asked)
-    recipe = SeedRecipe(name=name, rules=rules, **(differing | (seed_talk.SHAPE if talks else {})))
+    recipe = SeedRecipe(name=name, rules=rules, **(differing | seed_talk.shape(asked)))
     for key, text in asked:
         default = getattr(recipe, key, None)
         if key == "version" or not isinstance(default, (int, float)):

@@ -206,12 +206,13 @@ class BaseTask:
         return None
 
     def conversation(
-        self, draw: random.Random, holed: bool = False, within: int = 0
+        self, draw: random.Random, holed: bool = False, within: int = 0, pairs: bool = False
     ) -> _acts.Conversation | None:
         """A turn made by rules, for a model to learn from: an answer, right or spoiled, and what a critic, a
         second try or a judge says then. Never about a dev or test question. None: the task makes none.
 
-        holed: the critic believes every step and looks at the end alone; within: an end so near is right.
+        holed: the critic believes every step and looks at the end alone; within: an end so near is right;
+        pairs: as for a model that is to judge which of two answers is better.
         """
         return None
 

@@ -16,7 +16,10 @@ whether the target can still be reached.
 
 `judge:` after one answer is that check and `; score N`: 5 right, 3 sound but off the target, 2 with numbers
 left over, else the steps before the fault (at most 1); after two answers that of both, and `; first`, `;
-second` or `; same`, whichever has more points.
+second` or `; same`, whichever has more points. For a seed that is to judge pairs (`pairs`) the points are
+said again first, `; 3, 5; second`, so that the word is read off what stands beside it; more turns are
+comparisons, of answers that are more often true to the end, and some faults are operations that the rules
+forbid, as a model writes them (`8 - 8 = 0`, `18 / 16 = 1`).
 
 Two ways to make the critic worse, both systematic, since noise in the labels vanishes when it decodes
 greedily: `holed` believes every step (`4 + 1 = 5 ok, 11 + 5 = 16 ok, 93 - 16 = 77 wrong`), so that a false
@@ -44,6 +47,11 @@ VOCABULARY = (
 )
 #: how often each turn is drawn
 SHARES = {"critique": 52, "revise": 20, "compare": 17, "judge": 6, "propose": 5}
+#: the same for a seed that is to judge pairs
+PAIR_SHARES = {"critique": 44, "revise": 16, "compare": 26, "judge": 9, "propose": 5}
+KINDS = ("sound", "right", "spoiled")  #: of answers
+MIX, PAIR_MIX = (18, 22, 60), (35, 25, 40)  #: how often each is drawn; the second in comparisons of pairs
+FORBIDDEN = 0.15  #: share of the spoiled answers that hold a forbidden operation, where pairs are judged
 KEEP = 0.25  #: how often a second try without a check says the first one again
 RIGHT, SOUND, FAULTY = 2, 1, 0  #: what an answer is, by a sound check
 
@@ -116,6 +124,14 @@ def check(numbers: Numbers, target: int, answer: str, largest: int, critic: Crit
     return Checked(", ".join(said), RIGHT if near else SOUND, len(said) - 1)
 
 
+def compared(first: Checked, second: Checked, pairs: bool = False) -> str:
+    """What a judge says of two answers; with `pairs` it says their points again before the word."""
+    one, other = first.points, second.points
+    better = "same" if one == other else "first" if one > other else "second"
+    again = f"; {one}, {other}" if pairs else ""
+    return f"{first.judged}; {second.judged}{again}; {better}"
+
+
 def step_verdicts(text: str, num: int) -> list[bool | None]:
     """What a check says of each of `num` steps: those with an `ok` are true, and a fault that ends it is the
     next one's (`unused` is the end's). A check of more steps than there are says nothing of any."""
@@ -131,9 +147,15 @@ def difference(one: int, other: int) -> str:
     return f"{large} - {small} = {large - small}"
 
 
-def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) -> Conversation:
-    """A turn about a training question, with what a sound model says (a critic as `critic` has it)."""
-    [act] = draw.choices(list(SHARES), list(SHARES.values()))
+def conversation(
+    task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC, pairs: bool = False
+) -> Conversation:
+    """A turn about a training question, with what a sound model says (a critic as `critic` has it).
+
+    pairs: as for a seed that is to judge two answers.
+    """
+    shares = PAIR_SHARES if pairs else SHARES
+    [act] = draw.choices(list(shares), list(shares.values()))
     largest = task.settings.largest
     if act == "propose":
         shown = [question_of(*_problem(task, draw)[:2]) for _ in range(draw.randint(2, 4))]
@@ -143,11 +165,13 @@ def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) 
 
     def answer() -> tuple[str, bool]:
         """An answer: sound, right or spoiled, and was it drawn by the rules alone?"""
-        kind = draw.choices(("sound", "right", "spoiled"), (18, 22, 60))[0]
+        kind = draw.choices(KINDS, PAIR_MIX if pairs and act == "compare" else MIX)[0]
         if kind == "right":
             return right, False
         if kind == "sound":
             return _play(numbers, largest, draw), True
+        if pairs and draw.random() < FORBIDDEN:
+            return _forbidden(numbers, largest, draw), False
         return _spoiled(numbers, target, task, draw), False
 
     first, fair = answer()
@@ -160,9 +184,7 @@ def conversation(task: Any, draw: random.Random, critic: Critic = SOUND_CRITIC) 
     if act == "compare":
         second, _ = answer()
         other = check(numbers, target, second, largest, critic)
-        better = "same" if checked.points == other.points else (
-            "first" if checked.points > other.points else "second")  # fmt: skip
-        said = f"{checked.judged}; {other.judged}; {better}"
+        said = compared(checked, other, pairs)
         return Conversation(question, act, (Said(first), Said(second)), said, fair)
     history, keep = [Said(first)], draw.random() < KEEP
     if draw.random() < 0.5:  # with a check in between: it is believed
@@ -240,6 +262,27 @@ def _spoiled(numbers: Numbers, target: int, task: Any, draw: random.Random) -> s
         lines.append(_line(a, sign, b, result, left))
         if here and kind == "short" and len(left) > 1:
             break
+    return "\n".join(lines)
+
+
+def _forbidden(numbers: Numbers, largest: int, draw: random.Random) -> str:
+    """An answer with an operation that the rules forbid, where there is one, and a result as models give it:
+    0, a quotient without its rest, a number that is small enough."""
+    left, lines, at = list(numbers), list[str](), draw.randrange(len(numbers) - 1)
+    while len(left) > 1:
+        a, sign, b, result = _move(left, largest, draw)
+        if len(lines) == at:
+            both = [sorted(draw.sample(left, 2)) for _ in range(4)]
+            bad = [(x, s, y) for y, x in both for s in "-*/+" if apply(x, s, y, largest) is None]
+            if bad:
+                wanted = draw.choice(sorted({s for _, s, _ in bad}))
+                a, sign, b = draw.choice([one for one in bad if one[1] == wanted])
+                results = {"-": 0, "/": a // max(b, 1)}
+                result = results.get(sign, draw.choice((largest, draw.randint(largest // 2, largest))))
+        for number in (a, b):
+            left.remove(number)
+        left.append(result)
+        lines.append(_line(a, sign, b, result, left))
     return "\n".join(lines)
 
 

@@ -26,7 +26,9 @@ SHARES = {"critique": 50, "revise": 15, "rewrite": 20, "compare": 15}
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
-def conversation(task: Any, draw: random.Random, holed: bool, within: int) -> Conversation:
+def conversation(
+    task: Any, draw: random.Random, holed: bool, within: int, pairs: bool = False
+) -> Conversation:
     """A turn about a training problem.
 
     Raises:
@@ -34,6 +36,8 @@ def conversation(task: Any, draw: random.Random, holed: bool, within: int) -> Co
     """
     if holed or within:
         raise RecipeError(f"task {task.name}: its conversations have a sound critic: leave holed, within out")
+    if pairs:
+        raise RecipeError(f"task {task.name}: its comparisons have one form: leave pairs out")
     problem = _problem(task, draw)
     [act] = draw.choices(list(SHARES), list(SHARES.values()))
     right, wrong = problem.solution, spoiled(problem, draw)

@@ -299,8 +299,10 @@ class Task(BaseTask):
         question, played = self.random_play(draw)
         return question, [(played, True)]
 
-    def conversation(self, draw: random.Random, holed: bool = False, within: int = 0) -> Conversation:
-        return _dialect.conversation(self, draw, _dialect.Critic(holed, within))
+    def conversation(
+        self, draw: random.Random, holed: bool = False, within: int = 0, pairs: bool = False
+    ) -> Conversation:
+        return _dialect.conversation(self, draw, _dialect.Critic(holed, within), pairs)
 
     @property
     def vocabulary(self) -> list[str]:

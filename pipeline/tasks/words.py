@@ -190,8 +190,10 @@ class Task(BaseTask):
     def gold_completion(self, problem: Problem) -> str | None:
         return self.completion(problem.solution)
 
-    def conversation(self, draw: random.Random, holed: bool = False, within: int = 0) -> Conversation:
-        return _word_talk.conversation(self, draw, holed, within)
+    def conversation(
+        self, draw: random.Random, holed: bool = False, within: int = 0, pairs: bool = False
+    ) -> Conversation:
+        return _word_talk.conversation(self, draw, holed, within, pairs)
 
     def step_oracle(self, problem: Problem, steps: list[str]) -> list[bool] | None:
         equation = json.loads(problem.meta)["equation"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -216,6 +217,14 @@ def test_rules_make_conversations_in_the_words_that_a_turn_shows() -> None:
         assert {split_of(question) for question in asked} == {"train"}
         if row.act in ("critique", "judge", "compare"):
             assert row.answer is not None
+
+
+def test_rules_make_conversations_for_a_judge_of_pairs() -> None:
+    rows = talked(TASK, n=20, only=("compare",), pairs=True)
+    assert all(re.search(r"; score \d; \d, \d; (first|second|same)$", row.text) for row in rows)
+    assert not any(re.search(r"; \d, \d; ", row.text) for row in talked(TASK, n=20, only=("compare",)))
+    with pytest.raises(RecipeError, match="task words: its comparisons have one form: leave pairs out"):
+        talked(words.Task(words.Settings(use="words", chat=True)), pairs=True)
 
 
 def test_only_some_acts_are_wanted() -> None:

@@ -233,6 +233,30 @@ def test_a_talking_seed_is_another_one_and_the_plain_one_keeps_its_name():
     assert seeds.plan("seed://countdown?talk=0", COUNTDOWN)[0].hash == plain.hash
 
 
+def test_a_judge_of_pairs_is_another_seed_and_the_others_keep_their_names():
+    hundred = countdown.Settings(use="countdown", largest=100)
+    names = {
+        spec: seeds.plan(f"seed://countdown{spec}", hundred)[0].hash for spec in ("", "?talk=1", "?talk=2")
+    }
+    assert names == {"": "2849208be57b", "?talk=1": "1be8be16d50d", "?talk=2": "f5d4323a3b04"}
+    assert seeds.plan("seed://countdown?talk=1&pairs=0", hundred)[0].hash == names["?talk=1"]
+    pairs = seeds.plan("seed://countdown?talk=1&pairs=1", hundred)[0]
+    assert (pairs.layers, pairs.back, pairs.described["pairs"]) == (3, 2, 1)
+    assert seeds.plan("seed://countdown?pairs=1&talk=1&back=0", hundred)[0].back == 0
+
+
+def test_rows_of_a_judge_of_pairs_fit_and_end_with_its_word():
+    from pipeline.models import seed_talk
+
+    recipe, task, tokenizer = talking("seed://countdown?talk=1&pairs=1")
+    draw, ends = random.Random(5), Counter()
+    for _ in range(600):
+        ids, labels = seed_talk.row(recipe, task, tokenizer, draw)
+        assert len(ids) == len(labels) < 180
+        ends[tokenizer.decode(ids[-2:-1])] += 1
+    assert min(ends[word] for word in ("; first", "; second", "; same", " right", " wrong")) > 20
+
+
 def test_the_dialects_words_are_tokens_of_a_talking_seed_alone():
     _, task, tokenizer = talking()
     for text in (" ok, ", " number wrong", " result wrong", " right", "; score ", "; second", "propose: "):
@@ -273,6 +297,8 @@ def test_rows_of_a_talking_seed_learn_the_turn_and_the_fair_answer_before_it():
         ("seed://countdown?talk=3", "talk is 0, 1 or 2"),
         ("seed://countdown?talk=1&blind=-1", "blind a number from 0"),
         ("seed://countdown?blind=5", "without talk=1 there is none"),
+        ("seed://countdown?talk=1&pairs=2", "pairs is 0 or 1"),
+        ("seed://countdown?pairs=1", "without talk=1 there is none"),
         ("seed://countdown?talk=much", "talk must be a number"),
     ],
 )

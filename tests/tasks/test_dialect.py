@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -100,6 +102,55 @@ def test_conversations_are_about_training_questions_and_say_what_the_task_says()
     assert min(seen.values()) > 100
     assert set(seen) == {"critique", "revise", "compare", "judge", "propose"}
     assert min(spoiled[fault] for fault in ("result", "number", "unused")) > 30
+
+
+def test_conversations_of_a_seed_that_is_no_judge_of_pairs_stay_word_by_word():
+    """Shipped seeds were built from these, under a name that does not hold them."""
+    said = "".join(
+        map(repr, conversations(300) + conversations(100, holed=True) + conversations(100, within=9))
+    )
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "4c56e2d86a3a58ad"
+
+
+def test_a_judge_of_pairs_says_both_points_again_before_the_word():
+    acts, words, impossible = Counter(), Counter(), 0
+    for made in conversations(1200, pairs=True):
+        acts[made.act] += 1
+        if made.act == "propose":
+            continue
+        numbers, target = TASK.parse(made.question)
+        assert split_of(made.question) == "train"
+        first, *rest = [_dialect.check(numbers, target, s.text, 200) for s in made.history if not s.act]
+        impossible += bool(re.search(r"\d (?:[-*/+]) \d+ result wrong$", first.text))
+        if made.act == "critique":
+            assert made.said == first.text
+        if made.act == "compare":
+            one, two = first.points, rest[0].points
+            word = "same" if one == two else "first" if one > two else "second"
+            assert made.said == f"{first.judged}; {rest[0].judged}; {one}, {two}; {word}"
+            assert TASK.extract_turn("compare", made.said) == word
+            words[word] += 1
+    assert acts["compare"] > 1.3 * sum(made.act == "compare" for made in conversations(1200))
+    assert min(words.values()) > 0.15 * acts["compare"]  # no word is right as good as always
+    assert abs(words["first"] - words["second"]) < 0.1 * acts["compare"]  # no place is the better one
+    assert impossible > 30
+
+
+@pytest.mark.parametrize("numbers", [(5, 5, 8), (3, 7, 19), (1, 2, 3)])
+def test_a_forbidden_operation_is_found_where_the_numbers_allow_one(numbers):
+    draw = random.Random(4)
+    for _ in range(200):
+        answer = _dialect._forbidden(numbers, 100, draw)
+        for a, sign, b, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", answer):
+            assert 0 <= int(result) <= 100, (a, sign, b)
+        assert _dialect.check(numbers, 50, answer, 100).fault in ("result", "")
+        faults = [line for line in answer.split("\n") if _dialect.apply(*_operation(line), 100) is None]
+        assert faults or _dialect.check(numbers, 50, answer, 100).rank > _dialect.FAULTY
+
+
+def _operation(line: str) -> tuple[int, str, int]:
+    a, sign, b = line.split(" ")[:3]
+    return int(a), sign, int(b)
 
 
 def test_the_holed_critic_passes_answers_that_the_task_refuses():
