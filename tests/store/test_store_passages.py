@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def test_paragraphs_are_numbered_from_one_and_empty_ones_are_none(tmp_path: Path
     assert read_passages(path) is read_passages(path)
     stored(tmp_path, "another text")
     assert read_passages(path) == (Passage("1", "another text"),)
+    stored(tmp_path, "another tent")  # as many bytes, later
+    os.utime(path, ns=(10**18, path.stat().st_mtime_ns + 10**9))
+    assert read_passages(path) == (Passage("1", "another tent"),)
+    stored(tmp_path, "another text")
     said = '[["1", "another text"]]'
     assert hash_of(path) == hashlib.sha256(said.encode()).hexdigest()
     said = '[["1", "caf\u00e9"]]'
