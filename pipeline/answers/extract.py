@@ -295,7 +295,7 @@ def _claimed_word(text: str) -> str | None:
         r"(?:\\text\s?\{)?['\"*]{0,2}([^\W\d_][\w'-]*(?: [\w'-]+){0,3})['\"*]{0,2}\}?\.?\s*(?:\n|$)",
         _after_claim(text) or "",
     )
-    return found[1] if found else None
+    return found[1].removesuffix("'") if found else None  # `'east'`: the claim has taken the first mark
 
 
 def final(text: str, how: How) -> str | None:
