@@ -12,8 +12,8 @@ share is below `--at-least`.
     python scripts/mutants.py --apply --sample 20 answers
 
 is for code that runs in other processes too, where mutmut's switch does not reach (the jail's workers): each
-change is written into the file, and the room's test files are asked, up to the first that fails; those
-that import it by the fewest steps come first. `-k` leaves dear tests out: what they alone kill is alive then.
+change is written into the file, and the room's test files are asked, up to the first that fails: those that
+import it first, then the cheapest. `-k` leaves dear tests out: what they alone kill counts as alive.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -60,20 +61,13 @@ def imported(path: Path) -> set[Path]:
     return {one for one in found if one.is_file()}
 
 
-def nearest(room: str, changed: Path) -> list[str]:
-    """A room's test files: those from which the fewest imports lead to a changed file come first."""
-    tests = sorted((ROOT / tests_of(room)).glob("test_*.py"))
-    steps: dict[Path, int] = {}
-    for test in tests:
-        seen, here = {test}, {test}
-        for step in range(1, 9):
-            here = {one for file in here for one in imported(file)} - seen
-            seen |= here
-            if changed in here:
-                steps[test] = step
-                break
-    ordered = sorted(tests, key=lambda test: (steps.get(test, 9), test.stat().st_size))
-    return [test.relative_to(ROOT).as_posix() for test in ordered]
+def reaches(test: Path, changed: Path) -> int:
+    """How many imports lead from a test file to a changed file; 0: they do not."""
+    steps, seen, here = 0, {test}, {test}
+    while here and changed not in seen:
+        here = {one for file in here for one in imported(file)} - seen
+        seen, steps = seen | here, steps + 1
+    return steps if changed in seen else 0
 
 
 def prepared(room: str, again: bool, apply: bool) -> Path:
@@ -124,21 +118,45 @@ def codes(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def applied(room: str, folder: Path, name: str, given: argparse.Namespace) -> int:
-    """The exit code of a room's tests where a change stands in the file, so in what they start too."""
-    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
-    shutil.copy2(ROOT / path, folder / path)
-    mutmut(folder, "apply", name)
-    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
-        sys.exit(f"{room}: mutmut did not apply {name}")
+def asked(folder: Path, given: argparse.Namespace, tests: list[str]) -> int:
+    """The exit code of these tests, in this order up to the first that fails; 5: there is none."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", SETTINGS["pytest_add_cli_args"][1]]
     options += ["-k", given.k] if given.k else []
-    command = [sys.executable, "-m", "pytest", *options, *(given.tests or nearest(room, ROOT / path))]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, env=env, timeout=1800).returncode
     except subprocess.TimeoutExpired:
         return 24
+
+
+def timed(room: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """How long each test file of a room takes without a change; one that fails then is told."""
+    seconds: dict[str, float] = {}
+    files = sorted((folder / tests_of(room)).glob("test_*.py"))
+    for test in given.tests or [one.relative_to(folder).as_posix() for one in files]:
+        begun = time.monotonic()
+        code = asked(folder, given, [test])
+        if code not in (0, 5):
+            sys.exit(f"{room}: {test} fails without a change")
+        if code == 0:
+            seconds[test] = time.monotonic() - begun
+    return dict(sorted(seconds.items(), key=lambda one: one[1]))
+
+
+def applied(room: str, folder: Path, name: str, given: argparse.Namespace, costs: dict[str, float]) -> int:
+    """The exit code of a room's tests where a change stands in the file, so in what they start too: of those
+    that import the file first, then of the cheapest.
+    """
+    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
+    shutil.copy2(ROOT / path, folder / path)
+    mutmut(folder, "apply", name)
+    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
+        sys.exit(f"{room}: mutmut did not apply {name}")
+    steps = {test: reaches(folder / test.split("::")[0], ROOT / path) for test in costs}
+    tests = sorted((test for test in costs if steps[test]), key=lambda test: (steps[test] > 1, costs[test]))
+    try:
+        return asked(folder, given, tests) if tests else UNREACHED
     finally:
         shutil.copy2(ROOT / path, folder / path)
 
@@ -159,8 +177,10 @@ def measured(room: str, given: argparse.Namespace) -> float:
         return 1.0
     if given.apply:
         after: dict[str, int | None] = {}
+        costs = timed(room, folder, given)
+        print(", ".join(f"{test}: {seconds:.0f} s" for test, seconds in costs.items()), flush=True)
         for name in drawn:
-            after[name] = applied(room, folder, name, given)
+            after[name] = applied(room, folder, name, given, costs)
             print(f"{name}: {'alive' if after[name] == ALIVE else 'killed'}", flush=True)
     else:
         said = mutmut(folder, *run, *drawn)
