@@ -41,7 +41,7 @@ FORMS = [
     ("1_{36}", "base 1 36"), ("1_{37}", "formula 1_{37}"), ("x_2", "formula x_2"), ("ab_8", "formula ab_8"),
     (r"\mathbb{R}", r"interval (): formula -\infty | formula \infty"), (r"\emptyset", r"set \emptyset"), (r"\{\}", r"set \{\}"),
     ("east", "word east"), (r"\text{New York}", "word New York"), ("(C)", "word C"), ("x-y", "formula x-y"),
-    ("well-known", "word well-known"), ("infinity", "formula infinity"), ("-x", "formula -x"), ("pi", "formula pi"),
+    ("St. Louis", "word St. Louis"), ("(U.S.)", "word U.S"), ("o'clock", "word o'clock"), ("\"east\".", "word east"), ("a-b c", "formula a-b c"), ("one-two x", "word one-two x"), ("x1", "formula x1"), ("this or that", "list: word this | word that"), ("well-known", "word well-known"), ("infinity", "formula infinity"), ("-x", "formula -x"), ("pi", "formula pi"),
     ("1, 2, 3", "list: 1 | 2 | 3"), ("1;2", "list: 1 | 2"), ("1 and 2", "list: 1 | 2"), ("1, 2 and 3", "list: 1 | 2 | 3"),
     ("1,200", "1200"), ("1,200, 3", "list: 1200 | 3"), ("32, 349", "list: 32 | 349"), ("1,2", "list: 1 | 2"),
     ("a, b or c", "list: word a | word b | word c"), ("(1,2);(3,4)", "list: tuple: 1 | 2 | tuple: 3 | 4"),
