@@ -8,15 +8,24 @@ tests alone, so a run begins with that room's tests and not with all. A change w
 room calls *in the tests' own process* is counted apart ("unreached"): it is neither killed nor alive. One
 that hangs or ends the process counts as killed. Prints what lives as a diff, and ends with 1 where a room's
 share is below `--at-least`.
+
+    python scripts/mutants.py --apply --sample 20 answers
+
+is for code that runs in other processes too, where mutmut's switch does not reach (the jail's workers): each
+change is written into the file, and the room's test files are asked, up to the first that fails: those that
+import it first, then the cheapest. `-k` leaves dear tests out: what they alone kill counts as alive.
 """
 
 import argparse
+import ast
+import functools
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -35,10 +44,37 @@ def tests_of(room: str) -> str:
     return f"tests/{path.parent.name if path.suffix else path.name}"
 
 
-def prepared(room: str, again: bool) -> Path:
+@functools.cache
+def imported(path: Path) -> set[Path]:
+    """The project's files that a file imports, or starts by name (`_worker.py`)."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            found.add(path.parent / node.value)
+        for base in (ROOT / name.replace(".", "/") for name in names):
+            found |= {base.with_suffix(".py"), base / "__init__.py"}
+    return {one for one in found if one.is_file()}
+
+
+def reaches(test: Path, changed: Path) -> int:
+    """How many imports lead from a test file to a changed file; 0: they do not."""
+    steps, seen, here = 0, {test}, {test}
+    while here and changed not in seen:
+        here = {one for file in here for one in imported(file)} - seen
+        seen, steps = seen | here, steps + 1
+    return steps if changed in seen else 0
+
+
+def prepared(room: str, again: bool, apply: bool) -> Path:
     """A copy of the project in which mutmut changes this room and asks its tests.
 
-    again: the copy that stands, with today's tests; the changes in it are those made before.
+    again: the copy that stands, with today's tests; the changes in it are those made before. apply: mutmut
+    only makes the changes, so it is given a test that asks nothing.
     """
     folder = ROOT / "mutants" / room
     if again and folder.is_dir():
@@ -54,7 +90,12 @@ def prepared(room: str, again: bool) -> Path:
             copy(ROOT / name, place / name)
     text = (folder / "pyproject.toml").read_text("utf-8").split("[tool.mutmut]")[0]
     selection = "pytest_add_cli_args_test_selection"
-    mine = {"source_paths": [ROOMS[room]], "also_copy": [], selection: [tests_of(room)]}
+    asked = tests_of(room)
+    if apply:
+        asked = "test_nothing.py"
+        for place in (folder, folder / "mutants"):
+            (place / asked).write_text("def test_nothing() -> None:\n    pass\n", "utf-8")
+    mine = {"source_paths": [ROOMS[room]], "also_copy": [], selection: [asked]}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (SETTINGS | mine).items()]
     (folder / "pyproject.toml").write_text(f"{text}[tool.mutmut]\n" + "\n".join(lines) + "\n", "utf-8")
     return folder
@@ -77,27 +118,52 @@ def codes(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def applied(room: str, folder: Path, name: str, tests: list[str]) -> int:
-    """The exit code of a room's tests where a change stands in the file, so in what they start too."""
-    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
-    shutil.copy2(ROOT / path, folder / path)
-    mutmut(folder, "apply", name)
-    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
-        sys.exit(f"{room}: mutmut did not apply {name}")
+def asked(folder: Path, given: argparse.Namespace, tests: list[str]) -> int:
+    """The exit code of these tests, in this order up to the first that fails; 5: there is none."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", SETTINGS["pytest_add_cli_args"][1]]
-    command = [sys.executable, "-m", "pytest", *options, *(tests or [tests_of(room)])]
+    options += ["-k", given.k] if given.k else []
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, env=env, timeout=1800).returncode
     except subprocess.TimeoutExpired:
         return 24
+
+
+def timed(room: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """How long each test file of a room takes without a change; one that fails then is told."""
+    seconds: dict[str, float] = {}
+    files = sorted((folder / tests_of(room)).glob("test_*.py"))
+    for test in given.tests or [one.relative_to(folder).as_posix() for one in files]:
+        begun = time.monotonic()
+        code = asked(folder, given, [test])
+        if code not in (0, 5):
+            sys.exit(f"{room}: {test} fails without a change")
+        if code == 0:
+            seconds[test] = time.monotonic() - begun
+    return dict(sorted(seconds.items(), key=lambda one: one[1]))
+
+
+def applied(room: str, folder: Path, name: str, given: argparse.Namespace, costs: dict[str, float]) -> int:
+    """The exit code of a room's tests where a change stands in the file, so in what they start too: of those
+    that import the file first, then of the cheapest.
+    """
+    path = Path(name.rpartition(".")[0].replace(".", "/") + ".py")
+    shutil.copy2(ROOT / path, folder / path)
+    mutmut(folder, "apply", name)
+    if (folder / path).read_bytes() == (ROOT / path).read_bytes():
+        sys.exit(f"{room}: mutmut did not apply {name}")
+    steps = {test: reaches(folder / test.split("::")[0], ROOT / path) for test in costs}
+    tests = sorted((test for test in costs if steps[test]), key=lambda test: (steps[test] > 1, costs[test]))
+    try:
+        return asked(folder, given, tests) if tests else UNREACHED
     finally:
         shutil.copy2(ROOT / path, folder / path)
 
 
 def measured(room: str, given: argparse.Namespace) -> float:
     """Draw, run and print one room; the share killed of those that a test reaches."""
-    folder, run = prepared(room, given.again), ("run", "--max-children", str(given.children))
+    folder, run = prepared(room, given.again, given.apply), ("run", "--max-children", str(given.children))
     every = sorted(codes(folder))
     if not every:
         said = mutmut(folder, *run, "nothing-has-this-name")  # writes the changes
@@ -111,8 +177,10 @@ def measured(room: str, given: argparse.Namespace) -> float:
         return 1.0
     if given.apply:
         after: dict[str, int | None] = {}
+        costs = timed(room, folder, given)
+        print(", ".join(f"{test}: {seconds:.0f} s" for test, seconds in costs.items()), flush=True)
         for name in drawn:
-            after[name] = applied(room, folder, name, given.tests)
+            after[name] = applied(room, folder, name, given, costs)
             print(f"{name}: {'alive' if after[name] == ALIVE else 'killed'}", flush=True)
     else:
         said = mutmut(folder, *run, *drawn)
@@ -147,6 +215,7 @@ def main() -> None:
         "--apply", action="store_true", help="write each change into the file: slow, for workers"
     )
     parser.add_argument("--tests", nargs="+", default=[], help="with --apply: these, in this order")
+    parser.add_argument("-k", default="", help="with --apply: pytest's -k, to leave dear tests out")
     parser.add_argument("--children", type=int, default=1, help="tests asked at a time")
     parser.add_argument("--at-least", type=float, default=0.9)
     given = parser.parse_args()

@@ -113,7 +113,7 @@ def boxed(text: str) -> str | None:
             break
         end = _closing(tail, start, next_start)
         content = tail[start + 1 : end].strip() if end > 0 else ""
-        if not content or (found and not _one_list(tail[end + 1 : next_start], content, found[-1])):
+        if not content or (found and not _one_list(tail[end + 1 : next_start])):
             break
         if not (found and content == found[-1] and not tail[end + 1 : next_start].strip(" \n$\\()[]")):
             found.append(content)
@@ -123,11 +123,11 @@ def boxed(text: str) -> str | None:
     return ", ".join(reversed(found)) or None
 
 
-def _one_list(between: str, before: str, after: str) -> bool:
+def _one_list(between: str) -> bool:
     """Do two boxes with this between them belong to one list?"""
     if len(between) > 120 or _GOES_ON.search(between):
         return False
-    return bool(_BETWEEN.fullmatch(" ".join(_NOISE.sub(" ", between).split()))) and before != ""
+    return bool(_BETWEEN.fullmatch(" ".join(_NOISE.sub(" ", between).split())))
 
 
 def after_hashes(text: str) -> str | None:
@@ -295,7 +295,7 @@ def _claimed_word(text: str) -> str | None:
         r"(?:\\text\s?\{)?['\"*]{0,2}([^\W\d_][\w'-]*(?: [\w'-]+){0,3})['\"*]{0,2}\}?\.?\s*(?:\n|$)",
         _after_claim(text) or "",
     )
-    return found[1] if found else None
+    return found[1].removesuffix("'") if found else None  # `'east'`: the claim has taken the first mark
 
 
 def final(text: str, how: How) -> str | None:

@@ -35,6 +35,7 @@ class Form:
 
 
 _OPEN, _CLOSE = "([{", ")]}"
+_BRACES = re.compile(r"\\([lr])brace(?![A-Za-z])")
 _BASE = re.compile(
     r"\(?\s?([0-9A-Za-z]{1,200})\s?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?(\w+)\s?\}?\s?\}|(\d+))"
 )
@@ -96,6 +97,7 @@ def read(text: str, depth: int = 0) -> Form:
     text = undress(unfence(tidy(text))).strip()
     text = _AND.sub(lambda found: f" {found[1] or 'and'} ", text).strip().rstrip(",;").rstrip()
     text = text.replace("\\langle", "(").replace("\\rangle", ")")
+    text = _BRACES.sub(lambda found: "\\{" if found[1] == "l" else "\\}", text)
     simple = _simple(text)
     if simple is not None:
         return simple
@@ -284,9 +286,9 @@ def _union(text: str, depth: int) -> Form | None:
 
 def _bracketed(text: str, depth: int) -> Form | None:
     """All of it in one pair of brackets: a tuple, an interval, a set, or brackets that only group."""
-    is_set = text.startswith(("\\{", "\\lbrace")) and text.endswith(("\\}", "\\rbrace"))
+    is_set = text.startswith("\\{") and text.endswith("\\}")
     if is_set:
-        text = "\\{" + text[2 if text[1] == "{" else 7 : -2 if text[-1] == "}" else -7].strip() + "\\}"
+        text = "\\{" + text[2:-2].strip() + "\\}"
     levels = _level(text)
     start = 1 if is_set else 0
     end = len(text) - 1

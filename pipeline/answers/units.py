@@ -253,7 +253,8 @@ def read_unit(text: str) -> Unit | None:
                     dims[name] = dims.get(name, 0) + times * power
                 factor *= known[1] ** power
                 words.append(word)
-    if end != len(text) or not words or words[0].lower() in NOT_UNITS:
+    first = [word.lower() for word in words[:2]]
+    if end != len(text) or not first or first[0] in NOT_UNITS or first == ["in", "base"]:
         return None
     if all(_known(word) for word in words):
         return Unit(tuple(sorted((k, v) for k, v in dims.items() if v)), factor)

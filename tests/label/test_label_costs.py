@@ -10,6 +10,7 @@ import pytest
 from pipeline.label import (
     advantage,
     critic,
+    distil,
     duel,
     ensemble,
     evidence,
@@ -27,6 +28,7 @@ from pipeline.label import (
     shaped_reward,
     shepherd,
     step_reward,
+    verify_steps,
 )
 
 TASK = SimpleNamespace(typical_tokens=100.0, typical_steps=5.0)
@@ -45,6 +47,7 @@ STEPS = 4 * 4 * 100 / 2  #: the ends of 4 traces: after each of 4 steps, half a 
         (critic, {"value": "v"}, {}, {"v": 400}),
         (critic, {"value": "v", "prm": "v", "n": 3}, {}, {"v": 800}),
         (critic, {"outcome": "o", "n": 3}, {"policy": 3 * STEPS}, {"o": 400 + 6 * STEPS}),
+        (distil, {"by": "t"}, {}, {"t": 400}),
         (duel, {}, {}, {"policy": 12 * 300}),
         (duel, {"orders": "one"}, {}, {"policy": 6 * 300}),
         (duel, {"most": 3}, {}, {"policy": 6 * 300}),
@@ -73,6 +76,7 @@ STEPS = 4 * 4 * 100 / 2  #: the ends of 4 traces: after each of 4 steps, half a 
         (shaped_reward, {"reference": "r", "kl": 0}, {}, {}),
         (step_reward, {"value": "v", "plus": "v"}, {}, {"v": 800}),
         (step_reward, {"implicit": "a", "reference": "b"}, {}, {"a": 400, "b": 400}),
+        (verify_steps, {"n": 3}, {"policy": 3 * 400}, {}),
     ],
 )  # fmt: skip
 def test_costs_by_hand(
@@ -83,6 +87,7 @@ def test_costs_by_hand(
     assert {name: tokens for name, tokens in cost.written.items() if tokens} == pytest.approx(written)
     assert {name: tokens for name, tokens in cost.read.items() if tokens} == pytest.approx(read)
     assert cost.traces == 4
+    assert settings.cost(TASK) == settings.cost(TASK, 0.0)  # as long as nobody says how many traces there are
     for few in (settings.cost(TASK, 0.0), settings.cost(SHORT, 1.0)):  # nothing is ever less than nothing
         assert all(tokens >= 0 for tokens in (*few.written.values(), *few.read.values()))
 
@@ -90,3 +95,4 @@ def test_costs_by_hand(
 def test_wrong_steps_leave_traces_of_their_own() -> None:
     cost = prefix_values.Settings(wrong=2, traces=3).cost(TASK, 4.0)
     assert (cost.written, cost.read, cost.traces) == ({"policy": 600}, {}, 4 + 6 * 5)
+    assert prefix_values.Settings().cost(TASK) == prefix_values.Settings().cost(TASK, 0.0)
