@@ -64,11 +64,13 @@ _TEX = (
 _WORTH = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])){0,2}"
 _TOKEN = re.compile(
     rf"[_^]\s?(?:\{{[^{{}}]*\}}|[+-]?\d+)"  # an index or power by itself is no number
+    rf"|(?<=[A-Za-z]){DECIMAL}(?:/{DECIMAL})?"  # nor is a piece of a name, `v2.0`
     rf"|(?P<tex>(?:(?<![\w.)\]}}\\])[+-]\s?)?(?:(?<![\w.]){DECIMAL}\s?)?{_TEX}(?:\s?{_TEX}|\s?\^\s?(?:{_ARGUMENT}|\d+))*)"
     rf"|(?P<number>(?:(?<![\w.)\]}}\\])[+-](?:\\?\$)?)?(?<![A-Za-z_^\\\d])(?:"
     rf"\d+\s\d+\s?/\s?\d+(?![\d/])|{DECIMAL}(?:\s?(?:\\times|\\cdot|[*x])\s?10\s?{EXPONENT}|\s?{EXPONENT}"
     rf"|\s?/\s?{DECIMAL})?)(?:\s?\\?%|{_WORTH})?)"
 )
+_GLUED = re.compile(r"\\(?:leq?|geq?|neq?|times|cdot|div|approx|equiv|sim|pm|mp|to)(?=\.?\d)")
 _JOINT = re.compile(r"\s?(?:[+\-*/]|\\cdot|\\times|\\pm|\\mp)?\s?")
 _WORD = re.compile(r"\\[A-Za-z]+\s?(?:\{[^{}]*\})?|([A-Za-z]{3,})")
 _CLAIM = re.compile(r"\banswer\b['\"*_ ]{0,4}(?:is|are|:|=)['\"*_: ]{0,6}", re.I)
@@ -209,7 +211,7 @@ def _last_thing(text: str, *, whole: bool) -> str | None:
     near = text.find("\n", len(text) - NEAR) if len(text) > NEAR else -1
     if near >= 0 and (found := _last_thing(text[near:], whole=whole)) is not None:
         return found
-    text = undress(tidy(text))[-MAX_TEXT:]
+    text = _GLUED.sub(r"\g<0> ", undress(tidy(text))[-MAX_TEXT:])
     token = _last_token(text)
     spans = _spans(text) if "$" in text or "\\" in text else []
     for place in range(len(spans) - 1, -1, -1):

@@ -121,6 +121,13 @@ _TABLE = str.maketrans(
 )
 _POWERS = re.compile(f"[{re.escape(''.join(_SUPER))}]+")
 _INDICES = re.compile(f"[{re.escape(''.join(_SUB))}]+")
+#: money's name before a number: `USD12.50`, `Rs. 500`, `HK$5`; a sign that no rule of units knows goes
+_MONEY = re.compile(
+    r"(?<![A-Za-z\\])(?:(?P<dollar>USD|(?:US|AU|CA|HK|NZ)\\?\$)|(?P<euro>EUR)|(?P<pound>GBP)|(?P<yen>JPY|CNY|RMB)"
+    r"|INR|CHF|AUD|CAD|NZD|SGD|HKD|MXN|BRL|ZAR|KRW|THB|PHP|Php|Rs\.?|RM(?=\d))\s?(?=[-+]?\.?\d)"
+    r"|[₹₩₽₱₫₴₦](?=\s?[-+]?\.?\d)|(?<=\d)\s?[₹₩₽₱₫₴₦]"
+)
+_MONEY_SIGNS = {"dollar": r"\$", "euro": "€", "pound": "£", "yen": "¥", "": ""}
 _THIN = re.compile(rf"(?<=\d)[{_BLANKS}](?=\d{{3}}(?!\d))")
 _ROOT = re.compile(r"([√∛∜])\s?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[A-Za-z]|\\pi)|)")
 _WIDE = re.compile(" {2,}")
@@ -161,7 +168,8 @@ def ending(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """The same answer with Unicode's mathematics written as TeX."""
+    """The same answer with Unicode's mathematics written as TeX, and money before a number as a sign."""
+    text = _MONEY.sub(lambda found: _MONEY_SIGNS[found.lastgroup or ""], text)
     if text.isascii():
         return text
     text = _THIN.sub(r"\\,", text)

@@ -139,3 +139,27 @@ def test_what_is_too_long_for_a_worker_starts_none() -> None:
 def test_letters_at_their_bounds(text: str, letter: str | None) -> None:
     found = choices.choice(text)
     assert found == (letter if "word " * 30 not in text else "b")  # far off it is only mentioned
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It costs USD12.50.", "12.50"), ("It costs Rs12.50", "12.50"), ("Rs. 1,250 in all", "1250"), ("EUR3,200.50", "3200.50"), ("US$12.50", "12.50"), ("RM12.50 each", "12.50"),
+        ("From USD 3 to USD 4.", "4"), ("₹500", "500"), ("500₹ in all", "500"), ("USD-5", "-5"), ("Total: CHF 1.5 million", "1.5 million"),
+        ("v2.0", None), ("iPhone14.5", None), ("A1", None), ("abc1/2", None), ("B12 and 3 parts of B12.5", "3"), ("x1 = 5", "5"), ("3e5", "3e5"), ("$A$ has $3$ elements", "3"), (r"so $|x| \leq5.6$ here", "5.6"),
+    ],
+)  # fmt: skip
+def test_a_number_behind_letters_is_money_or_none(text: str, found: str | None) -> None:
+    assert extract.last_number(text) == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("USD12.50", "12.50", True), ("USD 12.50", "$12.50", True), ("12.50 USD", "US$12.50", True), ("Rs. 500", "500 rupees", True), ("₹500", "500", True), ("EUR 3", "€3", True),
+        ("EUR 3", "$3", False), ("GBP 3", "£3", True), ("USD 3", "3.5", False), ("INR 1,200", "1200", True),
+    ],
+)  # fmt: skip
+def test_money_by_name_and_by_sign(one: str, other: str, alike: bool) -> None:
+    assert compare.same(one, other) is alike
+    assert compare.same(other, one) is alike
