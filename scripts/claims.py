@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def ordered(claims: Claims, rows: Iterable[Row]) -> list[Row]:
 
 
 def papers(files: Sequence[Claims], folder: Path) -> list[Paper]:
-    """What is known of every paper, by its id. A title is its file's."""
+    """What is known of every paper, by its id. A title is its file's, and so is a claim's note."""
     found: dict[str, Paper] = {}
     for claims in files:
         found.setdefault(claims.file.paper, Paper(claims.file.paper, claims.file.title, [], []))
@@ -81,7 +82,10 @@ def papers(files: Sequence[Claims], folder: Path) -> list[Paper]:
         found.setdefault(row.paper, Paper(row.paper, "", [], [])).rows.append((row, False))
     for claims in files:
         paper, known = found[claims.file.paper], {c.says: claims.fingerprint(c) for c in claims.file.claims}
-        measured = read_rows(kept_place(claims))
+        notes = {claim.says: claim.note for claim in claims.file.claims}
+        measured = [
+            replace(row, note=notes.get(row.says) or row.note) for row in read_rows(kept_place(claims))
+        ]
         for row in measured:
             current = known.get(row.says)
             paper.rows.append((row, bool(row.fingerprint) and row.fingerprint != current))

@@ -55,6 +55,9 @@ class Row:
     fingerprint: str = ""  #: of the recipes and the arms; "" where nobody can tell
     note: str = ""
     parts: int = 1  #: measurements, of other seeds each, that were joined (`joined`)
+    #: by `recipe: stage` of an arm whose rows hold critiques: the share of the right answers that they pass,
+    #: of the wrong ones, and how many verdicts that is
+    critics: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -130,6 +133,10 @@ def joined(old: Row, new: Row) -> Row:
         return None if a is None or b is None else round((n * a + m * b) / (n + m), 4)
 
     by_seed = dict(zip((*old.seeds, *new.seeds), (*old.by_seed, *new.by_seed), strict=True))
+    critics = {**old.critics, **new.critics}
+    for name in set(old.critics) & set(new.critics):
+        both = list(zip(old.critics[name], new.critics[name], strict=True))
+        critics[name] = [*(round((n * a + m * b) / (n + m), 4) for a, b in both[:2]), sum(both[2])]
     return replace(
         new,
         values=[mean(a, b) for a, b in zip(old.values, new.values, strict=True)],
@@ -139,6 +146,7 @@ def joined(old: Row, new: Row) -> Row:
         by_seed=[by_seed[seed] for seed in sorted(by_seed)],
         seeds=sorted(by_seed),
         parts=old.parts + new.parts,
+        critics=critics,
     )
 
 
@@ -187,7 +195,7 @@ def write_rows(path: Path, rows: Sequence[Row], tables: Sequence[str] = ()) -> N
     """The file, a row a line, keys at their default left out."""
     defaults = {one.name: one.default for one in fields(Row)}
     plain = [
-        {key: value for key, value in asdict(row).items() if value != defaults[key] and value != []}
+        {key: value for key, value in asdict(row).items() if value != defaults[key] and value not in ([], {})}
         for row in rows
     ]
     parts = {"rows": plain} | ({"tables": list(tables)} if tables else {})
@@ -273,11 +281,27 @@ def section(paper: Paper) -> str:
     if paper.rows:
         parts.append("\n".join([TABLE, *(row.line(older) for row, older in paper.rows)]))
         parts += [f"{row.says}: {row.note}" for row, _ in paper.rows if row.note]
+        parts += critics_line([row for row, _ in paper.rows])
         commands = dict.fromkeys(row.command for row, _ in paper.rows if row.command)
         parts.append("Measured by " + "; ".join(f"`{command}`" for command in commands) + ".")
     if paper.waiting:
         parts.append("Not measured yet: " + "; ".join(paper.waiting) + ".")
     return "\n\n".join(parts)
+
+
+def critics_line(rows: Sequence[Row]) -> list[str]:
+    """How true the critics were whose word these rows' arms went by, on the answers that they saw there."""
+    found = {(name, tuple(figures)) for row in rows for name, figures in row.critics.items()}
+    said = [
+        f"`{name}` {(recall + 1 - false) / 2:.2f} ({100 * recall:.0f}, {100 * false:.0f} %; {verdicts:,.0f})"
+        for name, (recall, false, verdicts) in sorted(found)
+    ]
+    if not said:
+        return []
+    return [
+        "The critics' balanced accuracy in these arms (right answers that pass, wrong ones that do; "
+        f"verdicts): {', '.join(said)}."
+    ]
 
 
 def document(papers: Sequence[Paper], tables: Iterable[str], old: str) -> str:

@@ -6,7 +6,7 @@ interrupted start goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from claims_files import Arm, Claim, Claims, RunOf, behind
 from claims_rows import Row
 
 from pipeline.errors import RecipeError
+from pipeline.evaluate import GOLD
 from pipeline.evaluate.intervals import Floats, Statistic, percentile95, resample
 from pipeline.evaluate.paired import Seen, statistics_of
 from pipeline.loop import run_loop
@@ -24,6 +25,7 @@ from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
 from pipeline.recipe.shape import Stage, fingerprint, measured
 from pipeline.report.console import Console
+from pipeline.rows import Label, Trace, critiques_of
 from pipeline.run.record import read
 from pipeline.run.run import Run
 from pipeline.run.session import open_run, session
@@ -40,6 +42,7 @@ class Side:
     ids: Sequence[str]
     value: float
     statistic: Statistic | None = None
+    critic: tuple[float, float, int] | None = None  #: of the arm's stage (`critic_of`)
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Runs:
     def __post_init__(self) -> None:
         self._opened: dict[str, Run] = {}
         self._seen: dict[tuple[str, str, int], Seen] = {}
+        self._critics: dict[tuple[str, str, int, str], tuple[float, float, int] | None] = {}
 
     def there(self, name: str) -> bool:
         """Is it complete?"""
@@ -89,6 +93,18 @@ class Runs:
             self._seen[key] = statistics_of(module.measure, found, stage.settings)
         return self._seen[key]
 
+    def critic(self, run: Run, stage: Stage, number: int, model: str) -> tuple[float, float, int] | None:
+        """`critic_of` the rows that a model's figures are made of, read once."""
+        key = (run.name, stage.name, number, model)
+        if key not in self._critics:
+            folder = run.stage_folder(stage, number)
+            manifest = folder.manifest()
+            reused = manifest.extra.get("reused", {}) if manifest is not None else {}
+            if model in reused:
+                folder = StageFolder(self.workspace.data / run.name / reused[model])
+            self._critics[key] = critic_of(folder.read(Trace), folder.read(Label), model)
+        return self._critics[key]
+
     def side(self, claims: Claims, claim: Claim, arm: Arm, seed: int) -> Side | None:
         """An arm on a seed; None where its run is not there.
 
@@ -109,13 +125,43 @@ class Runs:
         if claims.place(claim, arm).metric is None:
             return Side((), said_by_training(self.workspace.data / run.name, arm, number))
         seen = self.outcomes(run, stage, number)
-        known = seen.models[arm.model or measured(stage)[0]]
+        model = arm.model or measured(stage)[0]
+        known, critic = seen.models[model], self.critic(run, stage, number, model)
         if (statistic := (known.compared | known.shown).get(arm.metric)) is not None:
-            return Side(seen.ids, statistic.value, statistic)
+            return Side(seen.ids, statistic.value, statistic, critic)
         if arm.metric in known.plain:
-            return Side(seen.ids, known.plain[arm.metric])
+            return Side(seen.ids, known.plain[arm.metric], None, critic)
         measures = sorted({**known.compared, **known.shown, **known.plain})
         raise RecipeError(f"{claims.path}: {claim.says}: {run.name}: {arm.stage} has {', '.join(measures)}")
+
+
+def critic_of(
+    traces: Iterable[Trace], labels: Iterable[Label], model: str
+) -> tuple[float, float, int] | None:
+    """(the share of the right answers that the critiques among these rows pass, that of the wrong ones, how
+    many verdicts that is); None where they speak of no right or of no wrong answer."""
+    gold = {row.trace_id: bool(row.correct) for row in labels if row.labeller == GOLD}
+    passed: dict[bool, list[bool]] = {True: [], False: []}
+    for name, critiques in critiques_of(trace for trace in traces if trace.model == model).items():
+        said = [one.answer == "right" for one in critiques if one.answer is not None]
+        if name in gold:
+            passed[gold[name]] += said
+    if not all(passed.values()):
+        return None
+    shares = [sum(said) / len(said) for said in (passed[True], passed[False])]
+    return shares[0], shares[1], sum(map(len, passed.values()))
+
+
+def critics(claims: Claims, claim: Claim, sides: Sequence[Sequence[Side]]) -> dict[str, list[float]]:
+    """What `critic_of` says of each arm's stage, the mean of the seeds."""
+    found: dict[str, list[float]] = {}
+    for arm, mine in zip((claim.a, claim.b), sides, strict=True):
+        known = [one.critic for one in mine if one.critic is not None]
+        if known:
+            shares = [round(float(np.mean([one[place] for one in known])), 4) for place in (0, 1)]
+            name = f"{claims.file.runs[arm.run].recipe}: {arm.stage}"
+            found[name] = [*shares, sum(one[2] for one in known)]
+    return found
 
 
 def said_by_training(folder: Path, arm: Arm, number: int) -> float:
@@ -218,6 +264,7 @@ def measure(runs: Runs, claims: Claims, claim: Claim, seeds: Sequence[int]) -> R
         command=f"make claims ONLY={claims.stem}",
         fingerprint=claims.fingerprint(claim),
         note=claim.note,
+        critics=critics(claims, claim, (a, b)),
     )
 
 

@@ -15,7 +15,7 @@ whose metrics say so.
 A judge that writes no number is asked again `retries` times and then counted (`no_judge`, `no_grade`),
 never scored 0; an answer that nobody could judge is open only where no answer is judged, the newest first,
 as in Self-Refine. Not here: the paper's importance sampling among open answers (a search draws nothing
-itself).
+itself), and its stop by the model's own likelihoods.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.errors import RecipeError
 from pipeline.evaluate.intervals import Ratio
-from pipeline.rows import Problem
+from pipeline.rows import Label, Problem, Trace
 from pipeline.tasks import countdown
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +31,14 @@ from claims_rows import (  # noqa: E402
     UNTOLD,
     Paper,
     Row,
+    critics_line,
     document,
     joined,
     read_rows,
     summary,
     write_rows,
 )
-from claims_runs import Side, apart, paired  # noqa: E402
+from claims_runs import Side, apart, critic_of, critics, paired  # noqa: E402
 
 import claims  # noqa: E402
 
@@ -140,6 +141,39 @@ def test_seeds_measured_apart_are_joined_and_no_interval_is_narrower_for_it() ->
     whole, one, two = [paired(arms[0][part], arms[1][part])[1:] for part in (slice(3), slice(1), slice(1, 3))]
     wide = np.average([np.ptp(np.array(one, float)), np.ptp(np.array(two, float))], weights=[1, 2])
     assert np.ptp(np.array(whole, float)) < wide
+
+
+def test_critics_stand_beside_the_arms_that_went_by_their_word(shipped: list[Claims]) -> None:
+    def turn(name: str, parent: str | None = None, answer: str | None = None, model: str = "policy") -> Trace:
+        empty: dict[str, Any] = {"prompt": "", "text": "", "token_ids": [], "step_ends": [], "steps": []}
+        return Trace(problem_id="p", id=name, answer=answer, parent=parent, model=model, **empty)
+
+    def label(place: int, right: bool, by: str) -> Label:
+        return Label(problem_id="p", trace_id=f"p/{place}", correct=right, labeller=by)
+
+    gold = [label(place, place < 2, "gold") for place in range(5)]
+    gold.append(label(4, True, "judge"))  # a model's word is not the truth
+    answers = [turn(f"p/{place}", answer="1") for place in range(5)]
+    said = ["right", "wrong", "right", "wrong", "wrong"]
+    critiques = [turn(f"p/critique.{place}", f"p/{place}", one) for place, one in enumerate(said)]
+    silent, other = turn("p/critique.8", "p/4"), turn("p/critique.9", "p/4", "right", "other")
+    found = critic_of([*answers, *critiques, silent, other], gold, "policy")
+    assert found == (0.5, pytest.approx(1 / 3), 5)
+    assert critic_of([*answers, *critiques[2:]], gold, "policy") is None  # of right answers it says nothing
+    [claims_] = [one for one in shipped if one.file.paper == "2305.14078"]
+    claim = claims_.file.claims[0]
+    sides = [[Side((), 0.0, None, (0.5, 0.2, 5)), Side((), 0.0, None, (1.0, 0.4, 7))], [Side((), 0.0)]]
+    [name] = known = critics(claims_, claim, sides)
+    assert known == {"world_model_countdown: believed": [0.75, 0.3, 12]}
+    one, later = (
+        replace(ROW, critics=known),
+        replace(ROW, critics={name: [0.9, 0.0, 3]}, seeds=[2], by_seed=[1.0]),
+    )
+    both = joined(one, later).critics
+    assert both == {name: [0.8, 0.2, 15]}
+    [line] = critics_line([one, one, ROW])
+    assert line.endswith(f"verdicts): `{name}` 0.72 (75, 30 %; 12).")
+    assert critics_line([ROW]) == []
 
 
 @pytest.mark.parametrize("change", [{"seeds": [1]}, {"fingerprint": "g"}, {"problems": 200}])
@@ -315,6 +349,12 @@ def test_claims_are_tried(place: Path, tiny: Path, capsys: pytest.CaptureFixture
     assert claims.main(words) == 0  # the same, from what is there
     assert Path("claims.md").read_text() == text
     assert sorted(str(path) for path in Path("data").rglob("*")) == kept
+    noted = (
+        (folder / "one_2203.11171.yaml").read_text().replace("votes win", "votes win\n  note: a later word")
+    )
+    (folder / "one_2203.11171.yaml").write_text(noted)
+    assert claims.main([*words, "--kept", "--data", "elsewhere"]) == 0  # a note is the file's, without a run
+    assert "votes win: a later word" in Path("claims.md").read_text()
     written(folder, runs={"loop": {**run, "set": [*changes, "finally.final.temperature=0.9"]}})
     assert claims.main([*words, "--kept"]) == 0  # another recipe by now, and its run is not there
     assert "(an older recipe's)" in Path("claims.md").read_text()
