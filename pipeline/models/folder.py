@@ -117,9 +117,9 @@ def _weights(folder: Path) -> list[str]:
     if index.is_file():
         try:
             wanted = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            missing = [name for name in wanted if not (folder / str(name)).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return [f"{index}: not an index of weights: copy the model again"]
-        missing = [name for name in wanted if not (folder / str(name)).is_file()]
         if missing:
             return [f"{folder}: {len(missing)} of {len(wanted)} weight files are missing, {missing[0]} first"]
         files = [folder / str(name) for name in wanted]

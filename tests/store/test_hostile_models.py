@@ -142,3 +142,16 @@ def test_the_hubs_own_links_are_followed(tmp_path: Path) -> None:
     (other / "vocab.json").write_text("{}")
     (shot / "vocab.json").symlink_to("../../../models--c--d/vocab.json")
     assert "leaves the model's folder" in refused(shot, 9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"weight_map": ["a"]}', "[1]", '{"weight_map": ' + "[" * 100_000, '{"weight_map": {"a": "' + "x" * 300 + '"}}',
+     '{"weight_map": {"a": "../../x.safetensors"}}', '{"weight_map": {"a": ["x"]}}', '{"weight_map": {"a": 7, "b": "c"}}'],
+)  # fmt: skip
+def test_an_index_that_is_none_is_a_sentence(text: str, model: Path) -> None:
+    from pipeline.models.folder import lacking
+
+    (model / "model.safetensors.index.json").write_text(text)
+    assert "model.safetensors.index.json" in refused(model, 9)
+    assert lacking(model)  # `check` asks this first
