@@ -54,7 +54,9 @@ def read_launch(path: Path) -> dict[str, Any]:
             f"{CURE}"
         )
     if "distributed_type" not in config:
-        raise RecipeError(f"--launch {path}: no distributed_type (accelerate asks for one); see recipes/launch/")
+        raise RecipeError(
+            f"--launch {path}: no distributed_type (accelerate asks for one); see recipes/launch/"
+        )
     if machines > 1:
         raise RecipeError(
             f"--launch {path}: num_machines is {machines}, and --launch starts processes of this machine "

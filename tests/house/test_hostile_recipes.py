@@ -88,7 +88,12 @@ def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
     for text in ("9" * 10_000, "[" * 3000, "&a [*a]"):
         with pytest.raises(RecipeError, match="seed=1"):
             parse_yaml(text, "seed=1")
-    for key in (".".join(["a"] * 3000), f"task.{'9' * 10_000}", "task.\u00b2", f"task.0.use.{'x' * 10_000}.y"):
+    for key in (
+        ".".join(["a"] * 3000),
+        f"task.{'9' * 10_000}",
+        "task.\u00b2",
+        f"task.0.use.{'x' * 10_000}.y",
+    ):
         with pytest.raises(RecipeError, match="nested more than|a list of 1|is not a map") as caught:
             override({"task": [{"use": "words"}]}, f"{key}=1")
         assert len(str(caught.value)) < 25_000

@@ -174,8 +174,11 @@ def test_every_launch_file_is_taken() -> None:
         ("num_processes: " + "9" * 10_000, "not an accelerate config"),
         ("num_processes: .inf\n", "not an accelerate config"),
         ("a: " + "x" * 70_000, "not an accelerate config"),
-        ("a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 40)),
-         "not an accelerate config"),
+        (
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 40)),
+            "not an accelerate config",
+        ),
         ("use_cpu: true\nnum_processes: 1\n", "no distributed_type"),
         (None, "no such file"),
     ],
