@@ -67,8 +67,8 @@ def require_readable(folder: Path) -> None:
     for number in asked:
         if isinstance(number, int) and number > held:
             raise DamagedData(
-                f"{folder}/config.json: asks for {printable(str(number), 40)} layers, and the weights hold {held} tensors: "
-                "copy the model again"
+                f"{folder}/config.json: asks for {printable(str(number), 40)} layers, and the weights "
+                f"hold {held} tensors: copy the model again"
             )
     for what, reader in (("config.json", AutoConfig), ("its tokenizer", AutoTokenizer)):
         try:
