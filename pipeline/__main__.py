@@ -22,7 +22,7 @@ import typer.core
 import typer.main
 
 from pipeline import __version__
-from pipeline.errors import RatchetError, nearest
+from pipeline.errors import RatchetError, lines, nearest
 from pipeline.models.environment import prepare as prepare_environment
 from pipeline.store.lock import PARENT
 from pipeline.store.outcome import PIPE
@@ -118,7 +118,7 @@ def main() -> None:
         left = app(standalone_mode=False)  # what typer.Exit carried comes back as a value, Ctrl-C as 130
     except RatchetError as error:
         if not os.environ.get(PARENT):  # the parent of `--launch` tells it, once
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            typer.echo(f"{type(error).__name__}: {lines(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         left = 130

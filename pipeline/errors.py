@@ -21,6 +21,13 @@ def printable(text: str, most: int = 300) -> str:
     return told if len(told) <= most else f"{told[: most - 3]}..."
 
 
+def lines(text: str) -> str:
+    """A message as a terminal may print it: its lines and spaces kept, without escape sequences and control
+    characters (names of files, and words of a stranger's files, may hold some)."""
+    cleaned = _ESCAPES.sub("", text).expandtabs()
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in cleaned)
+
+
 class RatchetError(Exception):
     """The root of all errors meant for a user. Never raised itself."""
 

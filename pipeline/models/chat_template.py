@@ -25,6 +25,7 @@ SECONDS = 3.0  #: of CPU time, one rendering
 WALL = 60.0  #: seconds that an answer may take: a template cannot sleep, but a machine can be busy
 START = 120.0  #: seconds that its start may take: it loads transformers
 MEMORY = 1 << 30  #: bytes of address space that a rendering may take
+MOST = 1 << 20  #: characters that it may write of its own
 UNSAFE = ("SecurityError", "MemoryError")  #: errors after which a template is asked nothing more
 KEEP = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL")  #: no tokens, no keys
 
@@ -74,7 +75,10 @@ class ChatTemplate:
             if not said.startswith(UNSAFE):
                 raise TemplateFails(self._sentence(f"fails: {said}"), said)
             self._no(f"fails: {said}")
-        return str(answer["text"])
+        text = str(answer["text"])
+        if len(text) > MOST + 4 * len(asked):
+            self._no(f"writes {len(text):,} characters around turns of {len(asked):,}")
+        return text
 
     def _started(self) -> subprocess.Popen[bytes]:
         setup = {"template": self._template, "tokens": self._tokens, "seconds": SECONDS, "memory": MEMORY,

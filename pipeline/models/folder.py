@@ -4,6 +4,7 @@
     modules_of(folder)  the names that `lora.target_modules` may end with
     context_of(folder)  tokens that prompt and completion may have together, None where config.json is silent
     chatting(folder)    does its tokenizer bring a chat template?
+    require_readable(folder)  do transformers' own readers take its configuration and tokenizer? (a run asks)
 
 Safety (pickles, code) is `store/model_folder.py`'s; whether the architecture is served is the engine's.
 """
@@ -14,7 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DamagedData
+from pipeline.errors import DamagedData, printable
+from pipeline.store.tensors import read_header
 
 #: any one of these is a tokenizer that transformers reads
 TOKENIZERS = (
@@ -31,6 +33,7 @@ TOKENIZERS = (
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates", "tekken.json")
 INDEX = "model.safetensors.index.json"
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  #: what families call their number
 _MAX_HEADER = 100 << 20
 
 
@@ -47,6 +50,37 @@ def require_whole(folder: Path) -> None:
     """
     if problems := lacking(folder):
         raise DamagedData("\n".join(problems))
+
+
+def require_readable(folder: Path) -> None:
+    """Let transformers read what stands beside the weights, before an engine or a trainer is made of it.
+
+    Raises:
+        DamagedData: it cannot, or the configuration asks for more layers than there are tensors.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = config_of(folder)
+    inner = config.get("text_config")
+    asked = [part.get(key) for part in (config, inner if isinstance(inner, dict) else {}) for key in LAYERS]
+    held = sum(len(read_header(file)[0]) for file in folder.glob("*.safetensors"))
+    for number in asked:
+        if isinstance(number, int) and number > held:
+            raise DamagedData(
+                f"{folder}/config.json: asks for {printable(str(number), 40)} layers, and the weights "
+                f"hold {held} tensors: copy the model again"
+            )
+    for what, reader in (("config.json", AutoConfig), ("its tokenizer", AutoTokenizer)):
+        try:
+            reader.from_pretrained(folder)
+        except BaseException as problem:  # the tokenizer's library panics outside of Exception
+            if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+                raise
+            lines = [line for line in str(problem).splitlines() if line.strip()] or [""]
+            said = printable(" ".join(lines[:2])) or type(problem).__name__
+            raise DamagedData(
+                f"{folder}: {what} cannot be read: {said}: copy the model again, or mend that file"
+            ) from problem
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -117,9 +151,9 @@ def _weights(folder: Path) -> list[str]:
     if index.is_file():
         try:
             wanted = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            missing = [name for name in wanted if not (folder / str(name)).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return [f"{index}: not an index of weights: copy the model again"]
-        missing = [name for name in wanted if not (folder / str(name)).is_file()]
         if missing:
             return [f"{folder}: {len(missing)} of {len(wanted)} weight files are missing, {missing[0]} first"]
         files = [folder / str(name) for name in wanted]

@@ -26,6 +26,8 @@ from pipeline.processes.supervisor import ERRORS, Observer, fresh_folder
 from pipeline.store.lock import parent_environment
 from pipeline.store.outcome import read_outcome
 
+MAX_BYTES = 1 << 16  #: of a launch file
+
 
 def read_launch(path: Path) -> dict[str, Any]:
     """An accelerate config, looked at before anything starts.
@@ -37,15 +39,23 @@ def read_launch(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"--launch {path}: no such file; see recipes/launch/")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
+        if len(text) > MAX_BYTES or "<<" in text:  # merged maps may unfold without end
+            raise ValueError
+        config = yaml.safe_load(text)
         kind, processes = str(config.get("distributed_type")), int(config.get("num_processes") or 1)
         machines = int(config.get("num_machines") or 1)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError):
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, OverflowError, RecursionError):
         raise RecipeError(f"--launch {path}: not an accelerate config; see recipes/launch/") from None
     if config.get("use_cpu") and processes > 1 and kind in ("NO", "MULTI_CPU", "None"):
         raise RecipeError(
             f"--launch {path}: distributed_type {kind} with use_cpu starts one process, not {processes}: "
             f"{CURE}"
+        )
+    if "distributed_type" not in config:
+        raise RecipeError(
+            f"--launch {path}: no distributed_type (accelerate asks for one); see recipes/launch/"
         )
     if machines > 1:
         raise RecipeError(

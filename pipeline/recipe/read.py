@@ -227,19 +227,28 @@ def override(data: dict[str, Any], given: str, example: str = "stages.sample.n=1
         raise RecipeError(f"{given!r}: an override is key.sub=value, for example {example}")
     place: Any = data
     *parents, last = key.strip().split(".")
+    said = repr(given) if len(given) <= 300 else f"{given[:300]!r}..."
+    if len(parents) >= MAX_DEPTH:
+        raise RecipeError(f"{said}: a key nested more than {MAX_DEPTH} deep")
     for part in parents:
         if isinstance(place, list):
-            place = place[int(part)] if part.isdigit() and int(part) < len(place) else None
+            place = place[number] if (number := _place_in(part, place)) is not None else None
         else:
             place = place.setdefault(part, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict | list):
-            raise RecipeError(f"{given!r}: {part} is not a map, so it has no key {last}")
+            raise RecipeError(f"{said}: {part} is not a map, so it has no key {last}")
     if isinstance(place, list):
-        if not last.isdigit() or int(last) >= len(place):
-            raise RecipeError(f"{given!r}: a list of {len(place)}: name one by its number from 0")
-        place[int(last)] = parse_yaml(value, given)
+        if (number := _place_in(last, place)) is None:
+            raise RecipeError(f"{said}: a list of {len(place)}: name one by its number from 0")
+        place[number] = parse_yaml(value, given)
     else:
         place[last] = parse_yaml(value, given)
+
+
+def _place_in(part: str, listed: list[Any]) -> int | None:
+    """Which item of a list a part of a key names; None where it names none."""
+    number = int(part) if part.isdecimal() and len(part) <= 9 else len(listed)
+    return number if number < len(listed) else None
 
 
 def build(data: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
+from pipeline.models.folder import require_readable
 from pipeline.models.packaged import about
 from pipeline.models.registry import Weights, resolve_base, trained_at
 from pipeline.processes.pulse import long
@@ -40,7 +41,9 @@ class Versions:
                 if told := about(spec, self.run.workspace.checkpoints):
                     self.run.console.note(told)
                 with self.run.console.task(f"{verb} {spec}") as tick:
-                    resolve_base(spec, self.run.recipe.tasks[0], self.run.workspace, tick)
+                    folder = resolve_base(spec, self.run.recipe.tasks[0], self.run.workspace, tick)
+                if not spec.startswith(("seed://", "run://")):
+                    require_readable(folder)
 
             self.run.processes.together(look_up)
             bases[name] = resolve_base(spec, self.run.recipe.tasks[0], self.run.workspace)

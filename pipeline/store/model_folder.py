@@ -128,7 +128,9 @@ def _check_config(path: Path) -> None:
         ) from error
     found = _names_code(content)
     if path.name.endswith(".index.json"):
-        shards = content.get("weight_map", {}) if isinstance(content, dict) else {}
+        shards = content.get("weight_map", {}) if isinstance(content, dict) else None
+        if not isinstance(shards, dict):
+            raise UnsafeFile(f"{path}: its weight_map is no map of tensors to files, so it is not loaded.")
         odd = [
             str(shard) for shard in shards.values() if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard))
         ]

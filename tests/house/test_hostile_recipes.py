@@ -83,11 +83,20 @@ def test_a_recipe_of_200_megabytes_is_not_read(tmp_path: Path) -> None:
 
 def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
     from pipeline.errors import RecipeError
-    from pipeline.recipe.read import parse_yaml
+    from pipeline.recipe.read import override, parse_yaml
 
     for text in ("9" * 10_000, "[" * 3000, "&a [*a]"):
         with pytest.raises(RecipeError, match="seed=1"):
             parse_yaml(text, "seed=1")
+    for key in (
+        ".".join(["a"] * 3000),
+        f"task.{'9' * 10_000}",
+        "task.\u00b2",
+        f"task.0.use.{'x' * 10_000}.y",
+    ):
+        with pytest.raises(RecipeError, match="nested more than|a list of 1|is not a map") as caught:
+            override({"task": [{"use": "words"}]}, f"{key}=1")
+        assert len(str(caught.value)) < 25_000
     assert parse_yaml("", "x") is None
     assert parse_yaml("[1, 2.5, 0x10, 1e3, -7]", "x") == [1, 2.5, 16, "1e3", -7]
     assert parse_yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}", "x") == {"a": {"b": 1}, "c": {"b": 1, "d": 2}}

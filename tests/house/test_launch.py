@@ -170,6 +170,16 @@ def test_every_launch_file_is_taken() -> None:
         ("distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: 8\n", "num_machines is 2"),
         ("- a list\n", "not an accelerate config"),
         ("a: [\n", "not an accelerate config"),
+        ("mixed_precision: " + "[" * 3000 + "]" * 3000, "not an accelerate config"),
+        ("num_processes: " + "9" * 10_000, "not an accelerate config"),
+        ("num_processes: .inf\n", "not an accelerate config"),
+        ("a: " + "x" * 70_000, "not an accelerate config"),
+        (
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 40)),
+            "not an accelerate config",
+        ),
+        ("use_cpu: true\nnum_processes: 1\n", "no distributed_type"),
         (None, "no such file"),
     ],
 )

@@ -84,6 +84,12 @@ def test_a_template_that_reaches_for_what_is_not_its_own_is_refused(name: str) -
     assert not owned.exists()
 
 
+def test_a_template_that_writes_a_book_is_refused() -> None:
+    """No loop, and within its memory; the tokenizer would read all of it for each prompt."""
+    with pytest.raises(UnsafeFile, match="writes 30,000,00. characters"):
+        template("{{ 'x' * 30000000 }}{{ messages[0].role }}").render([{"role": "user", "content": "?"}])
+
+
 def test_texts_of_any_kind_go_through(tmp_path: Path) -> None:
     chat = template("{{ messages[0].content }}")
     for content in ("", "a\nb\r\n", "\ud800", "\x00\x1b[2J", "x" * 300_000, json.dumps(TURNS)):

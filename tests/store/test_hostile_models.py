@@ -142,3 +142,45 @@ def test_the_hubs_own_links_are_followed(tmp_path: Path) -> None:
     (other / "vocab.json").write_text("{}")
     (shot / "vocab.json").symlink_to("../../../models--c--d/vocab.json")
     assert "leaves the model's folder" in refused(shot, 9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"weight_map": ["a"]}', "[1]", '{"weight_map": ' + "[" * 100_000, '{"weight_map": {"a": "' + "x" * 300 + '"}}',
+     '{"weight_map": {"a": "../../x.safetensors"}}', '{"weight_map": {"a": ["x"]}}', '{"weight_map": {"a": 7, "b": "c"}}'],
+)  # fmt: skip
+def test_an_index_that_is_none_is_a_sentence(text: str, model: Path) -> None:
+    from pipeline.models.folder import lacking
+
+    (model / "model.safetensors.index.json").write_text(text)
+    assert "model.safetensors.index.json" in refused(model, 9)
+    assert lacking(model)  # `check` asks this first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"_attn_implementation": "a/\x1b[2J"}, {"auto_mapping": {"parent_library": "\x1b]0;owned\x07"}}],
+)  # fmt: skip
+def test_words_of_a_folder_carry_no_escapes_to_the_terminal(
+    change: dict,
+    model: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.__main__ import main
+
+    (model / "config.json").write_text(json.dumps({"model_type": "llama"} | change))
+    (model / "tokenizer.json").write_text("{}")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"task: {{use: countdown}}\nmodels: {{policy: {{base: {model}}}}}\nstages: {{s: {{generate: sample, by: policy}}}}\n"
+    )
+    monkeypatch.setattr("pipeline.__main__.prepare_environment", lambda: None)
+    monkeypatch.setattr("sys.argv", ["ratchet", "check", str(recipe)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capfd.readouterr().err
+    assert left.value.code == 2
+    assert "makes a loader import code" in said
+    assert said.replace("\n", "").isprintable()
