@@ -858,7 +858,9 @@ def made_small(name: str) -> list[str]:
             first, last = phases[stage.name]
             end = "null" if last is None else max(1, last - late)
             found.append(f"{stage.section}.{stage.name}.rounds=[{max(1, first - late)}, {end}]")
-        if stage.room == "train":
+        if stage.method == "probe":
+            keys = ["layer=best"]
+        elif stage.room == "train":
             keys = ["steps=4", "batch_size=8", "learning_rate=1e-3", "on_empty=continue"]  # few are right
         elif stage.room == "generate":
             keys = [*SMALL_SEARCH.get(stage.method, ["n=4"]), "chunk=16"]
@@ -912,8 +914,9 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         assert {label.trace_id for label in credit if label.correct}
         assert fallen <= {trace.id for trace in rows(name, 0, "credit", Trace)}
         assert fallen & {row.trace_id for row in rows(name, 0, "seeds", StepExample)}
-    for model in recipe.models:  # both learn in each round
-        assert (CHECKPOINTS / name / "round-002" / model / "adapter_model.safetensors").is_file()
+    for name_of, model in recipe.models.items():  # both learn in each round
+        file = "probe" if model.head == "probe" else "adapter_model"
+        assert (CHECKPOINTS / name / "round-002" / name_of / f"{file}.safetensors").is_file()
 
 
 # --- step labels

@@ -282,7 +282,10 @@ def test_what_is_refused_is_told_in_whole_sentences(model: Path, tmp_path: Path)
     assert with_file("m.index.json", index) == (
         "FILE names ../x.safetensors, which is not a safetensors file of its own folder."
     )
-    for fine in ('{"weight_map": {"a": "a_b-1.safetensors"}}', "[]", "{}", '{"x": {"b": "y.bin"}}'):
+    assert with_file("m.index.json", "[]") == (
+        "FILE: its weight_map is no map of tensors to files, so it is not loaded."
+    )
+    for fine in ('{"weight_map": {"a": "a_b-1.safetensors"}}', "{}", '{"x": {"b": "y.bin"}}'):
         (model / "m.index.json").write_text(fine)
         check_model_folder(model)
     (model / "m.index.json").unlink()
