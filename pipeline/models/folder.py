@@ -58,8 +58,15 @@ def require_readable(folder: Path) -> None:
     Raises:
         DamagedData: it cannot, or the configuration asks for more layers than there are tensors.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    for name in ("prm.json", "generation_config.json"):
+        try:
+            said = json.loads((folder / name).read_bytes()) if (folder / name).exists() else {}
+        except (OSError, ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise DamagedData(f"{folder}/{name}: not a map of settings: copy the model again")
     config = config_of(folder)
     inner = config.get("text_config")
     asked = [part.get(key) for part in (config, inner if isinstance(inner, dict) else {}) for key in LAYERS]
@@ -70,7 +77,10 @@ def require_readable(folder: Path) -> None:
                 f"{folder}/config.json: asks for {printable(str(number), 40)} layers, and the weights "
                 f"hold {held} tensors: copy the model again"
             )
-    for what, reader in (("config.json", AutoConfig), ("its tokenizer", AutoTokenizer)):
+    readers: list[tuple[str, Any]] = [("config.json", AutoConfig), ("its tokenizer", AutoTokenizer)]
+    if (folder / "generation_config.json").exists():
+        readers.append(("generation_config.json", GenerationConfig))
+    for what, reader in readers:
         try:
             reader.from_pretrained(folder)
         except BaseException as problem:  # the tokenizer's library panics outside of Exception

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.rungs import large_rung_of
 from pipeline.models.environment import processor_flags
 from pipeline.models.heads import head_of
 from pipeline.models.packaged import PACKAGES, packaged, wanted
@@ -138,6 +139,8 @@ def _engine(recipe: Recipe, stage: Stage, name: str, shapes: dict[str, Shape]) -
         return found + CACHE / 16  # reads alone: what a search remembers
     rows = min(model.engine.max_rows, _rows(recipe, stage))
     columns = max(_prompt(task, name, stage, model.base) + _limit(stage, task) for task in recipe.tasks)
+    if shape.given * shape.weights > LARGE and not Path("/dev/nvidiactl").exists():
+        columns = large_rung_of(round(columns))  # rows of a large model share the batch of that many
     token = 2 * shape.layers * shape.shared * each
     # a full batch is two thirds of what an engine gives it, and half as many rows wait ahead
     fits = max(1.0, CACHE / 1.5 / (columns * token))

@@ -35,6 +35,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tokenizer cut short": (written("tokenizer.json", b'{"version": "1.0", "model": {"type"'), "its tokenizer"),
     "a tokenizer of 10,000 digits": (written("tokenizer.json", b'{"version": ' + b"9" * 10_000 + b"}"), "its tokenizer"),
     "a tokenizer of no UTF-8": (written("tokenizer.json", b"\xff\xfe\x00"), "its tokenizer"),
+    "a reading that is a list": (written("prm.json", b"[1]"), "prm.json: not a map"),
+    "writing settings cut short": (written("generation_config.json", b'{"eos_token_id"'), "generation_config.json"),
+    "writing settings deep as a well": (written("generation_config.json", b"[" * 100_000), "generation_config.json"),
     "settings that are a list": (written("tokenizer_config.json", b"[]"), "its tokenizer"),
 }  # fmt: skip
 
