@@ -12,7 +12,7 @@ from collections import deque
 from typing import Literal
 
 from pipeline.answers.choices import LETTERS, choice
-from pipeline.answers.looks import MAX_TEXT, ending, plain, tidy, undress, unfence
+from pipeline.answers.looks import MAX_TEXT, ending, plain, tidy, undress, unfence, unpriced
 from pipeline.answers.numbers import DECIMAL, EXPONENT, NAME, first_number, number, spell
 
 __all__ = [
@@ -211,7 +211,7 @@ def _last_thing(text: str, *, whole: bool) -> str | None:
     near = text.find("\n", len(text) - NEAR) if len(text) > NEAR else -1
     if near >= 0 and (found := _last_thing(text[near:], whole=whole)) is not None:
         return found
-    text = _GLUED.sub(r"\g<0> ", undress(tidy(text))[-MAX_TEXT:])
+    text = _GLUED.sub(r"\g<0> ", unpriced(undress(tidy(text))[-MAX_TEXT:]))
     token = _last_token(text)
     spans = _spans(text) if "$" in text or "\\" in text else []
     for place in range(len(spans) - 1, -1, -1):

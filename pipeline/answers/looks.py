@@ -121,13 +121,34 @@ _TABLE = str.maketrans(
 )
 _POWERS = re.compile(f"[{re.escape(''.join(_SUPER))}]+")
 _INDICES = re.compile(f"[{re.escape(''.join(_SUB))}]+")
-#: money's name before a number: `USD12.50`, `Rs. 500`, `HK$5`; a sign that no rule of units knows goes
-_MONEY = re.compile(
-    r"(?<![A-Za-z\\])(?:(?P<dollar>USD|(?:US|AU|CA|HK|NZ)\\?\$)|(?P<euro>EUR)|(?P<pound>GBP)|(?P<yen>JPY|CNY|RMB)"
-    r"|INR|CHF|AUD|CAD|NZD|SGD|HKD|MXN|BRL|ZAR|KRW|THB|PHP|Php|Rs\.?|RM(?=\d))\s?(?=[-+]?\.?\d)"
-    r"|[₹₩₽₱₫₴₦](?=\s?[-+]?\.?\d)|(?<=\d)\s?[₹₩₽₱₫₴₦]"
+#: what money is called before a number (`USD12.50`, `Rs. 500`), and its unit
+MONEY = {
+    **{
+        "USD": "dollar",
+        "US$": "dollar",
+        "EUR": "euro",
+        "GBP": "gbp",
+        "JPY": "yen",
+        "CNY": "yuan",
+        "RMB": "yuan",
+    },
+    **{
+        "INR": "rupee",
+        "Rs.": "rupee",
+        "Rs": "rupee",
+        "₹": "rupee",
+        "RM": "ringgit",
+        "₩": "won",
+        "₽": "ruble",
+    },
+    **{"₱": "peso", "₫": "dong", "₴": "hryvnia", "₦": "naira", "Php": "php"},
+    **{f"{land}$": f"{land.lower()}d" for land in ("AU", "CA", "HK", "NZ")},
+    **{code: code.lower() for code in "CHF AUD CAD NZD SGD HKD MXN BRL ZAR KRW THB PHP".split()},
+}
+MONEY_NAME = "|".join(re.escape(name) for name in sorted(MONEY, key=len, reverse=True))
+_MONEY = re.compile(  # `$AU$ 5` is a line's name
+    rf"(?<![A-Za-z\\\d])(?!(?<=\$)[A-Z]{{2}}\$)(?:{MONEY_NAME})\s?(?=[-+]?\.?\d)|(?<=\d)\s?[₹₩₽₱₫₴₦]"
 )
-_MONEY_SIGNS = {"dollar": r"\$", "euro": "€", "pound": "£", "yen": "¥", "": ""}
 _THIN = re.compile(rf"(?<=\d)[{_BLANKS}](?=\d{{3}}(?!\d))")
 _ROOT = re.compile(r"([√∛∜])\s?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[A-Za-z]|\\pi)|)")
 _WIDE = re.compile(" {2,}")
@@ -168,8 +189,7 @@ def ending(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """The same answer with Unicode's mathematics written as TeX, and money before a number as a sign."""
-    text = _MONEY.sub(lambda found: _MONEY_SIGNS[found.lastgroup or ""], text)
+    """The same answer with Unicode's mathematics written as TeX."""
     if text.isascii():
         return text
     text = _THIN.sub(r"\\,", text)
@@ -187,6 +207,11 @@ def tidy(text: str) -> str:
         kept += [unicodedata.normalize("NFKC", text[end : label.start()]), label[0]]
         end = label.end()
     return "".join(kept) + unicodedata.normalize("NFKC", text[end:])
+
+
+def unpriced(text: str) -> str:
+    """A text whose numbers alone count: what money is called at them is a dollar before, a blank behind."""
+    return _MONEY.sub(lambda found: " " if text[found.start() - 1 : found.start()].isdigit() else r"\$", text)
 
 
 def unfence(text: str) -> str:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from pipeline.answers import units
-from pipeline.answers.looks import tidy, undress, unfence, untext
+from pipeline.answers.looks import MONEY, MONEY_NAME, tidy, undress, unfence, unpriced, untext
 
 MAX_NUMBER = 200  #: characters that a plain number may have
 MAX_LINE = 2_000  #: characters of a line in which a first number is sought
@@ -23,7 +23,7 @@ DECIMAL = rf"(?:{DIGITS}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{{1,4}}(?![A-Za-z\d]))?"
 EXPONENT = r"(?:\^|\*\*)\s?(?:\{\s?([+-]?\d{1,4})\s?\}|\(\s?([+-]?\d{1,4})\s?\)|([+-]?\d{1,4}))"
 _PLAIN = re.compile(r"-?\d{1,60}", re.A)
 _DECIMAL = re.compile(rf"([+-]?)({DIGITS}?)(?:\.(\d*))?(?:[eE]([+-]?\d{{1,4}}))?", re.A)
-_SIGN = re.compile(r"\s*([+-]?)\s*((?:\\?\$|[€£¥])?)\s*([+-]?)\s*")
+_SIGN = re.compile(rf"\s*([+-]?)\s*((?:\\?\$|[€£¥]|{MONEY_NAME})?)\s*([+-]?)\s*")
 _MIXED = re.compile(
     r"(\d+)(?:\s+(?:and\s+)?(\d+)\s?/\s?(\d+)|\s?\\frac\s?(?:\{\s?(\d+)\s?\}|(\d))\s?(?:\{\s?(\d+)\s?\}|(\d)))(?![\d/.,]*\d)",
     re.A,
@@ -183,7 +183,7 @@ def quantity(text: str, *, loose: bool = False) -> Quantity | None:
     value = -value if "-" in (sign[1], sign[3]) else value
     rest = text[end:]
     if not rest.strip(" .,;"):
-        return Quantity(value, bool(percent), units.read_unit(sign[2]) if sign[2] else None)
+        return Quantity(value, bool(percent), _money(sign[2]))
     unit = unit_after(rest, loose=loose)
     return None if unit is None else Quantity(value, bool(percent), unit)
 
@@ -219,7 +219,7 @@ def first_number(text: str) -> Fraction | None:
     found = quantity(text, loose=True)
     if found is not None:
         return found.value
-    text = clean(text[:MAX_LINE])
+    text = unpriced(clean(text[:MAX_LINE]))
     bare = re.sub(r"\([^()]*\)", "", text)
     text = bare if any(char.isdigit() for char in bare) else text
     left, mark, right = text.rpartition("=")
@@ -241,8 +241,14 @@ def first_number(text: str) -> Fraction | None:
     return -number if "-" in (sign[1], sign[3]) else number
 
 
+def _money(name: str) -> units.Unit | None:
+    """The unit that a sign or name of money before a number is."""
+    return units.read_unit(MONEY.get(name, name)) if name else None
+
+
 def _is_money(text: str) -> bool:
-    return any(sign in text for sign in "$€£¥")
+    sign = _SIGN.match(clean(text))
+    return any(mark in text for mark in "$€£¥") or bool(sign and sign[2])
 
 
 def spell(value: Fraction) -> str:

@@ -13,6 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from pipeline.answers.looks import MONEY
+
 MAX_UNIT = 80  #: characters
 
 
@@ -96,6 +98,7 @@ _OTHERS = {
     "dollar usd buck": ({"dollar": 1}, F(1)),
     "cent": ({"dollar": 1}, F(1, 100)),
     "euro eur": ({"euro": 1}, F(1)),
+    "rupee inr": ({"rupee": 1}, F(1)),
     "deg degree": ({"degree": 1}, F(1)),
     "rad radian": ({"radian": 1}, F(1)),
     "degC celsius": ({"degC": 1}, F(1)),
@@ -186,6 +189,7 @@ _CLEAN = (
     (re.compile(r"\\?\$"), " dollar "),
     (re.compile(r"€"), " euro "),
     (re.compile(r"¢"), " cent "),
+    *((re.compile(sign), f" {unit} ") for sign, unit in MONEY.items() if not sign.isascii()),
     (re.compile(r"[{}~]|\\[,;:! ]"), " "),
 )
 

@@ -145,7 +145,8 @@ def test_letters_at_their_bounds(text: str, letter: str | None) -> None:
     ("text", "found"),
     [
         ("It costs USD12.50.", "12.50"), ("It costs Rs12.50", "12.50"), ("Rs. 1,250 in all", "1250"), ("EUR3,200.50", "3200.50"), ("US$12.50", "12.50"), ("RM12.50 each", "12.50"),
-        ("From USD 3 to USD 4.", "4"), ("₹500", "500"), ("500₹ in all", "500"), ("USD-5", "-5"), ("Total: CHF 1.5 million", "1.5 million"),
+        ("From USD 3 to USD 4.", "4"), ("₹500", "500"), ("500₹ in all", "500"), ("USD-5", "-5"), ("Total: CHF 1.5 million", "1.5 million"), ("Total: 5USD 3", "3"),
+        ("12 USD 1/2", "1/2"), ("500₹3", "3"), ("$USD12.50$", "12.50"), ("costs AU$5", "5"), ("segment $AU$ 5 cm and $CA$ 7", "7"),
         ("v2.0", None), ("iPhone14.5", None), ("A1", None), ("abc1/2", None), ("B12 and 3 parts of B12.5", "3"), ("x1 = 5", "5"), ("3e5", "3e5"), ("$A$ has $3$ elements", "3"), (r"so $|x| \leq5.6$ here", "5.6"),
     ],
 )  # fmt: skip
@@ -157,7 +158,8 @@ def test_a_number_behind_letters_is_money_or_none(text: str, found: str | None) 
     ("one", "other", "alike"),
     [
         ("USD12.50", "12.50", True), ("USD 12.50", "$12.50", True), ("12.50 USD", "US$12.50", True), ("Rs. 500", "500 rupees", True), ("₹500", "500", True), ("EUR 3", "€3", True),
-        ("EUR 3", "$3", False), ("GBP 3", "£3", True), ("USD 3", "3.5", False), ("INR 1,200", "1200", True),
+        ("EUR 3", "$3", False), ("GBP 3", "£3", True), ("INR 500", "CHF 500", False), ("AU$5", "US$5", False), ("JPY 5", "$5", False), ("CHF 5", "5 CHF", True), ("₩500", "500₹", False), ("₹500", "500 INR", True),
+        ("-$5", "USD -5", True), ("USD 3, USD 4", "3, 4", True), ("PHP", "5", False), ("USD 3", "3.5", False), ("INR 1,200", "1200", True),
     ],
 )  # fmt: skip
 def test_money_by_name_and_by_sign(one: str, other: str, alike: bool) -> None:
