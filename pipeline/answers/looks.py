@@ -143,7 +143,10 @@ MONEY = {
     },
     **{"₱": "peso", "₫": "dong", "₴": "hryvnia", "₦": "naira", "Php": "php"},
     **{f"{land}$": f"{land.lower()}d" for land in ("AU", "CA", "HK", "NZ")},
-    **{code: code.lower() for code in "CHF AUD CAD NZD SGD HKD MXN BRL ZAR KRW THB PHP".split()},
+    **{
+        code: code.lower()
+        for code in ["CHF", "AUD", "CAD", "NZD", "SGD", "HKD", "MXN", "BRL", "ZAR", "KRW", "THB", "PHP"]
+    },
 }
 MONEY_NAME = "|".join(re.escape(name) for name in sorted(MONEY, key=len, reverse=True))
 _MONEY = re.compile(  # `$AU$ 5` is a line's name

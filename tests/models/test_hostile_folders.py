@@ -38,6 +38,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a reading that is a list": (written("prm.json", b"[1]"), "prm.json: not a map"),
     "writing settings cut short": (written("generation_config.json", b'{"eos_token_id"'), "generation_config.json"),
     "writing settings deep as a well": (written("generation_config.json", b"[" * 100_000), "generation_config.json"),
+    "writing settings that mean nothing": (written("generation_config.json", b'{"early_stopping": 7}'), "generation_config.json cannot be read"),
     "settings that are a list": (written("tokenizer_config.json", b"[]"), "its tokenizer"),
 }  # fmt: skip
 
