@@ -18,14 +18,14 @@ from torch.nn.functional import pad
 
 from pipeline.engine.cpu_forward import CpuForward
 from pipeline.engine.cpu_linear import least_rows
+from pipeline.engine.rungs import LARGE_WEIGHTS
 
-LARGE = 50_000_000  #: weights; products of fewer are in the cache, and Python's time counts
 ROWS = 64  #: that a layout is made for
 
 
 def large(model: Any) -> bool:
     """Are a step's products most of its time?"""
-    return sum(weight.numel() for weight in model.parameters()) >= LARGE
+    return sum(weight.numel() for weight in model.parameters()) >= LARGE_WEIGHTS
 
 
 class Packed:

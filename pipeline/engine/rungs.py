@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 RUNGS = (64, 128, 256, 384, 512, 768, 1024)  #: columns; then steps of 512
+#: weights from which a model is large to a CPU; products of fewer are in its cache, and Python's time counts
+LARGE_WEIGHTS = 50_000_000
 LARGE = (256, 512, 1024)  #: of a large model, whose step reads all weights for each batch; then steps of 1024
 WIDE = (512, 2048)  #: on a GPU, where a row's own columns are read alone; then steps of 4096
 

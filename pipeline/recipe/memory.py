@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.rungs import large_rung_of
+from pipeline.engine.rungs import LARGE_WEIGHTS, large_rung_of
 from pipeline.models.environment import processor_flags
 from pipeline.models.heads import head_of
 from pipeline.models.packaged import PACKAGES, packaged, wanted
@@ -108,10 +108,14 @@ def width(shape: Shape, dtype: str) -> int:
     """Bytes of a number of a model that acts, or trains frozen."""
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
-    if Path("/dev/nvidiactl").exists():
+    if _on_gpu():
         return 2
     large = shape.weights * shape.given >= LARGE
     return 2 if large and processor_flags() & {"amx_bf16", "avx512_bf16"} else 4
+
+
+def _on_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
 
 
 def _stage(recipe: Recipe, stage: Stage, shapes: dict[str, Shape]) -> float:
@@ -132,14 +136,13 @@ def _engine(recipe: Recipe, stage: Stage, name: str, shapes: dict[str, Shape]) -
         return 0.0
     model = recipe.models[plain]
     each = width(shape, model.dtype)
-    found = shape.weights * each + (
-        shape.words * shape.hidden * each if shape.given * shape.weights > LARGE else 0
-    )
+    large = shape.weights >= LARGE_WEIGHTS
+    found = shape.weights * each + (shape.words * shape.hidden * each if large else 0)
     if model.head and model.head != "token" and not head_of(model.head).policy:
         return found + CACHE / 16  # reads alone: what a search remembers
     rows = min(model.engine.max_rows, _rows(recipe, stage))
     columns = max(_prompt(task, name, stage, model.base) + _limit(stage, task) for task in recipe.tasks)
-    if shape.given * shape.weights > LARGE and not Path("/dev/nvidiactl").exists():
+    if large and not _on_gpu():
         columns = large_rung_of(round(columns))  # rows of a large model share the batch of that many
     token = 2 * shape.layers * shape.shared * each
     # a full batch is two thirds of what an engine gives it, and half as many rows wait ahead

@@ -23,7 +23,7 @@ def engines(folder, monkeypatch, dtype: str, kind: str = "LlamaForCausalLM", **m
     make_model(folder, word_tokenizer(), kind=kind, **SHAPE, **more)
     head = "value" if "Token" in kind else None
     plain = Engine(folder, head=head, dtype=dtype)
-    monkeypatch.setattr(cpu_packed, "LARGE", 1)
+    monkeypatch.setattr(cpu_packed, "LARGE_WEIGHTS", 1)
     return plain, Engine(folder, head=head, dtype=dtype)
 
 
