@@ -152,6 +152,10 @@ MONEY_NAME = "|".join(re.escape(name) for name in sorted(MONEY, key=len, reverse
 _MONEY = re.compile(  # `$AU$ 5` is a line's name
     rf"(?<![A-Za-z\\\d])(?!(?<=\$)[A-Z]{{2}}\$)(?:{MONEY_NAME})\s?(?=[-+]?\.?\d)|(?<=\d)\s?[₹₩₽₱₫₴₦]"
 )
+#: as India groups digits, `1,00,000`: no list, where money stands at it or a group begins with 0
+_LAKHS = re.compile(
+    r"(?:(?P<money>Rs\.?|INR|₹)\s?|(?<![\d,.]))\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])(?P<more>\s?(?:rupees?|Rs|INR|₹))?"
+)
 _THIN = re.compile(rf"(?<=\d)[{_BLANKS}](?=\d{{3}}(?!\d))")
 _ROOT = re.compile(r"([√∛∜])\s?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[A-Za-z]|\\pi)|)")
 _WIDE = re.compile(" {2,}")
@@ -192,7 +196,8 @@ def ending(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """The same answer with Unicode's mathematics written as TeX."""
+    """The same answer with Unicode's mathematics written as TeX, and India's groups of digits joined."""
+    text = _LAKHS.sub(_joined, text)
     if text.isascii():
         return text
     text = _THIN.sub(r"\\,", text)
@@ -210,6 +215,11 @@ def tidy(text: str) -> str:
         kept += [unicodedata.normalize("NFKC", text[end : label.start()]), label[0]]
         end = label.end()
     return "".join(kept) + unicodedata.normalize("NFKC", text[end:])
+
+
+def _joined(found: re.Match[str]) -> str:
+    sure = found["money"] or found["more"] or ",0" in found[0]
+    return found[0].replace(",", "") if sure else found[0]
 
 
 def unpriced(text: str) -> str:

@@ -146,7 +146,7 @@ def test_letters_at_their_bounds(text: str, letter: str | None) -> None:
     [
         ("It costs USD12.50.", "12.50"), ("It costs Rs12.50", "12.50"), ("Rs. 1,250 in all", "1250"), ("EUR3,200.50", "3200.50"), ("US$12.50", "12.50"), ("RM12.50 each", "12.50"),
         ("From USD 3 to USD 4.", "4"), ("₹500", "500"), ("500₹ in all", "500"), ("USD-5", "-5"), ("Total: CHF 1.5 million", "1.5 million"), ("Total: 5USD 3", "3"),
-        ("12 USD 1/2", "1/2"), ("500₹3", "3"), ("$USD12.50$", "12.50"), ("costs AU$5", "5"), ("segment $AU$ 5 cm and $CA$ 7", "7"),
+        ("12 USD 1/2", "1/2"), ("Rs.1,00,000", "100000"), ("2,45,678 rupees", "245678"), ("in all 12,05,000.", "1205000"), ("500₹3", "3"), ("$USD12.50$", "12.50"), ("costs AU$5", "5"), ("segment $AU$ 5 cm and $CA$ 7", "7"),
         ("v2.0", None), ("iPhone14.5", None), ("A1", None), ("abc1/2", None), ("B12 and 3 parts of B12.5", "3"), ("x1 = 5", "5"), ("3e5", "3e5"), ("$A$ has $3$ elements", "3"), (r"so $|x| \leq5.6$ here", "5.6"),
     ],
 )  # fmt: skip
