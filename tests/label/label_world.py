@@ -96,13 +96,15 @@ class World:
         return Counted(n, sum(correct), tuple(found), correct)
 
     def drive(self, asks: Any) -> Any:
-        """What a labeller returns in this world."""
+        """What a labeller returns in this world; `seen` are its asks as they came."""
+        self.seen: list[Any] = []
         reply = None
         while True:
             try:
                 ask = asks.send(reply)
             except StopIteration as stop:
                 return stop.value
+            self.seen.append(ask)
             reply = self.reply(ask)
 
 

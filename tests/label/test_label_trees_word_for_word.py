@@ -20,21 +20,6 @@ ROOT = Prefix(prompt="Q:")
 DRAWN: dict[str, Any] = {"temperature": 0.5, "top_p": 0.75, "top_k": 7}
 
 
-class Noted(World):
-    """A world that keeps its asks as they came."""
-
-    def drive(self, asks: Any) -> Any:
-        self.seen: list[Any] = []
-        reply = None
-        while True:
-            try:
-                ask = asks.send(reply)
-            except StopIteration as stop:
-                return stop.value
-            self.seen.append(ask)
-            reply = self.reply(ask)
-
-
 def rolled(*ends: tuple[str, ...]) -> Any:
     """Roll-outs that end so, whatever the prefix."""
     return lambda prefix, n: [written(prefix, *ends[k % len(ends)]) for k in range(n)]
@@ -56,7 +41,7 @@ def told(number: int, labeller: str, value: float) -> Label:
 
 def test_a_search_word_for_word() -> None:
     half = rolled(("right",), ("bad", "end"))
-    world = Noted(lambda prefix, n: half(prefix, n) if not prefix.text else rolled(("no",))(prefix, n))
+    world = World(lambda prefix, n: half(prefix, n) if not prefix.text else rolled(("no",))(prefix, n))
     one = trace(0, "a", "no")
     given = {"by": "m", "n": 2, "filter": 4, **DRAWN}
     rows = world.drive(
@@ -127,7 +112,7 @@ def test_pieces_of_a_completion_at_their_bounds() -> None:
 def test_a_problem_of_the_filter_is_left_out_whole() -> None:
     traces = [trace(0, "no"), trace(1, "a", hinted=True)]
     for ends, reason in ((("right",), "all_right"), (("no",), "all_wrong")):
-        world = Noted(rolled(ends))
+        world = World(rolled(ends))
         rows = world.drive(
             omega.label(PROBLEM, Group("p", traces=traces), omega.Settings(filter=3, n=5), Lines())
         )
@@ -187,7 +172,7 @@ def test_why_a_trace_is_not_looked_into() -> None:
 def test_a_pivot_word_for_word() -> None:
     """`x` keeps p at .5, the line end loses it; of what else began after `x`, `s` ended right most often."""
     ends = rolled(("sure", "right"), ("so", "right"), ("ra", "right"), ("r", "no"))
-    world = Noted(
+    world = World(
         lambda prefix, n: ends(prefix, n) if prefix.text == "x" else rolled(("right",), ("no",))(prefix, n)
     )
     one, bare = trace(0, "x", answer="no"), trace(1, "y", answer="no", logprobs=[-1.0])
@@ -245,7 +230,7 @@ def test_which_alternatives_are_valued_and_how_many() -> None:
     def valued(moved: float, others: int) -> list[str]:
         places = ValuedPrefixes({at.token_ids: place})
         whole = written(at, "q")
-        world = Noted(rolled(("right",)))
+        world = World(rolled(("right",)))
         part = pivotal.Part(0, 2, 3, 0.5, 0.5 + moved)
         world.drive(pivotal.alternatives([part], [whole], places, pivotal.Settings(n=1, others=others)))
         return [text[2:] for text in world.asked]
@@ -271,7 +256,7 @@ def test_parts_and_halves_at_their_bounds() -> None:
         2,
     ]
     for low, high, kept in ((0.5, 0.6, True), (0.4, 0.5, True), (0.51, 0.6, False), (0.4, 0.49, False)):
-        world = Noted(rolled(("right",), ("no",)))
+        world = World(rolled(("right",), ("no",)))
         asks = pivotal.label(PROBLEM, Group("p", traces=[trace(0, "no")]), pivotal.Settings(n=2, within=(low, high)), Lines())  # fmt: skip
         assert isinstance(world.drive(asks)[0], Label) is kept
     for wrong in ((0.5, 0.5), (0.5, 1.1), (-0.1, 0.5)):
@@ -282,7 +267,7 @@ def test_parts_and_halves_at_their_bounds() -> None:
 
 def test_unknown_log_probabilities_are_asked_for_of_those_alone() -> None:
     known, few, odd = (prefix_of(trace(k, "ab", logprobs=given)) for k, given in enumerate(([-3.0] * 3, [-1.0], [-1.0, -math.inf, 0.0])))  # fmt: skip
-    world = Noted(rolled(("right",)))
+    world = World(rolled(("right",)))
     found = world.drive(pivotal.surprises([known, few, odd], pivotal.Settings(by="m")))
     assert world.seen == [Logprob([few, odd], by="m")]
     assert found == [[3.0] * 3, [1.0] * 3, [1.0] * 3]
