@@ -165,6 +165,32 @@ def test_an_answer_tree_names_its_nodes_by_their_answers(tab: Tab) -> None:
     assert tab.evaluate("byId('tree-detail').querySelector('h3').textContent") == "Rewrite, depth 2"
 
 
+#: two nodes below each of a way of this many, whole answers, one of them right and as often visited as can be
+DEEP = """(depth) => { const nodes = [{u: -1, s: "", n: 1}];
+  for (let at = 1; at <= depth; at++) for (const place of [0, 1]) nodes.push({u: Math.max(0, nodes.length - 2 - place),
+    s: "x", w: "rewrite", a: "15 + 13 = 28, 28 + 3 = 31", n: 9, v: .5, ok: place, c: at === depth && place ? 1 : 0});
+  wood.trees[0] = {...wood.trees[0], nodes, all: nodes.length}; openTree(0); }"""
+#: labels that touch a label or another's node; nodes and labels that stand outside
+TOUCHING = """(() => { const inside = byId("tree").getBoundingClientRect(), all = [...document.querySelectorAll("#tree .node")]
+    .map((n) => [n.querySelector(".label").getBoundingClientRect(), n.querySelector(".shape").getBoundingClientRect()]);
+  const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const out = (b) => b.left < inside.left - 1 || b.right > inside.right + 1 || b.top < inside.top - 1 || b.bottom > inside.bottom + 1;
+  let both = 0; all.forEach(([label], i) => all.forEach(([other, shape], j) => { if (i !== j) both += touch(label, other) + touch(label, shape); }));
+  return [all.length, both, all.flat().filter(out).length]; })()"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(chromium() is None, reason="Chromium is not installed (Debian's package `chromium`)")
+@pytest.mark.parametrize("depth", [3, 6, 8])
+def test_a_deep_tree_opens_whole_and_its_labels_stand_apart(tab: Tab, depth: int) -> None:
+    tab.evaluate(f"({DEEP})({depth})")
+    assert tab.evaluate(TOUCHING) == [1 + 2 * depth, 0, 0]
+    assert tab.evaluate("wood.zoom") >= 0.6  # or nobody can read it
+    tab.evaluate(f"({DEEP})(30)")  # too deep to be read whole: it opens at the chosen answer
+    assert tab.evaluate(TOUCHING)[:2] == [61, 0]
+    assert tab.evaluate("wood.zoom") >= 0.6
+
+
 def screenshots(to: Path) -> None:
     """`python -c "import test_report_talks as t; t.screenshots(Path('/tmp'))"`: to be looked at."""
     import base64

@@ -1,6 +1,8 @@
 /* The search-tree viewer: a tidy tree in SVG. Pan, zoom, fold; arrows walk it, as in any tree of ARIA's. */
 const SVG = "http://www.w3.org/2000/svg";
-const wood = { trees: [], nodes: [], top: [], focus: 0, x: 20, y: 20, zoom: 1, colour: "v" };
+const wood = { trees: [], nodes: [], top: [], focus: 0, x: 20, y: 20, zoom: 1, colour: "v", chars: 24, column: 235 };
+const CHAR = 7.25, LINE = 34, ROUND = 46;  // a character, a row; two nodes at their largest and the gap to a label
+const LEGIBLE = 0.6;  // below it a tree opens at the chosen node, and not whole
 
 function startTrees(trees) {
   wood.trees = trees;
@@ -55,7 +57,7 @@ function openTree(place) {
   wood.focus = (chosen || wood.top[0]).at;
   drawTree();
   fitTree();
-  if (wood.zoom < 0.75) readable();
+  if (wood.zoom < LEGIBLE) readable();
   describe();
 }
 
@@ -73,13 +75,22 @@ function visible() {
   return rows;
 }
 
+/* Columns as wide as whole labels where they fit; a deep tree has labels of two shorter lines. */
+function widen(rows) {
+  const columns = 1 + Math.max(...rows.map((node) => node.depth)), room = (byId("tree").getBoundingClientRect().width || 780) / LEGIBLE;
+  const wide = (chars) => (chars + 2) * CHAR + ROUND;  // a mark stands behind
+  wood.chars = [24, 20, 16, 13, 11, 9].find((chars) => columns * wide(chars) + 44 <= room) || 9;
+  wood.column = wide(wood.chars);
+}
+
 function layOut(rows) {
   let line = 0;
+  widen(rows);
   const place = (node) => {
     const kids = node.open ? node.kids : [];
     kids.forEach(place);
-    node.px = node.depth * 210;
-    node.py = kids.length ? (kids[0].py + kids[kids.length - 1].py) / 2 : line++ * 34;
+    node.px = node.depth * wood.column;
+    node.py = kids.length ? (kids[0].py + kids[kids.length - 1].py) / 2 : line++ * LINE;
   };
   wood.top.forEach(place);
   return rows;
@@ -143,8 +154,17 @@ function drawNode(node) {
   else svg("circle", { ...look, r }, g);
   if (node.kids.length && !node.open) svg("text", { class: "plus", y: 4 }, g).textContent = "+";
   const text = nodeText(node), mark = node.row.ok === 1 ? " \u2713" : node.row.ok === 0 ? " \u2717" : "";
-  svg("text", { x: r + 6, y: -8 }, g).textContent = (text.length > 24 ? text.slice(0, 23) + "\u2026" : text) + mark;
+  const lines = labelOf(text, mark), label = svg("text", { class: "label" }, g);
+  lines.forEach((each, at) => (svg("tspan", { x: r + 6, y: lines.length > 1 ? 18 * at - 5 : -8 }, label).textContent = each));
   return g;
+}
+
+/* The lines of a label and its mark, none longer than a column has room for; the edge runs between them. */
+function labelOf(text, mark) {
+  const most = wood.chars, cut = (words) => (words.length > most ? words.slice(0, most - 1).trimEnd() + "\u2026" : words);
+  if (text.length <= most || most >= 24) return [cut(text) + mark];
+  const space = text.lastIndexOf(" ", most), end = space > most / 2 ? space : most;
+  return [text.slice(0, end).trim(), cut(text.slice(end).trim()) + mark];
 }
 
 function describe() {
@@ -191,7 +211,7 @@ function zoomBy(factor, at) {
 
 function fitTree() {
   const box = byId("tree").getBoundingClientRect(), rows = visible();
-  const wide = Math.max(...rows.map((node) => node.px)) + 240, high = Math.max(...rows.map((node) => node.py)) + 70;
+  const wide = Math.max(...rows.map((node) => node.px)) + wood.column + 44, high = Math.max(...rows.map((node) => node.py)) + 70;
   wood.zoom = clamp(Math.min(box.width / wide, box.height / high), 0.08, 1.4);
   wood.x = 34 * wood.zoom + 6;
   wood.y = Math.max(36 * wood.zoom, (box.height - high * wood.zoom) / 2 + 36 * wood.zoom);
