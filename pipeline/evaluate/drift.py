@@ -10,7 +10,9 @@ votes teach the model its own mistakes); score (the verifier's mean word, from 0
 accuracy falls, the reward is over-optimised, arXiv:2307.04964, section 4); gap (how much more often the
 verifier says right than gold does) and gap/top (the same among the tenth of the samples that it scores best:
 a policy that games its judge shows there first, Gao et al. 2022, arXiv:2210.10760); false_positive (right
-answers, so kept by answer equality, whose trace holds a wrong step by the task's oracle); preference (the
+answers, so kept by answer equality, whose trace holds a wrong step by the task's oracle); legal (samples
+whose every step the task's rules allow, right or not: where a judge that looks at ends alone is gamed, it
+falls); preference (the
 verifier's choice between two right traces, the model's own and another version's: 0.5 is fair; with two
 versions in `of`); unsolved, and never_solved (by none of the measured versions, in any sample).
 
@@ -101,6 +103,7 @@ class Drawn:
     answer: str | None  #: answers that mean the same under one spelling
     score: float | None  #: the verifier's, from 0 to 1
     wrong_step: bool | None  #: of a right one; None where no oracle says
+    legal: bool | None = None  #: does every step keep to the task's rules? None where it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def outcomes(
         right = bool(gold[trace.id].correct) if trace.id in gold else False
         verdicts = gold[trace.id].step_scores if trace.id in gold else None
         nats, theirs = -math.fsum(trace.logprobs), base.get(trace.id)
+        legal = task.legal(problem.question, trace.steps)
         score = None if trace.score is None else weight(trace.score, kind_of(settings.aggregate))
         found.append(
             Drawn(
@@ -182,6 +186,7 @@ def outcomes(
                 answer=key,
                 score=score if score is not None and math.isfinite(score) else None,
                 wrong_step=not all(verdicts) if right and verdicts else None,
+                legal=None if legal is None else bool(legal) and all(legal),
             )
         )
     return Astray(problem.id, problem.answer is not None, tuple(found))
@@ -231,6 +236,10 @@ def columns(found: Sequence[Astray], settings: Settings) -> Measured:
     stats["distinct"] = ratio((len({d.text for d in r.drawn}), len(r.drawn)) for r in found)
     stats["entropy/answers"] = ratio((answer_entropy(r.drawn), bool(r.drawn)) for r in found)
     stats["agreement"] = ratio((_agreement(r.drawn), bool(r.drawn)) for r in found)
+    if any(d.legal is not None for _, d in drawn):
+        stats["legal"] = ratio(
+            (sum(bool(d.legal) for d in r.drawn), sum(d.legal is not None for d in r.drawn)) for r in found
+        )
     if any(row.known for row in found):
         stats |= _against_gold(found, settings)
     return Measured(stats)
@@ -302,6 +311,7 @@ NAMES = {
     "agreement": ("samples that agree with the most frequent answer", False, True, ""),
     "accuracy": ("samples that are right", False, True, ""),
     "false_positive": ("right by a wrong step", True, True, "false positive"),
+    "legal": ("samples that keep to the task's rules", False, True, ""),
     "score": ("what the verifier says of a sample", False, True, ""),
     "gap": ("verifier says right less gold does", True, True, ""),
     "gap/top": ("the same among its best tenth", True, True, "gap at the top"),
@@ -331,7 +341,7 @@ FIGURES = {
     "Distance from the base, and entropy, nats a token": ("kl", "entropy"),
     "Do its samples differ?": ("distinct", "distinct/right", "agreement", "accuracy"),
     "Is its judge right about it?": ("score", "gap", "gap/top", "preference"),
-    "Right for the wrong reason, and out of reach": ("false_positive", "unsolved", "never_solved"),
+    "Right for the wrong reason, and out of reach": ("false_positive", "legal", "unsolved", "never_solved"),
 }
 SMALL = ("length/mean", "truncated", "entropy/answers")
 

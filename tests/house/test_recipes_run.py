@@ -80,7 +80,8 @@ VERIFIERS = (
 )
 TALKING = ("score_countdown", "cac_countdown")
 #: in test_talk_recipes.py
-JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown", "think_countdown")
+JUDGING = ("self_rewarding_countdown", "self_countdown", "oracle_gap_countdown", "think_countdown",
+           "critics_countdown", "hacked_countdown")  # fmt: skip
 #: in test_chat_talks.py
 CHATTING = ("self_words",)
 #: in test_answer_recipes.py: with a policy that knows conversations by heart

@@ -148,6 +148,46 @@ def test_the_gap_to_an_oracle(place: Path, talker: Path) -> None:
     assert final["arms/accuracy/resample"] >= final["arms/accuracy/once"]
 
 
+def test_critics_by_how_true_they_are(place: Path, talker: Path) -> None:
+    name = "critics_countdown"
+    talks = [f"before.talk{near}.problems=4" for near in (10, 20, 40)]
+    final = run(name, talker, *talks, "finally.curve.checks=2")["final"]["metrics"]
+    found = rows(name, 0, "talk40", Trace)
+    assert {row.act for row in found} == {"critique"}
+    critics = ("policy", "within10", "within20", "within40")
+    turns = list(StageFolder(DATA / name / "final-000" / "curve").read(Trace))
+    assert {row.model for row in turns if row.act == "critique"} == set(critics)
+    firsts = {row.id for row in turns if not row.parent}
+    assert len(firsts) == TASK["test"]
+    assert {row.parent for row in turns if row.act == "critique"} >= firsts
+    for critic in critics:
+        assert 0 <= final[f"curve/accuracy/{critic}/1"] <= 1
+        assert final[f"curve/accuracy/{critic}"] == final[f"curve/accuracy/{critic}/2"]
+    assert 0 <= final["curve/p"] <= 1
+
+
+def test_a_hole_in_the_critic_is_rewarded(place: Path, talker: Path) -> None:
+    name = "hacked_countdown"
+    small = [
+        "rounds=2",
+        "problems_per_round=6",
+        "before.probe.problems=6",
+        "stages.trust.every=1",
+        "stages.trust2.every=1",
+    ]
+    for stage in ("learn", "learn2"):
+        small += [f"stages.{stage}.warmup_steps=0"]
+    status = run(name, talker, *small)
+    for samples, verdicts in (("sample", "verdict"), ("sample2", "verdict2")):
+        said = {row.trace_id: row for row in rows(name, 2, verdicts, Label)}
+        assert said
+        assert set(said) <= {row.id for row in rows(name, 2, samples, Trace)}
+        assert all(row.value in (0, 1) for row in said.values())
+    final = status["final"]["metrics"]
+    assert {"said/says_right", "said/right", "said2/says_right", "final/accuracy/greedy@mended"} <= set(final)
+    assert {"astray/legal", "astray/legal@mended"} <= set(final)
+
+
 def test_a_verifier_learns_from_checks_that_say_the_truth(place: Path, talker: Path) -> None:
     name = "think_countdown"
     small = ["problems_per_round=6", "stages.sample.n=6", "stages.verify.n=2", "finally.pool.n=4"]
