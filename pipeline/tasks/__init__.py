@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.rows import ATTEMPTS, Dropped, Problem
 from pipeline.settings import Settings, added, operational
@@ -64,6 +64,17 @@ class TaskSettings(Settings):
         description="how a chat asks for a critique; fault: as if there were one, as Self-Refine does",
     )
     cache: str = operational("", description="where downloaded data sets are kept")
+
+    @model_validator(mode="after")
+    def _fault_is_said(self) -> TaskSettings:
+        if self.critique == "fault" and not self.chat:
+            raise ValueError(
+                "critique: fault is how a chat is asked, and this task does not chat: set chat: true, or say "
+                "what stands before a critique in acts: {critique: ...}"
+            )
+        if self.critique == "fault" and self.acts.get("critique"):
+            raise ValueError("critique: fault, and acts.critique words it too: leave one of them out")
+        return self
 
     def shots(self, trained: int | None = None) -> int:
         """How many worked examples a version of a model is shown; `trained`: the round that trained it, -1

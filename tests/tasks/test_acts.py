@@ -1,6 +1,7 @@
 """The words of later turns: what is shown, and what is read in the reply."""
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.asks import Prefix, Said
 from pipeline.engine.growth import ended
@@ -49,6 +50,10 @@ def test_a_critique_may_take_a_fault_for_granted():
     fault = task_of(chat=True, critique="fault").turn_messages(QUESTION, "critique", [Said(A)])[-1]["content"]
     assert "There is a fault" in fault
     assert "There is a fault" not in neutral
+    with pytest.raises(ValidationError, match="this task does not chat: set chat: true"):
+        task_of(critique="fault")
+    with pytest.raises(ValidationError, match="acts.critique words it too"):
+        task_of(chat=True, critique="fault", acts={"critique": "Is it so?"})
 
 
 def test_a_recipe_has_words_of_its_own():
