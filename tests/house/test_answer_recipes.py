@@ -124,9 +124,15 @@ def test_preferences_rank_answers(place: Path, talker: Path) -> None:
     assert not [t for t in rows("berry_countdown", "final-000/berry", Trace) if t.act == "compare"]
 
 
-def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker: Path) -> None:
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker: Path, variant: str) -> None:
     name = "alphallm_countdown"
-    small = ["rounds=1", "problems_per_round=4", "before.probe.problems=6", "before.some.problems=4"]
+    small = [
+        f"stages.search.variant={variant}",
+        f"finally.adaptive.search.variant={variant}",
+        "stages.search.ends=2",
+    ]
+    small += ["rounds=1", "problems_per_round=4", "before.probe.problems=6", "before.some.problems=4"]
     small += ["before.try.problems=6", "before.talk.problems=4", "before.warm.steps=2"]
     small += ["before.ahead.n=2", "stages.search.simulations=4", "stages.traces.threshold=0"]
     small += [f"finally.{one}.search.simulations=3" for one in ("adaptive", "fixed")]
@@ -143,16 +149,23 @@ def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker:
     assert all(imagined[row.problem_id].question in row.prompt for row in kept)
 
 
-def test_a_proposer_and_its_solver(place: Path, talker: Path) -> None:
+@pytest.mark.parametrize(("reward", "most"), [("r_zero", 0.5), ("absolute_zero", 1)])
+def test_a_proposer_and_its_solver(place: Path, talker: Path, reward: str, most: float) -> None:
     name = "r_zero_countdown"
-    small = ["rounds=1", "problems_per_round=4", "before.probe.problems=6", "stages.imagine.band=[0,1]"]
+    small = [
+        f"stages.imagine.reward={reward}",
+        "rounds=1",
+        "problems_per_round=4",
+        "before.probe.problems=6",
+        "stages.imagine.band=[0,1]",
+    ]
     small += ["stages.imagine.votes=3", "stages.solve.n=3", "before.warm.on_empty=continue"]
     run(name, talker, small)
     traces = rows(name, "round-001/imagine", Trace)
     labels = {label.trace_id: label for label in rows(name, "round-001/imagine", Label)}
     assert len(traces) == 16
     assert set(labels) == {trace.id for trace in traces}
-    assert all(-1 <= float(label.value) <= 0.5 for label in labels.values())
+    assert all(-1 <= float(label.value) <= most for label in labels.values())
     assert all(label.value == -1 for label in labels.values() if label.reason == "no_question")
     assert any(label.reason == "" for label in labels.values())
     imagined = {p.id for p in rows(name, "round-001/imagine", Problem)}
