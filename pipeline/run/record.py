@@ -93,7 +93,8 @@ def stage_metrics(run: Run, stage: Stage, number: int) -> Iterator[tuple[str, fl
     manifest = run.stage_folder(stage, number).manifest()
     if manifest is None:
         return
-    for key, value in manifest.extra.get("metrics", {}).items():
+    measured = manifest.extra.get("metrics", {})
+    for key, value in measured.items():
         yield f"{stage.name}/{key}", value
     if stage.room == "train":
         yield from ((f"{stage.name}/dropped/{reason}", n) for reason, n in manifest.extra["dropped"].items())
@@ -105,7 +106,8 @@ def stage_metrics(run: Run, stage: Stage, number: int) -> Iterator[tuple[str, fl
     for reason, rows in counts.dropped.items():
         yield f"{stage.name}/dropped/{reason}", rows
     for name, value in counts.counters.items():
-        yield f"{stage.name}/{name}", value
+        if name not in measured:  # `critique` measures a share that is called `right`, as a count is
+            yield f"{stage.name}/{name}", value
     if stage.room == "select" and (read := counts.counters.get("given")):
         yield f"{stage.name}/kept_share", 1 - sum(counts.dropped.values()) / read
 

@@ -183,6 +183,8 @@ def test_a_hole_in_the_critic_is_rewarded(place: Path, talker: Path) -> None:
         assert said
         assert set(said) <= {row.id for row in rows(name, 2, samples, Trace)}
         assert all(row.value in (0, 1) for row in said.values())
+    trust = status["rounds"][2]["metrics"]
+    assert 0 < trust["trust/right"] <= 1  # the share, and not how many
     final = status["final"]["metrics"]
     assert {"said/says_right", "said/right", "said2/says_right", "final/accuracy/greedy@mended"} <= set(final)
     assert {"astray/legal", "astray/legal@mended"} <= set(final)
