@@ -186,24 +186,29 @@ def paired(
     a: Sequence[Side], b: Sequence[Side], resamples: int = 2000
 ) -> tuple[float, float | None, float | None]:
     """(difference, low, high) of the first arm over the second: the mean over seeds on each problem,
-    resampled over problems; no interval where one side is a bare number.
+    resampled over problems; no interval where one side is a bare number. Seeds that drew other problems than
+    one another are resampled each by itself.
 
     Raises:
-        ValueError: the arms, or the seeds, answered different problems.
+        ValueError: the arms answered different problems.
     """
     difference = float(np.mean([one.value - other.value for one, other in zip(a, b, strict=True)]))
     statistics = [(one.statistic, other.statistic) for one, other in zip(a, b, strict=True)]
     if any(one is None or other is None for one, other in statistics):
         return difference, None, None
-    ids = list(a[0].ids)
-    for side in (*a, *b):
-        if list(side.ids) != ids:
-            shared = len(set(ids) & set(side.ids))
-            raise ValueError(f"{len(ids)} problems and {len(side.ids)}, {shared} of them the same")
-    weights = resample(len(ids), resamples)
+    for one, other in zip(a, b, strict=True):
+        if list(one.ids) != list(other.ids):
+            shared = len(set(one.ids) & set(other.ids))
+            raise ValueError(f"{len(one.ids)} problems and {len(other.ids)}, {shared} of them the same")
+    alike = all(list(side.ids) == list(a[0].ids) for side in a)
+    drawn = [resample(len(side.ids), resamples, 0 if alike else number) for number, side in enumerate(a)]
     spread: Floats = np.mean(
-        [one.spread(weights) - other.spread(weights) for one, other in statistics], axis=0
-    )  # type: ignore[union-attr]
+        [
+            one.spread(weights) - other.spread(weights)  # type: ignore[union-attr]
+            for (one, other), weights in zip(statistics, drawn, strict=True)
+        ],
+        axis=0,
+    )
     return difference, *percentile95(spread)
 
 

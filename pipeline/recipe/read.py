@@ -119,13 +119,17 @@ class _Fast(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    own = {id(key) for key, _ in node.value}  # what is merged in (`<<: *other`) may be given anew
     loader.flatten_mapping(node)
     seen: dict[Any, Any] = {}
+    given = set()
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if key in seen:
+        if key in given:
             mark = key_node.start_mark
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", mark)
+        if id(key_node) in own:
+            given.add(key)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 

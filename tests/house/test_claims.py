@@ -189,6 +189,20 @@ def test_what_was_asked_otherwise_is_not_paired() -> None:
         paired([side([1, 0]), side([1, 0], ["1", "2"])], [side([1, 0]), side([1, 0])])
 
 
+def test_seeds_that_drew_other_problems_are_resampled_each_by_itself() -> None:
+    a = [side([1, 1, 0, 0] * 25), side([1, 0, 1, 0] * 25)]
+    b = [side([1, 0, 1, 0] * 25), side([1, 1, 0, 0] * 25)]
+    assert paired(a, b) == (0.0, 0.0, 0.0)
+    others = [replace(one, ids=tuple(f"other {name}" for name in one.ids)) for one in (a[1], b[1])]
+    difference, low, high = paired([a[0], others[0]], [b[0], others[1]])
+    assert difference == 0  # and no problem's mean over the seeds hides how far each seed lies from chance
+    assert low is not None
+    assert high is not None
+    assert -0.2 < low < -0.05 < 0.05 < high < 0.2
+    unlike = [side([1, 0, 1]), side([1, 1, 1, 0, 0])], [side([0, 0, 1]), side([0, 1, 1, 0, 0])]
+    assert paired(*unlike)[0] == pytest.approx((1 / 3 + 1 / 5) / 2)
+
+
 def test_sides_of_other_problems_are_resampled_apart() -> None:
     first, second = side([1, 0] * 50), side([1, 0, 0, 0] * 50, [str(n) for n in range(1000, 1200)])
     difference, low, high = apart([first], [second])

@@ -102,7 +102,7 @@ PEOPLE = ("prm_from_people",)
 #: in test_labels_table.py
 COMPARED = ("labels_deduction", "labels_countdown4")
 ROUNDS = ("ceiling_countdown", "compute_optimal_countdown")
-THINKING = ("ets_countdown", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown",
+THINKING = ("ets_countdown", "judge_deduction", "rebase_countdown", "rebase_deduction", "revise_countdown", "rstar_countdown",
             "searches_countdown")  # fmt: skip
 REWARDS = ("ppo_steps_countdown", "pav_rl_countdown", "prime_countdown", "ttrl_countdown")
 DISTILLED = ("distil_countdown",)
@@ -257,7 +257,10 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
                 *(["problems=8"] if stage.settings.problems else []),
             ]
         elif stage.method == "compute_optimal":
-            keys = ["difficulty=2", "bins=1", "budgets=[4]", "resamples=100"]
+            budget = min(stage.settings.budgets[:2], key=lambda budget: abs(budget - 4))
+            keys = ["difficulty=2", "bins=1", f"budgets=[{budget}]", "resamples=100"]
+            limited = [name for name, way in stage.settings.strategies.items() if "budgets" in way]
+            keys += [f"strategies.{name}.budgets=[{budget}]" for name in limited]
         elif stage.room == "evaluate" and (search := stage.settings.search):
             keys = [
                 f"search.{key}"
@@ -397,6 +400,7 @@ def test_a_learning_curve(place: Path, tiny: Path) -> None:
     "name",
     [
         pytest.param("ets_countdown", marks=pytest.mark.full),
+        pytest.param("judge_deduction", marks=pytest.mark.full),
         pytest.param("rebase_countdown", marks=pytest.mark.full),
         pytest.param("rebase_deduction", marks=pytest.mark.full),
         pytest.param("searches_countdown", marks=pytest.mark.full),
@@ -418,6 +422,10 @@ def test_thinking_longer_on_countdown(name: str, place: Path, tiny: Path) -> Non
         assert 0 <= final[f"{stage.name}/{mark_of(stage)}accuracy/{head}"] <= 1
         if stage.settings.held:
             assert final[f"{stage.name}/held/tokens"] >= final[f"{stage.name}/held/nodes"] > 0
+    for stage in (one for one in recipe.section("finally") if one.method == "compute_optimal"):
+        for way, budget in stage.settings.cells:  # with each reward model, what each strategy found and wrote
+            assert 0 <= final[f"{stage.name}/accuracy/{way}@{budget}"] <= 1
+            assert final[f"{stage.name}/tokens/{way}@{budget}"] > 0
     here = DATA / recipe.name / "final-000"
     if name == "rstar":  # no training: the policy writes what a typical answer is
         charged = sum(row.tokens_charged for row in StageFolder(here / "search").read(Trace))

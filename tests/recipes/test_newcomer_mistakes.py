@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from pipeline.recipe.read import examine, plain
+from pipeline.errors import RecipeError
+from pipeline.recipe.read import examine, parse_yaml, plain
 
 CASES = [
     ("stages.measure.rounds", [3, 1], "the last round, 1, is before the first, 3"),
@@ -48,3 +49,13 @@ def test_all_are_said_in_one_go():
     data["stages"]["measure"] |= {"rounds": [3, 1], "votes": ["majorty"]}
     data["models"]["policy"]["lora"] = "non"
     assert len(said(data)) == 3
+
+
+def test_what_is_merged_in_may_be_given_anew_and_a_key_of_ones_own_stands_once():
+    merged = parse_yaml(
+        "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {y: 4, <<: [*a, {z: 5, x: 6}]}\n", "r.yaml"
+    )
+    assert merged["b"] == {"x": 1, "y": 3}
+    assert merged["c"] == {"x": 1, "y": 4, "z": 5}
+    with pytest.raises(RecipeError, match=r"r\.yaml:2: .*key 'y' stands twice"):
+        parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3, y: 4}\n", "r.yaml")
