@@ -115,7 +115,7 @@ def test_preferences_rank_answers(place: Path, talker: Path) -> None:
     final = run(
         "berry_countdown", talker, [*small, "finally.once.samples=2", "before.first.on_empty=continue"]
     )
-    for stage in ("berry", "words", "absolute"):
+    for stage in ("berry", "words", "absolute", "plain"):
         assert 0 <= final[f"{stage}/accuracy/search"] <= 1
     pairs = rows("berry_countdown", "round-000/duels", Pair)
     assert pairs
@@ -139,6 +139,10 @@ def test_a_policy_learns_from_what_it_imagined_and_searched(place: Path, talker:
     small += [f"before.{one}.on_empty=continue" for one in ("first", "second", "third")]
     final = run(name, talker, small)
     assert {"adaptive/accuracy/search", "fixed/accuracy/search", "final/accuracy/greedy"} <= set(final)
+    assert 0 <= final["chosen/accuracy/search"] <= 1
+    said = rows(name, "final-001/states", Label)
+    assert said
+    assert all(row.correct is None and 0 <= row.value <= 1 for row in said)  # the critics see no gold
     imagined = {p.id: p for p in rows(name, "round-001/imagine", Problem)}
     assert imagined
     assert all(p.answer is None and p.split == "train" for p in imagined.values())
