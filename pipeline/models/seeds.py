@@ -142,7 +142,8 @@ def build(spec: str, task_settings: Any, checkpoints: Path, progress: Progress |
 
 
 def unsaid(spec: str, task_settings: Any, act: str) -> bool:
-    """Does this seed have no word for what stands in front of an act's turn?
+    """Was this seed never taught what stands in front of an act's turn? One that does not talk has tokens
+    for some (`check: `), which nothing has trained.
 
     Raises:
         RecipeError: there is no such seed.
@@ -150,8 +151,16 @@ def unsaid(spec: str, task_settings: Any, act: str) -> bool:
     from pipeline.tasks._acts import LABELS
 
     recipe, _ = plan(spec, task_settings)
-    known = (*DIALECT, *seed_talk.words(recipe.talk))
+    known = (*DIALECT, *seed_talk.words(recipe.talk)) if recipe.talk else ()
     return (task_settings.acts.get(act) or LABELS.get(act, act)) not in known
+
+
+def talking(spec: str) -> str:
+    """The same seed in the form that talks; empty where it has none, or talks already."""
+    name, _, query = spec.removeprefix("seed://").partition("?")
+    if name != "countdown" or "talk=" in query:
+        return ""
+    return f"seed://{name}?{'&'.join([*filter(None, [query]), 'talk=1'])}"
 
 
 def look(spec: str, task_settings: Any) -> None:

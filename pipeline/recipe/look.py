@@ -271,8 +271,8 @@ def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
         if unknown:
             turns = ", ".join(sorted(unknown))
             seen.odd.append(
-                f"{here}: asks {name} for turns ({turns}) that {base} knows no word of: leave those actions "
-                "out, or take a model of language"
+                f"{here}: asks {name} for turns ({turns}) that {base} was never taught: leave those actions "
+                f"out, or take {seeds.talking(base) or 'a model of language'}"
             )
 
 

@@ -205,6 +205,14 @@ def test_it_says_so_without_torch_and_takes_overrides(write: Write, place: Path)
     assert "mine.yaml: ok" in done.stdout
 
 
+def test_a_seed_that_does_not_talk_is_no_critic() -> None:
+    path = ROOT / "recipes" / "mctsr_countdown.yaml"
+    assert check([path], [])[0] == []
+    told = check([path], ["models.policy.base=seed://countdown?steps=400"])[0]
+    assert any("finally.refine: asks policy for turns (critique, rewrite)" in line for line in told)
+    assert all("or take seed://countdown?steps=400&talk=1" in line for line in told)
+
+
 def test_a_seed_knows_no_chat() -> None:
     [line] = check([ROOT / "recipes" / "quickstart.yaml"], ["task.chat=true"])[0]
     assert "seed://countdown: an embedded seed has no chat template: set task.chat=false" in line
@@ -216,11 +224,11 @@ def test_turns_that_a_seed_has_no_words_for_are_told() -> None:
         problems, _ = check([path], [f"finally.search.actions=[step, {more}]"])
         [line] = problems
         assert (
-            f"finally.search: asks policy for turns ({turns}) that seed://countdown knows no word of" in line
+            f"finally.search: asks policy for turns ({turns}) that seed://countdown was never taught" in line
         )
     assert (
         check([path, ROOT / "recipes" / "revise_countdown.yaml"], [])[0] == []
-    )  # `revise: ` is in its vocabulary
+    )  # its policy learns to revise
     assert (
         check(
             [path], ["finally.search.actions=[step, ask]", "models.policy.base=HuggingFaceTB/SmolLM2-135M"]
