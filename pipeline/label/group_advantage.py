@@ -75,6 +75,16 @@ class Settings(LabelSettings):
             )
         if self.process and self.kind in ("pass_at_k", "best_of_k", "max_rl"):
             raise ValueError(f"process: rewards by step have no {self.kind}; take grpo, dr_grpo or rloo")
+        if self.overlong and self.kind == "pass_at_k":
+            raise ValueError(
+                "overlong: pass_at_k is of answers that are right or wrong, with no penalty between"
+            )
+        for key, fits, what in (
+            ("k", self.kind == "pass_at_k", "kind: pass_at_k"),
+            ("gamma", bool(self.process), "rewards by step (process above 0)"),
+        ):
+            if key in self.model_fields_set and not fits:
+                raise ValueError(f"{key}: it is of {what}, and nothing here reads it: leave it out")
         if not (self.outcome or self.process):
             raise ValueError("outcome and process are both 0: nothing would count")
         return self

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import NothingKept
 from pipeline.rows import Example
@@ -85,6 +85,19 @@ class Settings(TrainSettings):
         None, ge=1, description="rows at once on a device; none: as many as 32k tokens hold"
     )
     log_every: int = operational(10, ge=1, description="optimizer steps between reports")
+
+    @model_validator(mode="after")
+    def _read(self) -> Settings:
+        """What the loss does not read is refused: it would stand there as if it did something."""
+        clips = {"reinforce": (), "cispo": ("clip_high",)}.get(self.loss, ("clip_low", "clip_high"))
+        for key in ("clip_low", "clip_high"):
+            if getattr(self, key) is not None and key not in clips:
+                raise ValueError(f"{key}: loss {self.loss} has none: leave it out, or take another loss")
+        if self.longest is not None and self.loss != "dr_grpo":
+            raise ValueError(f"longest: loss {self.loss} is not divided by it; dr_grpo is")
+        if self.minibatches > 1 and self.batch_size:
+            raise ValueError("minibatches and batch_size both say how many rows a step has: leave one out")
+        return self
 
     def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
         """Traces that were not drawn from the policy itself have no ratio to it."""
