@@ -102,6 +102,13 @@ class Settings(TrainSettings):
     def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
         """Traces that were not drawn from the policy itself have no ratio to it."""
         yield from super().faults(restart_from, given)
+        wrote = {settings.written_by: name for name, settings in given if settings.written_by}
+        if wrote and self.model not in wrote:
+            writer, name = next(iter(wrote.items()))
+            yield (
+                f"from: the traces of {name} are written by {writer}, and {self.model} learns from them: the "
+                f"ratio would be to another model. Let {self.model} write (by: {self.model})"
+            )
         for name, settings in given:
             if how := settings.drawn_otherwise:
                 yield (
