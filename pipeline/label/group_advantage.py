@@ -79,8 +79,6 @@ class Settings(LabelSettings):
             raise ValueError(
                 "overlong: pass_at_k is of answers that are right or wrong, with no penalty between"
             )
-        if "k" in self.model_fields_set and self.kind != "pass_at_k":
-            raise ValueError(f"k: it is of pass_at_k, and {self.kind} does not read it: leave it out")
         if not (self.outcome or self.process):
             raise ValueError("outcome and process are both 0: nothing would count")
         return self

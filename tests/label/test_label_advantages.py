@@ -200,7 +200,6 @@ def test_step_reward_wants_one_source(given, words) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"kind": "rloo", "k": 3}, "k: it is of pass_at_k, and rloo does not read it"),
         ({"kind": "pass_at_k", "overlong": (3, 9)}, "overlong: pass_at_k is of answers"),
         ({"overlong": (48, 48)}, "the first is below the second"),
         ({"kind": "max_rl", "process": 1}, "rewards by step have no max_rl"),
