@@ -10,7 +10,8 @@ Each arm is `recipes/grpo_countdown.yaml` with other stages, no warm-up and no g
 samples alone (`select: correct`, `train: sft`) or on all by their advantages. A run is an ordinary one: an
 interrupted start goes on. Prints a Markdown table: accuracy, and the share of target-blind answers, which add
 up all the numbers whatever the target is, of the greedy answers, of samples at temperature 1 and of the right
-ones among these; what a training saw of them stands beside. docs/results.md has what was found.
+ones among these; what a training saw of them stands beside. What was found: docs/claims.md,
+"Policy gradients".
 """
 
 from __future__ import annotations
