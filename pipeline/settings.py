@@ -346,6 +346,11 @@ class StageSettings(Settings):
         return False
 
     @property
+    def written_by(self) -> str:
+        """The model that writes its traces, where it makes any of its own; empty: none."""
+        return ""
+
+    @property
     def drawn_otherwise(self) -> str:
         """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
         0.7`); empty: they were."""

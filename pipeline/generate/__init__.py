@@ -78,6 +78,10 @@ class GenerateSettings(StageSettings):
         return self.temperature == 0
 
     @property
+    def written_by(self) -> str:
+        return self.by
+
+    @property
     def drawn_otherwise(self) -> str:
         found = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []

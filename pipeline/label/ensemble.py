@@ -11,7 +11,7 @@ import math
 from statistics import fmean, pstdev
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.asks import All, Asks, Score, prefix_of
 from pipeline.label import LabelSettings
@@ -31,6 +31,15 @@ class Settings(LabelSettings):
     most_spread: float | None = Field(
         None, ge=0, description="traces whose values differ by more, as a standard deviation, are dropped"
     )
+
+    @field_validator("by")
+    @classmethod
+    def _differ(cls, by: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in by if by.count(name) > 1]:
+            raise ValueError(
+                f"{twice[0]} stands there twice: a model that agrees with itself is no second one"
+            )
+        return by
 
     def cost(self, task: Length, given: float = 0.0) -> Cost:
         """Each trace read by each model."""

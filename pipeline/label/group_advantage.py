@@ -75,6 +75,10 @@ class Settings(LabelSettings):
             )
         if self.process and self.kind in ("pass_at_k", "best_of_k", "max_rl"):
             raise ValueError(f"process: rewards by step have no {self.kind}; take grpo, dr_grpo or rloo")
+        if self.overlong and self.kind == "pass_at_k":
+            raise ValueError(
+                "overlong: pass_at_k is of answers that are right or wrong, with no penalty between"
+            )
         if not (self.outcome or self.process):
             raise ValueError("outcome and process are both 0: nothing would count")
         return self

@@ -54,6 +54,14 @@ class Settings(SelectSettings):
             raise ValueError("[] weighs no turn: write a number, or [first turn, second, ...]")
         return weight
 
+    @field_validator("turns")
+    @classmethod
+    def _in_order(cls, turns: tuple[int, int | None]) -> tuple[int, int | None]:
+        first, last = turns
+        if first < 0 or (last is not None and last < first):
+            raise ValueError(f"{[first, last]} holds no turn: [first, last], from 0; null: to the end")
+        return turns
+
     def kl_of(self, turn: int) -> float | None:
         """The KL weight of a turn's rows."""
         if isinstance(self.kl_weight, tuple):

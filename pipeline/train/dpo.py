@@ -45,6 +45,9 @@ Loss = Literal[
 ]  # fmt: skip
 
 
+SMOOTHED = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})  #: losses that know of flipped pairs
+
+
 class Settings(TrainSettings):
     """DPO's settings beside what every trainer takes; batch_size counts pairs."""
 
@@ -89,12 +92,18 @@ class Settings(TrainSettings):
     def _losses(self) -> Settings:
         if not set(self.loss) - {"sft"}:
             raise ValueError("loss: no loss over pairs; add sigmoid, or train: sft on the chosen ones")
+        if twice := [name for name in self.loss if self.loss.count(name) > 1]:
+            raise ValueError(f"loss: {twice[0]} stands there twice: name it once, with its loss_weights")
         if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
             raise ValueError(f"loss_weights: {len(self.loss_weights)} weights for {len(self.loss)} losses")
-        takes = {"robust", "exo_pair"} & set(self.loss)
-        if self.label_smoothing and not takes:
+        if off := [weight for weight in self.loss_weights or () if weight <= 0]:
             raise ValueError(
-                f"label_smoothing: {', '.join(self.loss)} takes none; robust does (cDPO), and exo_pair"
+                f"loss_weights: {off[0]:g} is not above 0; leave a loss out that shall not count"
+            )
+        if self.label_smoothing and not SMOOTHED & set(self.loss):
+            raise ValueError(
+                f"label_smoothing: {', '.join(self.loss)} takes none: of TRL's losses "
+                f"{', '.join(sorted(SMOOTHED))} do (robust is sigmoid where that share of pairs is flipped)"
             )
         if "exo_pair" in self.loss and not self.label_smoothing:
             raise ValueError("label_smoothing: exo_pair needs one above 0 (its paper: 1e-3)")

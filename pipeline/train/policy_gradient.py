@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import NothingKept
 from pipeline.rows import Example
@@ -86,9 +86,29 @@ class Settings(TrainSettings):
     )
     log_every: int = operational(10, ge=1, description="optimizer steps between reports")
 
+    @model_validator(mode="after")
+    def _read(self) -> Settings:
+        """What the loss does not read is refused: it would stand there as if it did something."""
+        clips = {"reinforce": (), "cispo": ("clip_high",)}.get(self.loss, ("clip_low", "clip_high"))
+        for key in ("clip_low", "clip_high"):
+            if getattr(self, key) is not None and key not in clips:
+                raise ValueError(f"{key}: loss {self.loss} has none: leave it out, or take another loss")
+        if self.longest is not None and self.loss != "dr_grpo":
+            raise ValueError(f"longest: loss {self.loss} is not divided by it; dr_grpo is")
+        if self.minibatches > 1 and self.batch_size:
+            raise ValueError("minibatches and batch_size both say how many rows a step has: leave one out")
+        return self
+
     def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
         """Traces that were not drawn from the policy itself have no ratio to it."""
         yield from super().faults(restart_from, given)
+        wrote = {settings.written_by: name for name, settings in given if settings.written_by}
+        if wrote and self.model not in wrote:
+            writer, name = next(iter(wrote.items()))
+            yield (
+                f"from: the traces of {name} are written by {writer}, and {self.model} learns from them: the "
+                f"ratio would be to another model. Let {self.model} write (by: {self.model})"
+            )
         for name, settings in given:
             if how := settings.drawn_otherwise:
                 yield (

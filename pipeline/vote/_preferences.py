@@ -42,6 +42,13 @@ class PairQuestion(Settings):
             raise ValueError(f"has no {missing}")
         return prompt
 
+    @field_validator("options")
+    @classmethod
+    def _differ(cls, options: tuple[str, str]) -> tuple[str, str]:
+        if not all(one.strip() for one in options) or options[0].strip() == options[1].strip():
+            raise ValueError(f"{list(options)}: two words that differ, one for the first and one against it")
+        return options
+
 
 def shown(prompt: str, question: str, first: str, second: str) -> str:
     """A prompt with its places filled; model text is put in as it is and never formatted again."""

@@ -96,6 +96,11 @@ def test_stopped_anywhere_and_extended_is_the_same_run(write_recipe: Callable[..
             "stages.learn.from: the traces of sample are drawn with temperature 0.7",
         ),
         ({"sample": {"top_p": 0.9, "top_k": 5}}, {}, "drawn with top_p 0.9, top_k 5"),
+        (
+            {"sample": {"by": "other"}},
+            {},
+            "stages.learn.from: the traces of sample are written by other, and policy learns from them",
+        ),
         ({"learn": {"args": {"deepspeed": "zero2.json"}}}, {}, "carry_optimizer: under ZeRO"),
         ({}, {"restart_from": "base"}, "carry_optimizer: the model restarts from its base"),
         ({"learn": {"schedule_rounds": 1}}, {}, "is over after 1 trainings, and the recipe has 2"),
@@ -109,8 +114,9 @@ def test_stopped_anywhere_and_extended_is_the_same_run(write_recipe: Callable[..
 def test_what_cannot_go_together_is_said_by_check(
     write_recipe: Callable[..., Path], tiny: Path, more: dict, changed: dict, words: str
 ) -> None:
+    beside = {"other": {"base": str(tiny)}}
     with pytest.raises(RecipeError) as caught:
-        load(write_recipe(models=model(tiny, **changed), **gradient(**more)))
+        load(write_recipe(models=model(tiny, **changed) | beside, **gradient(**more)))
     assert any(words in problem for problem in caught.value.problems), caught.value.problems
 
 

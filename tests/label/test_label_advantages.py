@@ -66,7 +66,7 @@ def rows(method, group, settings, replies=(), seen=None):
     ],
 )
 def test_group_advantages(kind, rewards, wanted) -> None:
-    found = rows(group_advantage, group_of(rewards), group_advantage.Settings(kind=kind, k=4))
+    found = rows(group_advantage, group_of(rewards), group_advantage.Settings(kind=kind))
     assert [row.advantage for row in found] == [[pytest.approx(a, abs=1e-5)] for a in wanted]
     assert {row.trace_id for row in found} == {f"p/{i}" for i in range(len(rewards))}
 
@@ -195,6 +195,19 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
 def test_step_reward_wants_one_source(given, words) -> None:
     with pytest.raises(ValidationError, match=words):
         step_reward.Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kind": "pass_at_k", "overlong": (3, 9)}, "overlong: pass_at_k is of answers"),
+        ({"overlong": (48, 48)}, "the first is below the second"),
+        ({"kind": "max_rl", "process": 1}, "rewards by step have no max_rl"),
+    ],
+)
+def test_what_a_kind_of_advantage_does_not_read_is_refused(given, words) -> None:
+    with pytest.raises(ValidationError, match=words):
+        group_advantage.Settings(**given)
 
 
 def test_plurality_rewards_what_most_say_without_gold() -> None:

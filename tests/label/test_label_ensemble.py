@@ -63,6 +63,8 @@ def test_what_they_do_not_agree_on_is_dropped():
     assert labelled(group(0), [])[1] == []
 
 
-def test_one_model_at_least():
+def test_one_model_at_least_and_none_twice():
     with pytest.raises(ValidationError):
         ensemble.Settings(by=())
+    with pytest.raises(ValidationError, match="a stands there twice"):
+        ensemble.Settings(by=("a", "b", "a"))

@@ -103,6 +103,9 @@ def test_weights_by_turn_and_the_turns_that_count() -> None:
     assert [row.kl_weight for row in selected(group)] == [None] * 4
     with pytest.raises(ValueError, match="weighs no turn"):
         episodes.Settings(kl_weight=())
+    for turns in ((2, 1), (-1, None)):
+        with pytest.raises(ValueError, match="holds no turn"):
+            episodes.Settings(turns=turns)
 
 
 @pytest.mark.parametrize("advantage", [None, [], [None], [float("nan")], [1.0, None], [1.0] * 4])

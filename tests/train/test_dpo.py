@@ -171,6 +171,7 @@ FEW = [
     {"args": {"use_weighting": True, "ld_alpha": 0.5}, "loss": ["sigmoid", "sft"]},
 ]
 REST = [
+    {"loss": ["aot"], "label_smoothing": 0.1},
     *({"loss": [name]} for name in ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
                                     "apo_down", "discopop", "sigmoid_norm")),
     {"loss": ["exo_pair"], "label_smoothing": 1e-3},
@@ -228,7 +229,9 @@ def test_mistakes_are_said(base: Path, tmp_path: Path) -> None:
     for given, words in (
         ({"loss": ["sft"]}, "no loss over pairs"),
         ({"loss_weights": [1, 2]}, "2 weights for 1 losses"),
-        ({"label_smoothing": 0.1}, "sigmoid takes none"),
+        ({"loss": ["sigmoid", "sft"], "loss_weights": [1, 0]}, "0 is not above 0"),
+        ({"loss": ["ipo", "sft", "ipo"]}, "ipo stands there twice"),
+        ({"label_smoothing": 0.1}, "sigmoid takes none: .* aot, aot_unpaired, exo_pair, robust do"),
         ({"loss": ["exo_pair"]}, "needs one above 0"),
         ({"loss": ["sigmoyd"]}, "Input should be"),
     ):

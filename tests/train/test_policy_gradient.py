@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from train_world import additions, job_of, weights
 
 from pipeline.errors import Diverged, NothingKept, RecipeError
@@ -129,7 +130,7 @@ def their_loss(theirs: Any, more: dict[str, Any] | None = None, **set_to: Any) -
 
 def ours(base: Path, world: dict[str, Any], folder: Path, **settings: Any) -> Any:
     job = job_of(base, folder, world["rows"], adapter=world["adapter"])
-    return pg.train(job, pg.Settings(**{"learning_rate": 1e-12, "max_length": 32, "longest": 7} | settings))
+    return pg.train(job, pg.Settings(**{"learning_rate": 1e-12, "max_length": 32} | settings))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def ours(base: Path, world: dict[str, Any], folder: Path, **settings: Any) -> An
     [
         ({"loss": "grpo"}, {}),
         ({"loss": "grpo", "clip_low": 0.1, "clip_high": 0.05}, {"epsilon_low": 0.1, "epsilon_high": 0.05}),
-        ({"loss": "dr_grpo"}, {"loss_type": "dr_grpo"}),
+        ({"loss": "dr_grpo", "longest": 7}, {"loss_type": "dr_grpo"}),
         ({"loss": "bnpo"}, {"loss_type": "bnpo"}),
         ({"loss": "dapo"}, {"loss_type": "dapo", "epsilon_high": 0.28}),
         (
@@ -318,6 +319,22 @@ def test_settings_that_cannot_go_together_are_said() -> None:
     assert list(pg.Settings(carry_optimizer=True).faults("previous", [("s", StageSettings())])) == []
     phased = pg.Settings(schedule_rounds=9, rounds=(3, None), every=2)
     assert [phased.place_in_schedule(n) for n in (4, 6, 8)] == [(0, 9), (1, 9), (2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": "reinforce", "clip_low": 0.1}, "clip_low: loss reinforce has none"),
+        ({"loss": "reinforce", "clip_high": 0.1}, "clip_high: loss reinforce has none"),
+        ({"loss": "cispo", "clip_low": 0.1}, "clip_low: loss cispo has none"),
+        ({"loss": "grpo", "longest": 9}, "longest: loss grpo is not divided by it"),
+        ({"minibatches": 2, "batch_size": 8}, "minibatches and batch_size both say"),
+        ({"top_entropy": 0}, "greater than 0"),
+    ],
+)
+def test_what_a_loss_does_not_read_is_refused(given: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        pg.Settings(**given)
 
 
 def test_cispo_has_a_gradient_past_its_cap_and_clipping_has_none() -> None:

@@ -52,3 +52,6 @@ def test_text_is_never_formatted_again():
     assert said == "What is {first}?|{second}|7|{x}"
     with pytest.raises(ValidationError, match=r"has no \{second\}"):
         PairQuestion(prompt="{question} {first}")
+    for options in (("yes", " yes"), ("yes", "")):
+        with pytest.raises(ValidationError, match="two words that differ"):
+            PairQuestion(options=options)
