@@ -124,11 +124,7 @@ class Settings(EvaluateSettings):
 
 def _drawn(question: Question, settings: Settings, model: str, n: int) -> Continue:
     return Continue(
-        start(question),
-        by=model,
-        n=n,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
+        start(question), by=model, n=n, temperature=settings.temperature, max_tokens=settings.max_tokens
     )
 
 
@@ -267,11 +263,14 @@ BINS = {"bin": "bin", "predicted": "predicted bin"}  #: by true difficulty, and 
 
 def metrics(settings: Settings) -> list[Metric]:
     """The metrics that a gate or a claim may name before anything has run."""
-    last = settings.budgets[-1]
-    found = [Metric(f"accuracy/{name}@{n}", f"{name}, {n} samples") for name, n in settings.cells]
+    last, chooses = settings.budgets[-1], settings.bins > 1  # in one bin there is nothing to choose by
+    found = [
+        Metric(f"accuracy/{cell}", f"{name}, {n} samples", headline=n == last and not chooses, short=cell)
+        for cell, name, n in ((f"{name}@{n}", name, n) for name, n in settings.cells)
+    ]
     for name, says in LINES.items():
         found += [
-            Metric(f"{name}@{n}", f"{says}, {n} samples", headline=n == last, short=f"{name}@{n}")
+            Metric(f"{name}@{n}", f"{says}, {n} samples", headline=n == last and chooses, short=f"{name}@{n}")
             for n in settings.budgets
         ]
     found += [
@@ -287,7 +286,7 @@ def metrics(settings: Settings) -> list[Metric]:
 
 
 def panels(settings: Settings) -> list[Panel]:
-    """The curve, each strategy's, and the tables by difficulty."""
+    """The curve, each strategy's, and the tables by difficulty, where there is more than one bin of it."""
     chosen = {f"{name}@{n}": says for name, says in LINES.items() for n in settings.budgets}
     plain = {f"accuracy/{name}@{n}": name for name, n in settings.cells}
     note = "a choice is made on one half of the problems and read on the other"
@@ -307,7 +306,8 @@ def panels(settings: Settings) -> list[Panel]:
     tokens = {f"tokens/{name}@{n}": f"{name}, {n}" for name, n in settings.cells}
     tokens |= {f"tokens/{name}@{n}": f"{name}, {n}" for name in LINES for n in settings.budgets}
     tokens["tokens/difficulty"] = "difficulty itself"
-    return [*found, Panel(SPENDING, "Tokens a problem", "table", tokens, share=False)]
+    found.append(Panel(SPENDING, "Tokens a problem", "table", tokens, share=False))
+    return [one for one in found if settings.bins > 1 or "difficulty" not in one.title.lower()]
 
 
 def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
@@ -319,6 +319,8 @@ def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:
     best = max(names, key=lambda name: metrics[f"accuracy/{name}@{last}"])
     goal = metrics[f"accuracy/{best}@{last}"]
     told = f"With {last} samples the best single strategy is {best}: {100 * goal:.1f} %. "
+    if settings.bins == 1:
+        return {SPENDING: f"{told}It writes {metrics[f'tokens/{best}@{last}']:,.0f} tokens a problem."}
     enough = [n for n in settings.budgets if metrics.get(f"optimal/predicted@{n}", 0.0) >= goal]
     if not enough:
         reached = metrics[f"optimal/predicted@{last}"]
@@ -368,9 +370,8 @@ def spend(
     n = fitting[-1]
     prefixes = yield _drawn(question, settings, model, settings.difficulty)
     hard = yield from _scored(question, settings, f"{question.id}/{HARD}", prefixes, model)
-    edges = [
-        metrics[f"edge/predicted/{k}"] for k in range(1, settings.bins) if f"edge/predicted/{k}" in metrics
-    ]
+    names = (f"edge/predicted/{k}" for k in range(1, settings.bins))
+    edges = [metrics[name] for name in names if name in metrics]
     seems = predicted([row for row in hard if isinstance(row, Trace)], str.__eq__, settings)
     here = bin_of(seems, edges)
     known = {name: metrics.get(f"predicted/{here}/{name}@{n}") for name, at in settings.cells if at == n}

@@ -255,3 +255,17 @@ def test_panels_name_what_is_measured():
         assert set(panel.metrics) & set(found), panel.title
         if panel.kind == "lines":
             assert all(name.rpartition("@")[2].isdigit() for name in panel.metrics)
+
+
+def test_in_one_bin_nothing_is_chosen_by_difficulty():
+    one = TWO.model_copy(update={"bins": 1})
+    found = optimal.measure({"policy": WORLD}, one)
+    heads = {each.name for each in optimal.metrics(one) if each.headline}
+    assert heads == {f"accuracy/{name}@{n}" for name, n in one.cells if n == one.budgets[-1]}
+    assert [panel.title for panel in optimal.panels(one)] == [
+        "Accuracy by samples, each strategy",
+        "Tokens a problem",
+    ]
+    [said] = optimal.remarks(found, one).values()
+    assert "difficulty" not in said
+    assert "tokens a problem" in said

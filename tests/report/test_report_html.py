@@ -16,7 +16,8 @@ from report_world import HOSTILE, World
 
 import pipeline.evaluate
 from pipeline.errors import RecipeError
-from pipeline.report.html import build, charts, data, data_panels, data_traces, words
+from pipeline.evaluate import LEARNING, TRUST
+from pipeline.report.html import build, charts, data, data_panels, data_traces, declared, words
 from pipeline.run.record import metrics_rows
 from pipeline.run.session import open_run
 from pipeline.store.workspace import Workspace
@@ -244,6 +245,34 @@ def test_the_reward_model_is_judged_where_it_is_used(world: World):
     said = calibrated(world, (0.05, 0.05, 0.8), (0.5, 0.48, 0.1), (0.9, 0.91, 0.1))
     assert "near probabilities where they are used" in said
     assert "take their order only" in calibrated(world, (0.05, 0.3, 1.0))
+
+
+def test_what_is_measured_at_the_end_alone_is_drawn_too(world: World):
+    """A reward model that `finally` judges: its figures and words, without the curves over rounds."""
+    found = load(world)
+    recipe = found.run.recipe
+    late = tuple(
+        dataclasses.replace(one, section="finally") if one.name == "quality" else one for one in recipe.stages
+    )
+    run = dataclasses.replace(found.run, recipe=dataclasses.replace(recipe, stages=late))
+    mine = {name: value for name, value in found.metrics[3].items() if name.startswith("quality/")}
+    rounds = {
+        number: {name: value for name, value in values.items() if name not in mine}
+        for number, values in found.metrics.items()
+    }
+    rows = [*found.rows, {"round": 3, "stage": "quality", "final": True, "metrics": mine}]
+    ended = dataclasses.replace(found, run=run, metrics=rounds, rows=rows)
+    told = words.questions(ended, [], 0)
+    answer = next(row["answer"] for row in told if row["question"] == "Can I trust the PRM?")
+    assert answer.startswith("At the end: ")
+    before = {one.panel.kind: one for one in declared.figures(found, TRUST)}
+    after = {one.panel.kind: one for one in declared.figures(ended, TRUST)}
+    assert set(before) - set(after) == {"curve"}
+    assert {"calibration", "roc"} <= set(after)
+    for kind in ("calibration", "roc"):
+        last = [row for row in declared.rows_of(found, before[kind]) if row["round"] == 3]
+        assert declared.rows_of(ended, after[kind]) == last != []
+    assert declared.figures(ended, LEARNING) == declared.figures(found, LEARNING)
 
 
 def test_which_round_to_use_is_said_where_the_last_is_not_the_best(world: World):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.recipe.measures import Measure, main_of
@@ -69,6 +69,16 @@ class RunData:
         found = [row for row in self.rows if row.get("final")]
         newest = max((row["round"] for row in found), default=None)
         return [row for row in found if row["round"] == newest]
+
+    def seen_by(self, stage: Stage) -> RunData:
+        """The run as a stage measured it: one of `finally` has the metrics of the newest end, all others
+        those of the rounds."""
+        if stage.section != "finally":
+            return self
+        known: dict[int, dict[str, float]] = {}
+        for row in self.finals():
+            known.setdefault(row["round"], {}).update(row["metrics"])
+        return replace(self, metrics=known)
 
 
 def load_run(name: str, workspace: Workspace) -> RunData:

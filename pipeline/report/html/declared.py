@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.report.html.data_traces import Traces
 
 OWN = (LEARNING, TROUBLE, TRUST)  #: the page's own sections
+ROUNDS = (LEARNING, TROUBLE)  #: those that compare rounds
 Rows = list[dict[str, Any]]
 
 
@@ -48,7 +49,9 @@ def figures(found: RunData, *sections: str) -> list[Figure]:
     made: dict[tuple[str, ...], Figure] = {}
     alike: dict[tuple[str, ...], list[Figure]] = {}
     for stage in found.run.recipe.stages:
-        for panel in panels_of(stage) if stage.section != "finally" else ():
+        for panel in panels_of(stage):
+            if stage.section == "finally" and (panel.section in ROUNDS or panel.kind in ("curve", "changes")):
+                continue  # of one end there is no curve, and its accuracies have a table of their own
             if panel.section in sections if sections else panel.section not in OWN:
                 key = (panel.section, panel.title, panel.kind)
                 one = made.setdefault(key if panel.kind == "curve" else (*key, stage.name), Figure(panel))
@@ -63,7 +66,7 @@ def figures(found: RunData, *sections: str) -> list[Figure]:
 def rows_of(found: RunData, figure: Figure, traces: Traces | None = None) -> Rows:
     """What a figure shows, a row a mark."""
     panel, stage = figure.panel, figure.stage
-    front = next(iter(panel.metrics))
+    found, front = found.seen_by(stage), next(iter(panel.metrics))
     if panel.kind == "calibration":
         return data_panels.calibration(found, stage.name, front)
     if panel.kind == "roc":
@@ -102,12 +105,17 @@ def draw(
     front = panel.picture or _slug(panel.title)
     name = f"{front}-{figure.stage.name}-{number}" if several else f"{front}-{number}"
     picture = f"{panel.picture}/{figure.stage.name}" if several else panel.picture
-    title = f"{figure.title}, round {newest}" if panel.kind == "bars" else figure.title
+    title = f"{figure.title}, {when(figure.stage, newest)}" if panel.kind == "bars" else figure.title
     if panel.kind == "bins" and figure.alone:
         title = f"{title} ({figure.stage.name})"
     return page.figure(
         name, spec, title, panel.note, table(rows, columns, forms), wide, picture if panel.picture else ""
     )
+
+
+def when(stage: Stage, number: int) -> str:
+    """When a stage measured: in a round, or at the end."""
+    return "at the end" if stage.section == "finally" else f"round {number}"
 
 
 def _slug(title: str) -> str:
@@ -184,7 +192,7 @@ def own_remarks(found: RunData) -> list[str]:
     """What evaluations say to questions of their own, a sentence or two each."""
     asked = dict.fromkeys(figure.panel.section for figure in figures(found))
     return [
-        f"{section} Round {number} ({stage.name}): {said}"
+        f"{section} {when(stage, number).capitalize()} ({stage.name}): {said}"
         for section in asked
         for number, stage, said in remarks(found, section)
     ]
@@ -194,13 +202,13 @@ def remarks(found: RunData, section: str) -> Sequence[tuple[int, Stage, str]]:
     """What evaluations say to a section's question, by the newest round that each has measured."""
     told = []
     for stage in found.run.recipe.stages:
-        if stage.room != "evaluate" or not stage.built or stage.section == "finally":
+        if stage.room != "evaluate" or not stage.built:
             continue
         says = hook("evaluate", method("evaluate", stage.method), "remarks")
         front = f"{stage.name}/{mark_of(stage)}"
         measured = {
             number: own
-            for number, values in found.metrics.items()
+            for number, values in found.seen_by(stage).metrics.items()
             if (own := {n.removeprefix(front): v for n, v in values.items() if n.startswith(front)})
         }
         for number in sorted(measured, reverse=True)[:1]:

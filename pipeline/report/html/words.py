@@ -18,7 +18,7 @@ from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
 from pipeline.report.html.data_traces import Traces, why_none
-from pipeline.report.html.declared import remarks
+from pipeline.report.html.declared import remarks, when
 
 ONCE = "What was measured?"  #: asked of a run without rounds
 MOST_SAID = 4  #: figures of a run without rounds that its verdict names
@@ -383,5 +383,5 @@ def _trust(found: RunData) -> str:
         return (
             f"{heads[0]} has not been measured yet." if heads else "This recipe has no process reward model."
         )
-    number, _, said = max(told, key=lambda one: one[0])
-    return f"Round {number}: {said}"
+    number, stage, said = max(told, key=lambda one: one[0])
+    return f"{when(stage, number).capitalize()}: {said}"
