@@ -362,7 +362,8 @@ def test_rm_removes_a_run_and_asks(
 
     from pipeline.store.lock import RunLock
 
-    assert ratchet("run", write())[0] == 0
+    trained = write(stages__rows={"select": "unfiltered", "from": "sample"})  # whatever it wrote
+    assert ratchet("run", trained)[0] == 0
     data, weights = place / "data" / "mine", place / "checkpoints" / "mine"
     assert weights.is_dir()
     assert ratchet("rm", "min") == (2, "RecipeError: no run 'min' in data/ (did you mean mine?)\n")
