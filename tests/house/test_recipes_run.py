@@ -23,7 +23,7 @@ from pipeline.processes.group import Processes
 from pipeline.recipe.measures import mark_of
 from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
-from pipeline.recipe.shape import Recipe
+from pipeline.recipe.shape import Recipe, Stage
 from pipeline.report.console import Console
 from pipeline.report.html import build, data
 from pipeline.report.summary import closing_words
@@ -235,6 +235,11 @@ def test_checks_as_context(place: Path, tiny: Path) -> None:
         assert 0 <= status["final"]["metrics"][f"{stage}/accuracy/search"] <= 1
 
 
+def few_rows(stage: Stage) -> list[str]:
+    """A small batch, where the recipe does not say how many a round has."""
+    return [] if getattr(stage.settings, "minibatches", 1) > 1 else ["batch_size=8"]
+
+
 def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
     """A recipe on countdown to its end, each stage as small as it goes."""
     words = [*COUNTDOWN, "task.train=16", "wandb.mode=disabled", *more]
@@ -246,7 +251,7 @@ def run_shrunk(path: Path, tiny: Path, *more: str) -> Recipe:
     for stage in load(path).stages:
         here, keys = f"{stage.section}.{stage.name}", list[str]()
         if stage.room == "train":
-            keys = ["steps=2", "batch_size=8"]
+            keys = ["steps=2", *few_rows(stage)]
         elif stage.room == "label" and stage.settings.draws_by:
             keys = ["n=2"]
         elif stage.method == "prm_quality":
@@ -870,7 +875,7 @@ def made_small(name: str) -> list[str]:
         if stage.method == "probe":
             keys = ["layer=best"]
         elif stage.room == "train":
-            keys = ["steps=4", "batch_size=8", "learning_rate=1e-3", "on_empty=continue"]  # few are right
+            keys = ["steps=4", *few_rows(stage), "learning_rate=1e-3", "on_empty=continue"]  # few are right
         elif stage.room == "generate":
             keys = [*SMALL_SEARCH.get(stage.method, ["n=4"]), "chunk=16"]
         elif stage.method == "prm_quality":
