@@ -47,21 +47,25 @@ def kept_place(claims: Claims) -> Path:
     return claims.path.parent / "measured" / f"{claims.stem}.json"
 
 
+def to_keep(old: Row | None, row: Row) -> Row:
+    """Of two measurements of a claim the one that stands. Seeds that the older one of the same recipe has and
+    the newer has not are joined to it, where no seed is in both; else the newer one takes the older's place
+    unless that has a seed which it has not."""
+    if old is None or old.fingerprint not in ("", row.fingerprint):
+        return row
+    if old.fingerprint == row.fingerprint and not set(old.seeds) & set(row.seeds):
+        return joined(old, row)
+    return row if set(old.seeds) <= set(row.seeds) else old
+
+
 def try_one(runs: Runs, claims: Claims, seeds: Sequence[int]) -> None:
-    """Measure a file's claims and keep their rows beside those that were not measured this time. Seeds that
-    an earlier measurement of the same recipe has and this one has not are joined to it; a row on fewer seeds
-    does not take the place of one on more."""
+    """Measure a file's claims and keep their rows beside those that were not measured this time."""
     place = kept_place(claims)
     rows = {row.says: row for row in read_rows(place)}
     try:
         for row in measure_all(runs, claims, seeds):
-            old = rows.get(row.says)
-            if old is not None and old.fingerprint == row.fingerprint and not set(old.seeds) & set(row.seeds):
-                row = joined(old, row)
-            changed = old is not None and old.fingerprint not in ("", row.fingerprint)
-            if old is None or changed or len(old.seeds) <= len(row.seeds):
-                rows[row.says] = row
-                print(row.line(), flush=True)
+            rows[row.says] = standing = to_keep(rows.get(row.says), row)
+            print(standing.line(), flush=True)
     finally:  # what was measured before one that could not be
         if rows:
             write_rows(place, ordered(claims, rows.values()))

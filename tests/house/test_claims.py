@@ -176,6 +176,21 @@ def test_critics_stand_beside_the_arms_that_went_by_their_word(shipped: list[Cla
     assert critics_line([ROW]) == []
 
 
+def test_no_measurement_takes_a_seed_away() -> None:
+    """Seeds 1 and 2 after 0 and 1 are neither joined nor put in their place; all three are."""
+    some = replace(ROW, seeds=[1, 2], by_seed=[28.0, 26.0])
+    whole = replace(ROW, seeds=[0, 1, 2], by_seed=[30.0, 28.0, 26.0])
+    assert claims.to_keep(None, some) == some
+    assert claims.to_keep(ROW, some) == ROW
+    assert claims.to_keep(ROW, whole) == whole
+    assert claims.to_keep(whole, some) == whole
+    assert claims.to_keep(ROW, replace(some, fingerprint="g")).seeds == [
+        1,
+        2,
+    ]  # another recipe's is no measure of it
+    assert claims.to_keep(ROW, replace(ROW, seeds=[2], by_seed=[26.0])).seeds == [0, 1, 2]
+
+
 @pytest.mark.parametrize("change", [{"seeds": [1]}, {"fingerprint": "g"}, {"problems": 200}])
 def test_what_is_not_one_claim_is_not_joined(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="seed 1|differ in"):
