@@ -123,31 +123,12 @@ _POWERS = re.compile(f"[{re.escape(''.join(_SUPER))}]+")
 _INDICES = re.compile(f"[{re.escape(''.join(_SUB))}]+")
 #: what money is called before a number (`USD12.50`, `Rs. 500`), and its unit
 MONEY = {
-    **{
-        "USD": "dollar",
-        "US$": "dollar",
-        "EUR": "euro",
-        "GBP": "gbp",
-        "JPY": "yen",
-        "CNY": "yuan",
-        "RMB": "yuan",
-    },
-    **{
-        "INR": "rupee",
-        "Rs.": "rupee",
-        "Rs": "rupee",
-        "₹": "rupee",
-        "RM": "ringgit",
-        "₩": "won",
-        "₽": "ruble",
-    },
-    **{"₱": "peso", "₫": "dong", "₴": "hryvnia", "₦": "naira", "Php": "php"},
-    **{f"{land}$": f"{land.lower()}d" for land in ("AU", "CA", "HK", "NZ")},
-    **{
-        code: code.lower()
-        for code in ["CHF", "AUD", "CAD", "NZD", "SGD", "HKD", "MXN", "BRL", "ZAR", "KRW", "THB", "PHP"]
-    },
-}
+    "USD": "dollar", "US$": "dollar", "EUR": "euro", "GBP": "gbp", "JPY": "yen", "CNY": "yuan", "RMB": "yuan",
+    "INR": "rupee", "Rs.": "rupee", "Rs": "rupee", "₹": "rupee", "RM": "ringgit", "₩": "won", "₽": "ruble",
+    "₱": "peso", "₫": "dong", "₴": "hryvnia", "₦": "naira", "Php": "php", "AU$": "aud", "CA$": "cad",
+    "HK$": "hkd", "NZ$": "nzd", "CHF": "chf", "AUD": "aud", "CAD": "cad", "NZD": "nzd", "SGD": "sgd",
+    "HKD": "hkd", "MXN": "mxn", "BRL": "brl", "ZAR": "zar", "KRW": "krw", "THB": "thb", "PHP": "php",
+}  # fmt: skip
 MONEY_NAME = "|".join(re.escape(name) for name in sorted(MONEY, key=len, reverse=True))
 _MONEY = re.compile(  # `$AU$ 5` is a line's name
     rf"(?<![A-Za-z\\\d])(?!(?<=\$)[A-Z]{{2}}\$)(?:{MONEY_NAME})\s?(?=[-+]?\.?\d)|(?<=\d)\s?[₹₩₽₱₫₴₦]"

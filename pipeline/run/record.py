@@ -106,7 +106,7 @@ def stage_metrics(run: Run, stage: Stage, number: int) -> Iterator[tuple[str, fl
     for reason, rows in counts.dropped.items():
         yield f"{stage.name}/dropped/{reason}", rows
     for name, value in counts.counters.items():
-        if name not in measured:  # `critique` measures a share that is called `right`, as a count is
+        if name not in measured:  # what a stage measures and what is counted of its rows may share a name
             yield f"{stage.name}/{name}", value
     if stage.room == "select" and (read := counts.counters.get("given")):
         yield f"{stage.name}/kept_share", 1 - sum(counts.dropped.values()) / read
