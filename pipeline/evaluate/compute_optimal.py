@@ -30,7 +30,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,7 @@ from pipeline.evaluate._judged import judged
 from pipeline.evaluate.outcomes import gold_label
 from pipeline.evaluate.paired import over_problems
 from pipeline.evaluate.pool import Pool
-from pipeline.evaluate.strategies import Spent, Strategy, Tried, bin_of, columns, metered, strategies
+from pipeline.evaluate.strategies import Spent, Strategy, Tried, bin_of, columns, metered, picked, strategies
 from pipeline.rows import Group, Label, Problem, Question, Trace
 from pipeline.settings import Cost, Length, PolicyName, RewardModelName
 from pipeline.tasks import BaseTask
@@ -170,14 +170,6 @@ def _scored(
     return [*marked, *labels]
 
 
-def picked(rows: Sequence[Any]) -> Trace | None:
-    """The trace that stands for a search's answer: the chosen one, else the best scored, else the first."""
-    traces = [row for row in rows if isinstance(row, Trace)]
-    chosen = next((trace for trace in traces if trace.chosen), None)
-    scored = [trace for trace in traces if trace.score is not None]
-    return chosen or max(scored, key=lambda t: t.score or 0.0, default=None) or next(iter(traces), None)
-
-
 def grade(problem: Problem, rows: Sequence[Any], task: BaseTask) -> list[Label]:
     """Right or wrong."""
     return [gold_label(problem, row, task, chain=False) for row in rows if isinstance(row, Trace)]
@@ -286,14 +278,23 @@ def metrics(settings: Settings) -> list[Metric]:
 
 
 def panels(settings: Settings) -> list[Panel]:
-    """The curve, each strategy's, and the tables by difficulty, where there is more than one bin of it."""
-    chosen = {f"{name}@{n}": says for name, says in LINES.items() for n in settings.budgets}
+    """What each strategy gives and takes; with more than one bin, what a choice by difficulty does."""
     plain = {f"accuracy/{name}@{n}": name for name, n in settings.cells}
+    tokens = {f"tokens/{name}@{n}": f"{name}, {n}" for name, n in settings.cells}
+    found = [Panel(SPENDING, "Accuracy by samples, each strategy", "lines", plain, axis="right")]
+    if settings.bins > 1:
+        found = list(_chosen(settings, found[0]))
+        tokens |= {f"tokens/{name}@{n}": f"{name}, {n}" for name in LINES for n in settings.budgets}
+        tokens["tokens/difficulty"] = "difficulty itself"
+    return [*found, Panel(SPENDING, "Tokens a problem", "table", tokens, share=False)]
+
+
+def _chosen(settings: Settings, plain: Panel) -> Iterator[Panel]:
+    """The curve of what is chosen by difficulty, beside the strategies' own, and a table for each budget."""
+    chosen = {f"{name}@{n}": says for name, says in LINES.items() for n in settings.budgets}
     note = "a choice is made on one half of the problems and read on the other"
-    found = [
-        Panel(SPENDING, "Accuracy by samples, chosen by difficulty", "lines", chosen, note, axis="right"),
-        Panel(SPENDING, "Accuracy by samples, each strategy", "lines", plain, axis="right"),
-    ]
+    yield Panel(SPENDING, "Accuracy by samples, chosen by difficulty", "lines", chosen, note, axis="right")
+    yield plain
     for n in settings.budgets:
         names = [name for name, at in settings.cells if at == n]
         shown = {
@@ -302,12 +303,7 @@ def panels(settings: Settings) -> list[Panel]:
             for each in range(1, settings.bins + 1)
             for name in names
         }
-        found.append(Panel(SPENDING, f"By difficulty, {n} samples (bin 1 is the easiest)", "bars", shown))
-    tokens = {f"tokens/{name}@{n}": f"{name}, {n}" for name, n in settings.cells}
-    tokens |= {f"tokens/{name}@{n}": f"{name}, {n}" for name in LINES for n in settings.budgets}
-    tokens["tokens/difficulty"] = "difficulty itself"
-    found.append(Panel(SPENDING, "Tokens a problem", "table", tokens, share=False))
-    return [one for one in found if settings.bins > 1 or "difficulty" not in one.title.lower()]
+        yield Panel(SPENDING, f"By difficulty, {n} samples (bin 1 is the easiest)", "bars", shown)
 
 
 def remarks(metrics: Mapping[str, float], settings: Settings) -> dict[str, str]:

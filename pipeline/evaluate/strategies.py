@@ -21,6 +21,7 @@ from pipeline.asks import All, Ask, Asks, Continue, Logprob, Score
 from pipeline.evaluate.intervals import Statistic
 from pipeline.evaluate.outcomes import ratio
 from pipeline.evaluate.paired import Measured
+from pipeline.rows import Trace
 from pipeline.settings import NotBuilt, asked_of, models_named, module_of
 from pipeline.vote import Rule, rule
 
@@ -69,6 +70,14 @@ class Strategy:
                 "and by `value` alone"
             )
         return settings
+
+
+def picked(rows: Sequence[Any]) -> Trace | None:
+    """The trace that stands for a search's answer: the chosen one, else the best scored, else the first."""
+    traces = [row for row in rows if isinstance(row, Trace)]
+    chosen = next((trace for trace in traces if trace.chosen), None)
+    scored = [trace for trace in traces if trace.score is not None]
+    return chosen or max(scored, key=lambda t: t.score or 0.0, default=None) or next(iter(traces), None)
 
 
 def _parts(given: Any) -> int:

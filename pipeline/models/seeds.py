@@ -27,7 +27,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,12 +155,17 @@ def unsaid(spec: str, task_settings: Any, act: str) -> bool:
     return (task_settings.acts.get(act) or LABELS.get(act, act)) not in known
 
 
-def talking(spec: str) -> str:
-    """The same seed in the form that talks; empty where it has none, or talks already."""
-    name, _, query = spec.removeprefix("seed://").partition("?")
-    if name != "countdown" or "talk=" in query:
+def talking(spec: str, task_settings: Any, acts: Iterable[str]) -> str:
+    """The same seed in the form that talks; empty where it has none, talks already, or was not taught these
+    turns either."""
+    recipe, _ = plan(spec, task_settings)
+    other = f"{spec}{'&' if '?' in spec else '?'}talk=1"
+    if recipe.talk:
         return ""
-    return f"seed://{name}?{'&'.join([*filter(None, [query]), 'talk=1'])}"
+    try:
+        return "" if any(unsaid(other, task_settings, act) for act in acts) else other
+    except RecipeError:  # there are no conversations about its task
+        return ""
 
 
 def look(spec: str, task_settings: Any) -> None:

@@ -270,9 +270,10 @@ def _turns(recipe: Recipe, stage: Stage, here: str, seen: Findings) -> None:
             unknown = {act for act in new for task in recipe.tasks if seeds.unsaid(base, task, act)}
         if unknown:
             turns = ", ".join(sorted(unknown))
+            talks = [seeds.talking(base, task, unknown) for task in recipe.tasks]
             seen.odd.append(
                 f"{here}: asks {name} for turns ({turns}) that {base} was never taught: leave those actions "
-                f"out, or take {seeds.talking(base) or 'a model of language'}"
+                f"out, or take {talks[0] if all(talks) else 'a model of language'}"
             )
 
 

@@ -226,6 +226,7 @@ def test_turns_that_a_seed_has_no_words_for_are_told() -> None:
         assert (
             f"finally.search: asks policy for turns ({turns}) that seed://countdown was never taught" in line
         )
+        assert line.endswith("or take a model of language")  # the seed that talks does not know them either
     assert (
         check([path, ROOT / "recipes" / "revise_countdown.yaml"], [])[0] == []
     )  # its policy learns to revise
