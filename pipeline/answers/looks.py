@@ -135,8 +135,10 @@ _MONEY = re.compile(  # `$AU$ 5` is a line's name
 )
 #: as India groups digits, `1,00,000`: no list, where money stands at it or a group begins with 0
 _LAKHS = re.compile(
-    r"(?:(?P<money>Rs\.?|INR|₹)\s?|(?<![\d,.]))\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])(?P<more>\s?(?:rupees?|Rs|INR|₹))?"
+    r"(?:(?P<money>Rs\.?|INR|₹)\s?|(?<![\d,.]))\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)(?P<more>\s?(?:rupees?|Rs|INR|₹))?"
 )
+#: groups of digits with blanks between: `12 000`; of `100 200` nobody knows, so a group must begin with 0
+_SPACED = re.compile(r"(?<![\d,.])(?<!\d )\d{1,3}(?: \d{3})+(?! ?\d)")
 _THIN = re.compile(rf"(?<=\d)[{_BLANKS}](?=\d{{3}}(?!\d))")
 _ROOT = re.compile(r"([√∛∜])\s?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[A-Za-z]|\\pi)|)")
 _WIDE = re.compile(" {2,}")
@@ -177,8 +179,9 @@ def ending(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """The same answer with Unicode's mathematics written as TeX, and India's groups of digits joined."""
-    text = _LAKHS.sub(_joined, text)
+    """The same answer with Unicode's mathematics written as TeX, and groups of digits that no comma of
+    English tells (India's, and blanks) joined."""
+    text = _SPACED.sub(_joined, _LAKHS.sub(_joined, text))
     if text.isascii():
         return text
     text = _THIN.sub(r"\\,", text)
@@ -199,8 +202,9 @@ def tidy(text: str) -> str:
 
 
 def _joined(found: re.Match[str]) -> str:
-    sure = found["money"] or found["more"] or ",0" in found[0]
-    return found[0].replace(",", "") if sure else found[0]
+    known = found.groupdict()
+    sure = known.get("money") or known.get("more") or re.search("[, ]0", found[0])
+    return re.sub(r"(?<=\d)[, ](?=\d)", "", found[0]) if sure else found[0]
 
 
 def unpriced(text: str) -> str:

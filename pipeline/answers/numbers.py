@@ -18,7 +18,7 @@ MAX_NUMBER = 200  #: characters that a plain number may have
 MAX_LINE = 2_000  #: characters of a line in which a first number is sought
 MAX_EXPONENT = 400  #: of ten, and digits that a power may have
 
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)"
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)"
 DECIMAL = rf"(?:{DIGITS}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{{1,4}}(?![A-Za-z\d]))?"
 EXPONENT = r"(?:\^|\*\*)\s?(?:\{\s?([+-]?\d{1,4})\s?\}|\(\s?([+-]?\d{1,4})\s?\)|([+-]?\d{1,4}))"
 _PLAIN = re.compile(r"-?\d{1,60}", re.A)
