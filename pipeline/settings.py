@@ -288,6 +288,10 @@ class StageSettings(Settings):
     #: does it need the log-probabilities that traces were drawn by? Then no worked example may stand before
     on_policy: ClassVar[bool] = False
     acts: ClassVar[tuple[str, ...]] = ()  #: later turns that it asks for (`asks.Turn`): critique, revise, ...
+    words: ClassVar[
+        Mapping[str, str]
+    ] = {}  #: what other libraries call a key -> what it is here, for `check`
+    compares: ClassVar[bool] = False  #: does it compare a problem's samples with one another, so wants two?
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(

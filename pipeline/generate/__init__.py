@@ -6,6 +6,7 @@ gold, and the problem's rows from the stages that `from` names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -23,6 +24,13 @@ class GenerateSettings(StageSettings):
     """What every generator takes."""
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Dropped")
+    words: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("num_generations", "num_return_sequences", "num_samples", "samples", "group_size"), "n"
+        ),
+        **dict.fromkeys(("max_new_tokens", "max_completion_length", "max_length"), "max_tokens"),
+        **dict.fromkeys(("model", "policy"), "by"),
+    }
     shows_hint: ClassVar[bool] = True  #: of a method that sees gold: is the question shown with a hint?
 
     by: PolicyName = Field("policy", description="the model that writes")

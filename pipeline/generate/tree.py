@@ -44,6 +44,10 @@ class SearchSettings(GenerateSettings):
     )
 
     @property
+    def drawn_otherwise(self) -> str:
+        return ", ".join(filter(None, (super().drawn_otherwise, "a search's choice among steps")))
+
+    @property
     def score_kind(self) -> Kind:
         return kind_of(self.aggregate)
 

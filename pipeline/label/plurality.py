@@ -25,6 +25,7 @@ class Settings(LabelSettings):
     """Who votes, and who is rewarded."""
 
     sees_gold: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     rewarded: int | None = Field(
         None, ge=1, description="traces a problem that get a reward, the first ones; TTRL 32 of 64; none: all"

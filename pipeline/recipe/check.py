@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import nearest
-from pipeline.evaluate._rules import GateRule
 from pipeline.label import Draw
 from pipeline.models.heads import DOES, can, fitting, head_of
 from pipeline.models.registry import brings_head
-from pipeline.recipe.measures import declared, gains_of, watched
+from pipeline.recipe.cost import Lengths
+from pipeline.recipe.gates import gates
 from pipeline.recipe.methods import NotBuilt, method
 from pipeline.recipe.shape import Recipe, Stage, first_part, split_name
 from pipeline.recipe.validate import validate
@@ -62,11 +62,12 @@ def problems_of(recipe: Recipe) -> Iterator[str]:
         yield from _acts(recipe, stage, here)
         yield from _searches(stage, here)
         yield from _scores(recipe, stage, here)
+        yield from _alone(recipe, stage, here)
         yield from _untrained(recipe, stage, here)
         if any(task.chat for task in recipe.tasks) and (fault := stage.settings.fault_over_chat):
             yield f"{here}.{fault}"
         earlier[stage.name] = stage
-    yield from _gates(recipe)
+    yield from gates(recipe)
     yield from _served(recipe)
 
 
@@ -323,6 +324,21 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
             )
 
 
+def _alone(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
+    """A stage that compares a problem's samples with one another, where a problem has one."""
+    behind = upstream(recipe, stage) if stage.built and stage.settings.compares else []
+    if any(isinstance(source, FileSource) for one in (stage, *behind) for source in one.sources):
+        return  # how many a file holds is told by reading it
+    writers = [one for one in behind if one.built and one.room == "generate"]
+    lengths = Lengths(recipe.tasks)
+    if writers and sum(one.settings.cost(lengths).traces for one in writers) <= 1:
+        wrote = writers[0].name
+        yield (
+            f"{here}: {stage.method} compares a problem's samples with one another, and {wrote} writes one: "
+            f"nothing would be learned. Let {wrote} write more ({writers[0].section}.{wrote}.n=8)"
+        )
+
+
 def _served(recipe: Recipe) -> Iterator[str]:
     """Models that servers hold: what no server can do."""
     for stage in recipe.stages:
@@ -345,56 +361,3 @@ def _served(recipe: Recipe) -> Iterator[str]:
                 "so every round would sample from the base; train an adapter (lora: {r: 16}), or leave "
                 "engine.server out (docs/servers.md: whole weights)"
             )
-
-
-def _unknown_metric(stage: Stage, metric: str) -> list[str]:
-    """What an evaluate stage measures, where `metric` is none of it; empty where it is or none can tell."""
-    if not stage.built:
-        return []
-    names = [*(one.name for one in declared(stage)), *gains_of(stage)]
-    known = any(metric == name or metric.startswith((f"{name}/", f"{name}@")) for name in names)
-    return [] if known else names
-
-
-def _bounds(stage: Stage, model: str, metric: str, rule: GateRule) -> Iterator[str]:
-    """A gate's bound on what a training says of itself."""
-    known, here = watched(stage), f"models.{model}.gate"
-    if stage.settings.model != model:
-        yield f"{here}: {stage.name} trains {stage.settings.model}, not {model}"
-    elif stage.built and metric not in known:
-        says = f"{stage.name} watches no {metric!r}{nearest(metric, known)}"
-        yield f"{here}: {says if known else f'train: {stage.method} watches nothing a gate may bound'}"
-    elif not rule.bound:
-        yield f"{here}: {rule.metric} has no interval: a training's numbers take at_most or at_least"
-
-
-def _gates(recipe: Recipe) -> Iterator[str]:
-    measures = {s.name: s for s in recipe.section("stages") if s.room == "evaluate"}
-    trainings = {s.name: s for s in recipe.section("stages") if s.room == "train"}
-    trained = {s.settings.model for s in recipe.stages if s.room == "train"}
-    for name, model in recipe.models.items():
-        for rule in model.gate:
-            read, _, metric = rule.metric.partition("/")
-            if read in trainings:
-                yield from _bounds(trainings[read], name, metric, rule)
-            elif read not in measures:
-                known = [*measures, *trainings]
-                yield f"models.{name}.gate: no evaluate stage {read!r} in stages{nearest(read, known)}"
-            elif known := _unknown_metric(measures[read], metric):
-                yield f"models.{name}.gate: {read} measures no {metric!r}{nearest(metric, known)}"
-            elif not rule.bound and metric in gains_of(measures[read]):
-                yield f"models.{name}.gate: {rule.metric} is a change itself: it takes at_most or at_least"
-        if model.gate and name not in trained:
-            yield f"models.{name}.gate: {name} is never trained, so nothing passes its gate"
-    seen: dict[str, Stage] = {}
-    for stage in recipe.section("stages"):
-        if stage.room != "train":
-            continue
-        other = seen.get(stage.settings.model)
-        if other and any(other.runs_in(r) and stage.runs_in(r) for r in range(1, max(recipe.rounds, 1) + 1)):
-            yield f"stages.{stage.name}: {other.name} already trains {stage.settings.model} in that round"
-        seen[stage.settings.model] = stage
-    if unnamed := [
-        s.name for s in recipe.stages if s.room == "train" and s.settings.model not in recipe.models
-    ]:
-        yield f"stages.{unnamed[0]}: trains a model that is not in models"

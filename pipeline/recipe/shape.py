@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -81,6 +81,10 @@ class EngineSettings(Settings):
 
 class ModelSettings(Settings):
     """One named model of the recipe."""
+
+    words: ClassVar[Mapping[str, str]] = {"torch_dtype": "dtype", "peft_config": "lora"} | dict.fromkeys(
+        ("model_name_or_path", "name_or_path", "pretrained", "path", "model", "checkpoint"), "base"
+    )
 
     base: str = Field(description="seed://NAME, run://RUN@ROUND/MODEL, a folder, or a Hub id")
     head: Literal["value", "token", "implicit", "probe", "pair", "shared"] | None = Field(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import nearest
+from pipeline.recipe.libraries import WORDS, fields
 from pipeline.settings import Settings, names_model
 
 #: what pydantic puts into a place for a member of a union: a class, a kind
@@ -71,6 +72,21 @@ def _members(annotation: Any) -> list[Any]:
     return [*inner, *(deeper for each in inner for deeper in _members(each))]
 
 
+def elsewhere(kind: type[Settings], key: str, known: Iterable[str]) -> str:
+    """` (here: kl.coefficient)` for a key as trl and its relatives call it; "": none of theirs.
+
+    A trainer's own arguments that have no key here are taken in `args`."""
+    for one in kind.__mro__:
+        here = vars(one).get("words", {}).get(key, "")
+        if here and (" " in here or here.partition(".")[0] in known):
+            return f" (here: {here})"
+    owned, arguments = getattr(kind, "owned", {}), getattr(kind, "trainer_arguments", "")
+    theirs = WORDS.get(key, key)
+    if theirs in owned:
+        return f" (here: {owned[theirs]})"
+    return f" (write args: {{{theirs}: ...}})" if arguments and theirs in fields(arguments) else ""
+
+
 def _say(error: Any, kind: type[Settings], where: str, path: str, also_known: Iterable[str]) -> str:
     members = [str(part) for part in error["loc"]]
     loc = [part for part in members if not MEMBER.match(part)]
@@ -82,7 +98,8 @@ def _say(error: Any, kind: type[Settings], where: str, path: str, also_known: It
             known = _fields(inner) or next((f for a in _members(inner) if (f := _fields(a))), {})
         parent = ".".join(p for p in (path, *loc[:-1]) if p)
         spot = f"{where}: {parent}: " if parent else f"{where}: "
-        return f"{spot}unknown key {loc[-1]}{nearest(loc[-1], [*known, *also_known])}"
+        meant = elsewhere(kind, loc[-1], known) if len(loc) == 1 else ""
+        return f"{spot}unknown key {loc[-1]}{meant or nearest(loc[-1], [*known, *also_known])}"
     said = (error["msg"][0].lower() + error["msg"][1:]).replace("valid tuple", "list")
     value = error.get("input")
     if isinstance(value, bool) and "bool" not in error["type"]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -57,6 +57,28 @@ class Settings(TrainSettings):
     """The loss, and what bounds it. One step a round on all its rows, unless said otherwise."""
 
     on_policy: ClassVar[bool] = True
+    words: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("beta", "kl_coef", "kl_beta", "kl_coeff"), "kl.coefficient"),
+        **dict.fromkeys(("epsilon", "cliprange", "clip_range", "clip_ratio"), "clip_low and clip_high"),
+        **dict.fromkeys(("epsilon_high", "clip_ratio_high"), "clip_high"),
+        **dict.fromkeys(("num_iterations", "ppo_epochs", "num_ppo_epochs"), "epochs"),
+        **dict.fromkeys(("num_mini_batches", "ppo_mini_batches"), "minibatches"),
+        **dict.fromkeys(("entropy_coef", "entropy_coeff"), "entropy_bonus"),
+        **dict.fromkeys(
+            ("vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max", "tis_imp_ratio_cap"),
+            "truncate",
+        ),
+        "epsilon_low": "clip_low",
+        "clip_ratio_low": "clip_low",
+        "loss_type": "loss",
+        "top_entropy_quantile": "top_entropy",
+        "use_bias_correction_kl": "kl.corrected",
+        "importance_sampling_level": "loss: gspo takes the ratio of a sequence, the others of a token",
+        "scale_rewards": "kind of label: group_advantage; grpo divides by the deviation, dr_grpo does not",
+        "reward_weights": "outcome and process of label: group_advantage",
+        **dict.fromkeys(("num_generations", "group_size"), "n of the stage that samples"),
+        **dict.fromkeys(("max_completion_length", "max_new_tokens"), "max_tokens of the stage that samples"),
+    }
 
     loss: Literal["reinforce", "grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo", "ppo"] = Field(
         "grpo", description="which objective"
@@ -113,7 +135,7 @@ class Settings(TrainSettings):
             if how := settings.drawn_otherwise:
                 yield (
                     f"from: the traces of {name} are drawn with {how}, so their log-probabilities are not "
-                    "those that they were drawn by: draw at temperature 1, without top_p, top_k and hints"
+                    "those that they were drawn by: sample at temperature 1, without top_p, top_k and hints"
                 )
 
     def bounds(self) -> tuple[float, float]:
