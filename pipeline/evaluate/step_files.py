@@ -73,11 +73,9 @@ def read_form(
         try:
             if isinstance(row, ValueError):
                 raise ValueError(f"not JSON: {row}")
-            if not isinstance(row, dict):
-                raise ValueError(f"{type(row).__name__} where an object is wanted")
-            solution = FORMS[form](path, number, row)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
-            reason = f"not a {NAMES[form]} row: {_said(problem)}"
+            solution = FORMS[form](path, number, _object(row, "the row"))
+        except ValueError as problem:
+            reason = f"not a {NAMES[form]} row: {problem}"
             if rejected is None:
                 raise DamagedData(f"{path}:{number}: {reason}") from problem
             rejected.append({"file": str(path), "line": number, "reason": reason})
@@ -107,67 +105,103 @@ def read_whole(path: Path, form: str) -> tuple[list[tuple[int, StepSolution]], l
 
 
 def _processbench(path: Path, number: int, row: dict[str, Any]) -> StepSolution:
-    if not isinstance(row["steps"], list) or not all(isinstance(step, str) for step in row["steps"]):
-        raise ValueError("steps is no list of texts")
-    steps, label = tuple(row["steps"]), row["label"]
-    if not isinstance(label, int) or not -1 <= label < len(steps):
-        raise ValueError(f"label {label} of {len(steps)} steps")
+    listed, label = _list(_field(row, "steps"), "steps"), _field(row, "label")
+    steps = tuple(_text(step, f"step {k} (from 0)") for k, step in enumerate(listed))
     if not steps:
         raise ValueError("no step")
+    if type(label) is not int or not -1 <= label < len(steps):
+        raise ValueError(
+            f"label {label!r:.20} of {len(steps)} steps: the first wrong one is wanted, from 0, or -1"
+        )
     known = len(steps) if label < 0 else label
     verdicts = [True] * known + [False] * (label >= 0) + [None] * (len(steps) - known - 1)
     right = row.get("final_answer_correct")
+    if right is not None and not isinstance(right, bool):
+        raise ValueError(f"final_answer_correct is {right!r:.20}, neither true nor false")
     return StepSolution(
         id=str(row.get("id", number)),
-        problem=_text(row["problem"], "problem"),
+        problem=_text(_field(row, "problem"), "problem"),
         steps=steps,
         verdicts=tuple(verdicts[: len(steps)]),
         first_error=label,
         source=str(row.get("generator", "")),
-        right=right if isinstance(right, bool) else None,
+        right=right,
     )
 
 
 def _prm800k(path: Path, number: int, row: dict[str, Any]) -> StepSolution | None:
-    steps, verdicts = _chosen(row["label"]["steps"])
-    problem = _text(row["question"]["problem"], "question.problem")
-    if not steps:
+    label, question = (_object(_field(row, name), name) for name in ("label", "question"))
+    steps, verdicts = _chosen(_list(_field(label, "steps"), "label.steps"))
+    problem = _text(_field(question, "problem"), "question.problem")
+    if all(verdict is None for verdict in verdicts):
         return None
     first = next((k for k, ok in enumerate(verdicts) if ok is False), -1)
-    answer = row["question"].get("ground_truth_answer")
+    answer = question.get("ground_truth_answer")
     return StepSolution(
         id=f"{path.stem}-{number}",
         problem=problem,
         steps=tuple(steps),
         verdicts=tuple(verdicts),
         first_error=first,
-        source=str(row["label"].get("finish_reason", "")),
+        source=str(label.get("finish_reason", "")),
         answer=None if answer is None else str(answer),
     )
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise ValueError(f"no field {name!r}")
+    return row[name]
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {_kind(value)}, where an object is wanted")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {_kind(value)}, where a list is wanted")
+    return value
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is no text: {value!r:.40}")
+    if any("\ud800" <= each <= "\udfff" for each in value):
+        raise ValueError(f"{name} holds half a character (a lone surrogate)")
     return value
 
 
-def _chosen(labelled: Sequence[dict[str, Any]]) -> tuple[list[str], list[bool | None]]:
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _chosen(labelled: Sequence[Any]) -> tuple[list[str], list[bool | None]]:
+    """The steps on the chosen path, and what is said of each."""
     steps: list[str] = []
     verdicts: list[bool | None] = []
-    for each in labelled:
-        chosen, human = each.get("chosen_completion"), each.get("human_completion")
+    for number, each in enumerate(labelled, 1):
+        here = f"step {number}"
+        step = _object(each, here)
+        chosen, human = step.get("chosen_completion"), step.get("human_completion")
         if chosen is None and human:  # the labeller wrote this step
-            steps.append(_text(human["text"], f"the text of step {len(steps) + 1}"))
+            written = _object(human, f"human_completion of {here}")
+            steps.append(_text(_field(written, "text"), f"the text of {here}"))
             verdicts.append(True)
             continue
-        if not each["completions"]:
+        offered = _list(_field(step, "completions") or [], f"completions of {here}")
+        if not offered:
             break
-        one = each["completions"][chosen or 0]
+        if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(offered)):
+            raise ValueError(f"chosen_completion of {here} is {chosen!r:.20}, of {len(offered)} completions")
+        one = _object(offered[chosen or 0], f"a completion of {here}")
         rating = one.get("rating")
-        if rating not in (-1, 0, 1, None):
-            raise ValueError(f"rating {rating!r} is none of -1, 0, 1")
-        steps.append(_text(one["text"], f"the text of step {len(steps) + 1}"))
+        if isinstance(rating, bool) or rating not in (-1, 0, 1, None):
+            raise ValueError(f"rating {rating!r:.20} is none of -1, 0, 1")
+        steps.append(_text(_field(one, "text"), f"the text of {here}"))
         verdicts.append(None if rating is None else rating >= 0)
         if chosen is None:  # nothing was good enough to go on from
             break
@@ -190,7 +224,7 @@ def processbench(
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(number, row, or why it is none) of a JSON list or of JSON lines; numbers from 1."""
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             if path.suffix == ".json":
                 listed = json.load(lines)
                 if not isinstance(listed, list):
@@ -201,15 +235,21 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if text.strip():
                     try:
                         row = json.loads(text)
-                    except ValueError as problem:
-                        row = problem
+                    except (ValueError, RecursionError) as problem:
+                        row = ValueError(_why(problem))
                     yield number, row
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+    except UnicodeDecodeError as problem:
+        raise DamagedData(f"{path}: cannot be read: not UTF-8 ({problem}): save it as UTF-8") from problem
+    except (ValueError, RecursionError) as problem:
+        raise DamagedData(
+            f"{path}: cannot be read as a JSON list: {_why(problem)}: give JSON lines the ending .jsonl"
+        ) from problem
+    except OSError as problem:
         raise DamagedData(f"{path}: cannot be read: {problem}") from problem
 
 
-def _said(problem: Exception) -> str:
-    return f"no field {problem}" if isinstance(problem, KeyError) else str(problem)
+def _why(problem: Exception) -> str:
+    return "nested too deep" if isinstance(problem, RecursionError) else str(problem)
 
 
 NAMES = {"prm800k": "PRM800K", "processbench": "ProcessBench"}

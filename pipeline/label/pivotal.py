@@ -63,6 +63,9 @@ class Settings(RolloutSettings):
         return Cost({self.by: rollouts * task.typical_tokens}, {}, given)
 
 
+ROUNDING = 1e-9  #: shares of any n differ by far more: .6 to .4 moves p by .2
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Tokens first .. last - 1 of a completion, with p before and after them."""
@@ -76,6 +79,10 @@ class Part:
     @property
     def moved(self) -> float:
         return self.after - self.before
+
+    def moves(self, gap: float) -> bool:
+        """Does it move p by so much or more?"""
+        return abs(self.moved) >= gap - ROUNDING
 
 
 def label(
@@ -106,7 +113,7 @@ def label(
         for i, (whole, (_, right, _)) in enumerate(zip(wholes, kept, strict=True))
     ]
     ended = yield from split(parts, wholes, surprise, places, settings)
-    pivots = [part for part in ended if part.last - part.first == 1 and abs(part.moved) >= settings.gap]
+    pivots = [part for part in ended if part.last - part.first == 1 and part.moves(settings.gap)]
     yield from alternatives(pivots, wholes, places, settings)
     count = Counter(part.whole for part in pivots)
     return [
@@ -185,7 +192,7 @@ def split(
 
 def divisible(part: Part, settings: Settings) -> bool:
     """Does a part move p, and has it more than one token?"""
-    return abs(part.moved) >= settings.gap and part.last - part.first > 1
+    return part.moves(settings.gap) and part.last - part.first > 1
 
 
 def half(surprise: Sequence[float]) -> int:

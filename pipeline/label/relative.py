@@ -25,6 +25,8 @@ from pipeline.rows import Dropped, Group, Label, Problem, Trace
 from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
+ROUNDING = 1e-9  #: shares of any n differ by far more
+
 
 class Settings(RolloutSettings):
     """GenPRM's ratio; n as Math-Shepherd's."""
@@ -74,13 +76,14 @@ def label(
 def good_steps(question: float, shares: list[float], ratio: float, denoise: bool = False) -> list[float]:
     """1 or 0 for each step, of the question's share and those after each step.
 
-    By hand, ratio .8: .5, [.45, .3, .3] -> 1, 0, 1; .5, [.5, 0, .25] -> 1, 0, 0. With `denoise` the share
+    By hand, ratio .8: .5, [.45, .3, .3] -> 1, 0, 1; .5, [.5, 0, .25] -> 1, 0, 0; 15 of 20 before and 12 after
+    are just enough, whatever .8 * .75 comes to in floating point. With `denoise` the share
     before counts as no more than the question's: .25, [.75, .5] -> 1, 1 in place of 1, 0.
     """
     before, lost, values = question, False, []
     for after in shares:
         bar = min(before, question) if denoise else before
         lost = lost or after == 0
-        values.append(0.0 if lost or after < ratio * bar else 1.0)
+        values.append(0.0 if lost or after < ratio * bar - ROUNDING else 1.0)
         before = after
     return values

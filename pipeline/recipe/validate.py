@@ -100,9 +100,11 @@ def _say(error: Any, kind: type[Settings], where: str, path: str, also_known: It
         spot = f"{where}: {parent}: " if parent else f"{where}: "
         meant = elsewhere(kind, loc[-1], known) if len(loc) == 1 else ""
         return f"{spot}unknown key {loc[-1]}{meant or nearest(loc[-1], [*known, *also_known])}"
-    said = (error["msg"][0].lower() + error["msg"][1:]).replace("valid tuple", "list")
-    value = error.get("input")
+    ours = error["type"] == "value_error"  # a sentence of the settings' own, which names what it saw
+    said = error["msg"].removeprefix("Value error, ") if ours else error["msg"][0].lower() + error["msg"][1:]
+    said, value = said.replace("valid tuple", "list"), error.get("input")
     if isinstance(value, bool) and "bool" not in error["type"]:
         said += " (YAML reads no, off, yes and on as false and true: put quotes around the word)"
-    shown = "" if error["type"] == "missing" else f", got {json.dumps(value, default=str)[:120]}"
+    silent = error["type"] == "missing" or (ours and isinstance(value, dict))
+    shown = "" if silent else f", got {json.dumps(value, default=str)[:120]}"
     return f"{where}: {full}: {said}{shown}"

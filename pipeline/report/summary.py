@@ -144,7 +144,11 @@ def closing_words(run: Run) -> dict[str, Any]:
             f"ratchet report {run.name}",
             f"ratchet show {run.name} {max(run.recipe.rounds, 0)} {_shown(run)}",
             f"ratchet status {run.name}",
-            f"ratchet run {run.name} rounds={run.recipe.rounds + 2}",
+            *(
+                [f"ratchet run {run.name} rounds={run.recipe.rounds + 2}"]
+                if run.recipe.section("stages")
+                else []
+            ),
             f"ratchet export {run.name} {run.recipe.rounds} --model {policy}",
         ],
     }

@@ -21,6 +21,8 @@ from pipeline.rows import Dropped, Example, Group, Node, Pair, StepExample
 from pipeline.select import SelectSettings
 from pipeline.tasks import BaseTask
 
+ROUNDING = 1e-9  #: .6 is worth .2 more than .4, whatever their difference comes to in floating point
+
 
 class Settings(SelectSettings):
     """Which siblings make a pair."""
@@ -77,7 +79,7 @@ def pairs(siblings: list[Node], group: Group, settings: Settings) -> list[tuple[
     if len(short) < 2:
         return []
     best = max(short, key=lambda node: worth(node, group) or 0.0)
-    return [(best, other) for other in short if margin(best, other, group) >= settings.gap]
+    return [(best, other) for other in short if margin(best, other, group) >= settings.gap - ROUNDING]
 
 
 def _pair(

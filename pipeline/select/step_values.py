@@ -14,6 +14,10 @@ alike: equal token prefixes are one node. What trains:
 - correct: every step has the trace's outcome (Cobbe et al., Uesato et al.). Every trace then trains all its
   steps.
 
+`ends: outcome` is for labels of steps alone, as DiVeRSe's: a wrong trace may end in a step that has no
+label, or that is right as a step. Its last step is then trained as the whole trace is, which `train: prm`
+with `step_weight` takes for the solution's label. (Trees have their outcomes at their ends.)
+
 Hinted traces are dropped: their steps follow from the hint.
 """
 
@@ -27,8 +31,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.rows import Dropped, Example, Group, Node, Pair, StepExample, Trace
+from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
+from pipeline.settings import added
 from pipeline.tasks import BaseTask
 
 Tokens = tuple[int, ...]
@@ -46,6 +51,10 @@ class Settings(SelectSettings):
     )
     shared: Literal["first", "all"] = Field(
         "first", description="a step on several paths trains in the first of them, or in all"
+    )
+    ends: Literal["label", "outcome"] = added(
+        "label",
+        description="what a trace's last step is worth: its label, or whether the whole trace is right",
     )
     max_per_problem: int | None = Field(
         None, ge=1, description="rows a problem, taken evenly from all; none: all"
@@ -213,13 +222,26 @@ def targets_of(traces: list[Trace], group: Group, settings: Settings) -> dict[st
     if settings.use == "advantage":
         return {t.id: a_step(label.advantage, t) for t, label in labelled if label.advantage}
     if any(label.step_scores is not None for _, label in labelled):
-        return {t.id: a_step(label.step_scores, t) for t, label in labelled if label.step_scores}
+        found = {t.id: a_step(label.step_scores, t) for t, label in labelled if label.step_scores}
+        return found if settings.ends == "label" else with_outcomes(found, labelled)
     judged = [
         (t, bool(label.correct))
         for t, label in labelled
         if label.correct is not None and t.finish != "budget"  # an abandoned path was never wrong
     ]
     return shares(judged) if settings.values == "share" else distances(judged)
+
+
+def with_outcomes(
+    found: dict[str, list[float | None]], labelled: Iterable[tuple[Trace, Label]]
+) -> dict[str, list[float | None]]:
+    """The same, but that the last step of a trace says whether the whole is right; an abandoned one keeps its
+    label.
+    """
+    for trace, label in labelled:
+        if trace.id in found and label.correct is not None and trace.finish != "budget":
+            found[trace.id][-1] = float(label.correct)
+    return found
 
 
 def a_step(values: list[float | None], trace: Trace) -> list[float | None]:

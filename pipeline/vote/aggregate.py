@@ -42,7 +42,7 @@ def aggregate(scores: Sequence[float], how: Aggregate) -> float:
         case "min":
             return min(scores)
         case "prod":
-            return math.prod(scores)
+            return math.prod(min(max(score, 0.0), 1.0) for score in scores)  # -.2 * -.3 is no .06
         case "mean":
             return math.fsum(scores) / len(scores)
         case "max":

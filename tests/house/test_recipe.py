@@ -306,3 +306,33 @@ def test_random_bytes_never_give_a_traceback(tmp_path: Path) -> None:
         path.write_bytes(bytes(rng.randrange(256) for _ in range(rng.randrange(40))))
         with pytest.raises(RecipeError):
             recipes.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("shepherd_deduction", "task.hops=[4,2]", "task: hops: [4, 2] must be two whole numbers"),
+        (
+            "shepherd_deduction",
+            "task.kinds=2",
+            "task: a problem may need 22 made-up kinds and there are 2: raise",
+        ),
+        (
+            "shepherd_deduction",
+            "before.credit.n=yes",
+            "before.credit.n: is no truth value here (YAML reads no",
+        ),
+        (
+            "pivotal_countdown",
+            "before.pivots.within=[0.8,0.2]",
+            "within: [0.8, 0.2] must be two shares, low before",
+        ),
+    ],
+)
+def test_a_sentence_of_the_settings_own_stands_by_itself(name: str, change: str, words: str) -> None:
+    """Neither the library's `value error` before it nor all the settings behind it."""
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(ROOT / "recipes" / f"{name}.yaml", [change])
+    assert words in str(caught.value)
+    assert "alue error" not in str(caught.value)
+    assert "{" not in str(caught.value)

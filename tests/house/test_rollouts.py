@@ -4,6 +4,7 @@ nothing spent; and what `check` says of a `reuse` that cannot be."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from test_hooks import run
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.read import load
-from pipeline.rows import Dropped, Label, Trace
+from pipeline.rows import Dropped, Label, Node, Trace
 from pipeline.run.record import read
 from pipeline.store.folder import StageFolder
 from pipeline.store.run_folder import tree_hash
@@ -180,3 +181,37 @@ def test_problems_without_a_label_are_left_out_of_what_is_measured(
     assert 0 < len(known) < len(tried)
     [final] = [row["metrics"] for row in read(folder / "metrics.jsonl") if row.get("final")]
     assert final["truth/problems"] == len(known)
+
+
+def test_the_report_of_labels_alone_says_what_there_was(
+    write_recipe: Callable[..., Path], tiny: Path, ratchet: Any
+) -> None:
+    """No rounds, no search, no health check of the reward model: none of these may be told of."""
+    lora = {"r": 4}
+    models = {
+        "policy": {"base": str(tiny), "lora": lora},
+        "prm": {"base": str(tiny), "head": "value", "lora": lora},
+    }
+    before = {
+        "sample": STAGES["sample"],
+        "tree": {"label": "omega", "from": "sample", "n": 2, "filter": 0},
+        "rows": {"select": "step_values", "from": "tree"},
+        "learn": {"train": "prm", "model": "prm", "from": "rows", "steps": 1, "batch_size": 4},
+    }
+    truth = {"truth": {"evaluate": "label_quality", "from": "tree"}}
+    path = write_recipe(rounds=0, models=models, before=before, stages={}, **{"finally": truth})
+    code, said = ratchet("run", path)
+    assert code == 0
+    assert "next: ratchet report tiny" in said
+    assert "rounds=2" not in said, "which this recipe refuses: it has no stages"
+    assert ratchet("report", "tiny")[0] == 0
+    page = re.sub(r"<[^>]+>", " ", Path("data/tiny/report.html").read_text(encoding="utf-8"))
+    page = " ".join(page.split())
+    nodes = len(list(StageFolder(Path("data/tiny/round-000/tree")).read(Node)))
+    assert f"the labels of tree made trees of prefixes, {nodes:,} nodes: `ratchet show tiny 0 tree`" in page
+    assert "trees are shown" not in page
+    assert "Nothing of that round checked its health." in page
+    assert "two more rounds" not in page
+    depths = re.search(r"labels that are true, at the end Numbers (.{0,80})", page)
+    assert depths is not None
+    assert "95 %" not in depths[1], "there is no interval of one depth"

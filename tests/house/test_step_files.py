@@ -251,12 +251,24 @@ BAD: dict[str, tuple[list[Any], str]] = {
         "bench.jsonl:9: not a ProcessBench row: label 4 of 4 steps",
     ),
     "label missing": ([{k: v for k, v in GOOD[0].items() if k != "label"}], "no field 'label'"),
-    "label no number": ([{**GOOD[0], "label": "2"}], "label 2 of 4 steps"),
+    "label no number": ([{**GOOD[0], "label": "2"}], "label '2' of 4 steps"),
+    "label a truth value": (
+        [{**GOOD[0], "label": True}],
+        "label True of 4 steps: the first wrong one is wanted",
+    ),
     "no step": ([{**GOOD[0], "steps": []}], "not a ProcessBench row: no step"),
-    "steps no texts": ([{**GOOD[0], "steps": [1, 2]}], "steps is no list of texts"),
+    "steps no texts": ([{**GOOD[0], "steps": [1, 2]}], "step 0 (from 0) is no text: 1"),
+    "steps one text": ([{**GOOD[0], "steps": "1 + 1"}], "steps is a text, where a list is wanted"),
+    "a blank step": ([{**GOOD[0], "steps": ["1 + 1", " "]}], "step 1 (from 0) is no text"),
+    "right or wrong in words": (
+        [{**GOOD[0], "final_answer_correct": "yes"}],
+        "'yes', neither true nor false",
+    ),
+    "half a character": ([{**GOOD[0], "problem": "\ud800"}], "problem holds half a character"),
+    "too deep": (["[" * 100_000], "not JSON: nested too deep"),
     "no problem": ([{**GOOD[0], "problem": " "}], "problem is no text"),
     "not JSON": ([*GOOD, "{"], "bench.jsonl:9: not a ProcessBench row: not JSON"),
-    "a list": (["[1, 2]"], "list where an object is wanted"),
+    "a list": (["[1, 2]"], "the row is a list, where an object is wanted"),
     "another form": ([prm800k(1, True)], "is it of the form processbench?"),
     "empty": ([], "no usable row: it is empty"),
 }
@@ -322,3 +334,82 @@ def test_rows_hold_what_the_files_say(tmp_path: Path, seed: int) -> None:
         wrong = [k for k, ok in enumerate(solution.verdicts) if ok is False]
         assert wrong == ([label] if label >= 0 else [])
         assert all(ok is None for ok in solution.verdicts[label + 1 :]) or label < 0
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "rating a truth value": (
+        lambda step: step["completions"][0].update(rating=True),
+        "rating True is none of",
+    ),
+    "rating of more": (lambda step: step["completions"][0].update(rating=2), "rating 2 is none of -1, 0, 1"),
+    "chosen before the first": (
+        lambda step: step.update(chosen_completion=-1),
+        "of step 1 is -1, of 1 completions",
+    ),
+    "chosen after the last": (
+        lambda step: step.update(chosen_completion=5),
+        "of step 1 is 5, of 1 completions",
+    ),
+    "chosen a text": (lambda step: step.update(chosen_completion="0"), "chosen_completion of step 1 is '0'"),
+    "completions no list": (
+        lambda step: step.update(completions={"a": 1}),
+        "completions of step 1 is an object",
+    ),
+    "people's words a text": (
+        lambda step: step.update(chosen_completion=None, human_completion="x"),
+        "human_completion of step 1 is a text, where an object is wanted",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_row_of_prm800k_that_is_wrong_inside_is_said(tmp_path: Path, kind: str) -> None:
+    from pipeline.evaluate.step_files import read_whole
+
+    change, words = CHANGES[kind]
+    row = prm800k(1, False)
+    change(row["label"]["steps"][0])
+    with pytest.raises(DamagedData) as caught:
+        read_whole(put(tmp_path / "f.jsonl", [row]), "prm800k")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["question", "label"])
+@pytest.mark.parametrize("value", [None, 1, "x", []])
+def test_a_row_of_prm800k_without_its_parts_is_said(tmp_path: Path, name: str, value: Any) -> None:
+    from pipeline.evaluate.step_files import read_whole
+
+    with pytest.raises(
+        DamagedData, match=rf"{name} is (null|a number|a text|a list), where an object is wanted"
+    ):
+        read_whole(put(tmp_path / "f.jsonl", [prm800k(1, False) | {name: value}]), "prm800k")
+
+
+def test_what_nobody_rated_is_no_solution_without_an_error(tmp_path: Path) -> None:
+    """No rating is no verdict: such a row would else count as right throughout."""
+    from pipeline.evaluate.step_files import read_whole
+
+    unrated = prm800k(1, False)
+    for step in unrated["label"]["steps"]:
+        step["completions"][0]["rating"] = None
+    found, rejected = read_whole(put(tmp_path / "f.jsonl", [unrated, prm800k(2, True)]), "prm800k")
+    assert ([line for line, _ in found], rejected) == ([2], [])
+    floats = json.dumps(prm800k(3, True)).replace('"rating": -1', '"rating": -1.0')
+    [(_, solution)], _ = read_whole(put(tmp_path / "g.jsonl", [floats]), "prm800k")
+    assert solution.verdicts == (True, True, False)
+
+
+def test_how_a_file_is_written_matters_not_or_is_said(tmp_path: Path) -> None:
+    from pipeline.evaluate.step_files import read_whole
+
+    text = json.dumps(processbench(1, -1))
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(f"\n{text}\n\n".encode("utf-8-sig"))
+    assert len(read_whole(path, "processbench")[0]) == 1
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(DamagedData, match=r"f.jsonl: cannot be read: not UTF-8 .*: save it as UTF-8"):
+        read_whole(path, "processbench")
+    lines = tmp_path / "f.json"
+    lines.write_text(f"{text}\n{text}\n")
+    with pytest.raises(DamagedData, match=r"f.json: cannot be read as a JSON list: .* the ending .jsonl"):
+        read_whole(lines, "processbench")

@@ -92,6 +92,20 @@ def path(group, node) -> str:
     return (path(group, above[node.parent]) if node.parent else "") + node.step
 
 
+@pytest.mark.parametrize(("before", "after"), [(6, 4), (4, 6), (3, 1), (8, 6)])
+def test_a_move_by_exactly_the_gap_counts(before, after) -> None:
+    """Of 10 roll-outs 6 and then 4 are .2 less, which floating point makes a little less than .2."""
+    part = pivotal.Part(0, 0, 1, before / 10, after / 10)
+    assert part.moves(0.2)
+    assert not part.moves(0.21)
+    tree = [Node(problem_id="p", id=name, parent="r", step=name, depth=1, token_ids=[1]) for name in "ab"]
+    values = {"a": before / 10, "b": after / 10}
+    labels = {name: Label(problem_id="p", trace_id=name, value=value) for name, value in values.items()}
+    root = Node(problem_id="p", id="r", parent=None, step="", depth=0, token_ids=[])
+    group = Group("p", traces=[trace(0, "abx", "right")], nodes=[root, *tree], labels=labels)
+    assert len([row for row in pairs_of(group, gap=0.2) if not isinstance(row, Dropped)]) == 1
+
+
 def test_a_wrong_trace_has_the_pivot_too() -> None:
     traces = [trace(0, "aby", "no")]
     group = grouped(traces, labelled(World(chances(half_then)), traces))

@@ -93,6 +93,13 @@ def test_relative_by_hand():
     assert [prefix.text for prefix in ask.listed] == ["", "a", "ab", "abc", "ad"]
 
 
+@pytest.mark.parametrize(("before", "after", "n"), [(15, 12, 20), (5, 4, 6), (10, 8, 12), (5, 4, 8)])
+def test_relative_takes_exactly_so_much_for_enough(before, after, n):
+    """.8 * .75 comes to a little more than .6 in floating point."""
+    assert relative.good_steps(before / n, [after / n], 0.8) == [1]
+    assert relative.good_steps(before / n, [(after - 1) / n], 0.8) == [0]
+
+
 def test_relative_drops_problems_out_of_the_band():
     right = {("policy", ""): 1.0, ("policy", "a"): 1.0}
     rows, _ = run(relative, [trace(0, "ab")], right, between=[0.1, 0.9])

@@ -107,6 +107,34 @@ def test_the_labeller_s_scores_win():
     assert dropped == {"p/2": "unlabelled", "p/3": "unlabelled"}
 
 
+def test_the_last_step_may_say_whether_the_whole_is_right():
+    """DiVeRSe's labels are of steps: `no result` has none, and the second trace stops at a step that is right."""
+    traces = [
+        trace(0, "abc"),
+        trace(1, "ad"),
+        trace(2, "aef"),
+        trace(3, "ag", finish="budget"),
+        trace(4, "ah"),
+    ]
+    labels = [
+        label("p/0", True, step_scores=[1.0, 1.0, 1.0]),
+        label("p/1", False, step_scores=[1.0, 1.0]),
+        label("p/2", False, step_scores=[1.0, 0.0, None]),
+        label("p/3", False, step_scores=[1.0, 1.0]),
+        label("p/4", None, step_scores=[1.0, None]),
+    ]
+    rows, dropped = steps(group(traces, labels), shared="all", ends="outcome")
+    assert dropped == {"p/4": "duplicate"}  # nothing is known of its end
+    assert {name: row.labels for name, row in rows.items()} == {
+        "p/0": [1, 1, 1],
+        "p/1": [1, 0],
+        "p/2": [1, 0, 0],
+        "p/3": [1, 1],
+    }
+    plain, _ = steps(group(traces, labels), shared="all")
+    assert (plain["p/1"].labels, plain["p/2"].labels) == ([1, 1], [1, 0, None])
+
+
 def test_scores_that_are_all_unknown_do_not_fall_back_to_shares():
     rows, dropped = steps(group([TRACES[0]], [label("p/0", False, step_scores=[None, None, None])]))
     assert not rows

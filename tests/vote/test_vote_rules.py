@@ -233,3 +233,10 @@ def test_the_likeliest_a_token_wins_and_length_does_not_count():
     assert likeliest.vote([silent]) is None
     assert likeliest.vote([]) is None
     assert not likeliest.Settings.scored
+
+
+def test_a_product_takes_values_for_what_they_are() -> None:
+    """A value head may say a little less than 0 or more than 1: two bad steps make no good solution."""
+    assert aggregate([-0.2, -0.3], "prod") == 0 < aggregate([0.1, 0.1], "prod")
+    assert aggregate([1.2, 0.5], "prod") == 0.5
+    assert aggregate([0.9, -0.1, -0.8], "prod") == 0

@@ -139,7 +139,8 @@ def _drawn(figure: Figure, rows: Rows) -> tuple[dict[str, Any], dict[str, str], 
     """A specification, and the columns of the numbers below it with how they are written."""
     panel = figure.panel
     forms, kind = SHARES if panel.share else None, panel.kind
-    columns = {"stage": "stage", "round": "round", "what": "metric", **RANGE}
+    spread = RANGE if any(row.get("low") != row.get("high") for row in rows) else {"value": "value"}
+    columns = {"stage": "stage", "round": "round", "what": "metric", **spread}
     if kind == "calibration":
         columns = {"round": "round", "bin": panel.metrics[next(iter(panel.metrics))]}
         columns |= {"score": "mean score", "true": "true", "share": "of points"}

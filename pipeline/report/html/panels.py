@@ -209,6 +209,8 @@ def commands(found: RunData) -> str:
     name, rounds = found.name, found.run.recipe.rounds
     looked = next((s.name for s in found.run.recipe.section("stages") if s.room == "label"), None)
     last = max(found.last_round, 0)
+    more = ("two more rounds", f"ratchet run {name} rounds={rounds + 2}")
+    again = [more] if found.run.recipe.section("stages") else []  # else there is no round to go
     lines = [
         ("go on with it, where something is left to do", f"ratchet run {name}"),
         (
@@ -216,7 +218,7 @@ def commands(found: RunData) -> str:
             f"ratchet run {found.run.folder.as_posix()}/recipe.yaml --name {name}-again",
         ),
         ("how far it is", f"ratchet status {name}"),
-        ("two more rounds", f"ratchet run {name} rounds={rounds + 2}"),
+        *again,
         ("this report", f"ratchet report {name}"),
     ]
     if looked and last:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Metric
 from pipeline.recipe.measures import Measure, measures, metric_of
+from pipeline.recipe.shape import measured
 from pipeline.report import wording
 from pipeline.report.html import data, data_panels
 from pipeline.report.html.data import RunData
@@ -177,7 +178,9 @@ def _why(found: RunData, number: int, model: str, decision: Mapping[str, Any]) -
     if decision.get("trial"):
         return "Not measured this round; it stands on trial until the next measurement."
     if decision["first"]:
-        return "Its first weights: there is nothing to compare with. It passed its health check."
+        checked = any(s.room == "evaluate" and model in measured(s) for s in found.run.stages_in(number))
+        rest = "It passed its health check." if checked else "Nothing of that round checked its health."
+        return f"Its first weights: there is nothing to compare with. {rest}"
     told = [
         text
         for rule in found.run.recipe.models[model].gate
@@ -358,13 +361,19 @@ def _good(found: RunData) -> str:
 
 
 def _search(found: RunData, num_trees: int) -> str:
-    names = [s.name for s in found.run.recipe.stages if "Node" in getattr(s.settings, "makes", ())]
-    if not names:
+    growing = [s for s in found.run.recipe.stages if "Node" in getattr(s.settings, "makes", ())]
+    names = [s.name for s in growing if s.room != "label"]  # a labeller's tree is no way to an answer
+    if not growing:
         return "Nothing: this recipe samples whole traces and searches no tree."
     for number in sorted(found.metrics, reverse=True):
         values = found.metrics[number]
-        for name in names:
+        for name in names or [s.name for s in growing]:
             nodes, given = values.get(f"{name}/nodes"), values.get(f"{name}/given")
+            if nodes and not names:
+                return (
+                    f"No tree is searched for answers. In round {number} the labels of {name} made trees of "
+                    f"prefixes, {int(nodes):,} nodes: `ratchet show {found.name} {number} {name}`."
+                )
             if nodes and given:
                 ends = int(values.get(f"{name}/traces", 0))
                 return (
@@ -372,7 +381,8 @@ def _search(found: RunData, num_trees: int) -> str:
                     f"problems and reached {ends:,} ends. {num_trees} trees are shown, with visits, values "
                     "and the way to the chosen answer."
                 )
-    return f"The recipe searches ({', '.join(names)}), but no such stage is finished yet."
+    told = ", ".join(names or [s.name for s in growing])
+    return f"The recipe searches ({told}), but no such stage is finished yet."
 
 
 def _trust(found: RunData) -> str:
