@@ -1,7 +1,7 @@
 """Which step labels are right, and whose reward model chooses best? Makes the tables of docs/labels.md.
 
     make labels                                                  # both tasks, three seeds
-    python scripts/labels_table.py --tasks deduction --seeds 0   # less
+    python scripts/labels_table.py --tasks deduction --seeds 0   # less; what is said of the other task is kept
     python scripts/labels_table.py --ready                       # of the runs that are complete already
 
 For each task and seed there is one run of recipes/labels_TASK.yaml, an ordinary run under data/ by the name
@@ -316,6 +316,12 @@ def section(task: str, numbers: Sequence[int], seeds: Sequence[Seed]) -> str:
     return "\n\n".join(parts)
 
 
+def sections(text: str) -> dict[str, str]:
+    """Title -> what a document says of a task, above the mark of what is written by hand."""
+    made = text.partition(KEPT)[0].split("\n## ")[1:]
+    return {part.partition("\n")[0]: f"## {part}".rstrip() for part in made}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is absent, print the tables and write the document."""
     parser = argparse.ArgumentParser(
@@ -330,18 +336,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "labels.md")
     given = parser.parse_args(arguments)
     asked = Asked(given.data, given.checkpoints, tuple(given.seeds), tuple(given.set), given.ready)
-    parts: list[str] = []
-    samples = 0
+    old = given.to.read_text(encoding="utf-8") if given.to.exists() else ""
+    said, samples = sections(old), 0
     for task in given.tasks:
         runs = {seed: run for seed in asked.seeds if (run := finished(asked, task, seed)) is not None}
         if not runs:
             continue
         found: list[Any] = [figures(run) for run in runs.values()]
-        parts.append(section(task, list(runs), found))
+        said[TASKS[task]] = section(task, list(runs), found)
         samples = found[0].samples
-    if not parts:
+    if not samples:
         parser.error(f"no run of {', '.join(given.tasks)} is complete in {given.data}: leave --ready out")
-    old = given.to.read_text(encoding="utf-8") if given.to.exists() else ""
+    parts = [said[title] for title in TASKS.values() if title in said]
     kept = KEPT + (old.partition(KEPT)[2] if KEPT in old else "\n")
     text = "\n\n".join([HEAD.format(samples=samples), *parts, kept]).rstrip() + "\n"
     print(text)

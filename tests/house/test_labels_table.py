@@ -45,6 +45,11 @@ def sample(*ids: int) -> Trace:
     )
 
 
+def test_a_task_that_is_not_made_again_keeps_its_section(script: ModuleType) -> None:
+    text = f"# T\n\nhead\n\n## Deduction\n\nSeeds 0.\n\n## Other\n\n| a |\n\n{script.KEPT}\n\n## By hand\n"
+    assert script.sections(text) == {"Deduction": "## Deduction\n\nSeeds 0.", "Other": "## Other\n\n| a |"}
+
+
 def test_areas_by_hand(script: ModuleType) -> None:
     """Two problems. The shared first step of the first one counts once; in the second the model is at odds with itself:
     its sound first step lies above its own lost one, and both below the other problem's lost one."""
