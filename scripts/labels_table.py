@@ -1,7 +1,7 @@
 """Which step labels are right, and whose reward model chooses best? Makes the tables of docs/labels.md.
 
     make labels                                                  # both tasks, three seeds
-    python scripts/labels_table.py --tasks deduction --seeds 0   # less; what is said of the other task is kept
+    python scripts/labels_table.py --tasks deduction --seeds 0   # less; the other section stays
     python scripts/labels_table.py --ready                       # of the runs that are complete already
 
 For each task and seed there is one run of recipes/labels_TASK.yaml, an ordinary run under data/ by the name
