@@ -65,7 +65,8 @@ class Finished:
     models.
 
     `error` is set, and `result` None, where a prompt does not fit the model: a counted reason, not a crash.
-    `drawn`: its Monte-Carlo roll-outs that were written and not read, in order of asking.
+    `drawn`: its Monte-Carlo roll-outs that were written and not read, in order of asking. `counted`: of all
+    that it asked for from open prefixes, read ones too: rollouts, rollouts/right, rollouts/truncated.
     """
 
     problem_id: str
@@ -73,6 +74,7 @@ class Finished:
     charged: dict[str, int]
     error: str = ""
     drawn: list[Drawn] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 class Driver:
@@ -182,7 +184,9 @@ class Driver:
                 live.ask = live.search.asks.send(reply)
             except StopIteration as stop:
                 drawn = [Drawn(tag.end, tag.prefix, tag.waiting[0][0].ask) for tag in live.drawn if tag.end]
-                return Finished(problem_id, stop.value, dict(live.charged), drawn=drawn)
+                return Finished(
+                    problem_id, stop.value, dict(live.charged), drawn=drawn, counted=dict(live.counted)
+                )
             live.leaves = []
             self._take(live.ask, live)
             try:
@@ -242,6 +246,10 @@ class Driver:
             if key not in right:
                 right[key] = bool(self._is_right(leaf.live.search.problem_id, prefix))
         correct = tuple(right[key] for key in keys)
+        if not ask.listed[start // ask.n].done:  # a completion that has ended is its own only roll-out
+            cut_off = sum(prefix.finish in ("length", "budget") for prefix in rollouts)
+            said = {"rollouts": ask.n, "rollouts/right": sum(correct), "rollouts/truncated": cut_off}
+            leaf.live.counted.update(said)
         return Counted(ask.n, sum(correct), *((rollouts, correct) if ask.keep else ()))
 
 

@@ -69,6 +69,7 @@ class Live:
     ask: Ask | None = None
     leaves: list[Leaf] = field(default_factory=list)
     charged: Counter[str] = field(default_factory=Counter)
+    counted: Counter[str] = field(default_factory=Counter)  #: roll-outs: asked for, right, cut by a limit
     scores: dict[Any, Any] = field(default_factory=dict)  #: a prefix is scored once
     known: dict[str, set[Any]] = field(default_factory=dict)  #: prefixes whose reading is paid
     rollouts: dict[RolloutKey, Samples] = field(default_factory=dict)  #: Monte-Carlo: drawn once

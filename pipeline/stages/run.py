@@ -213,7 +213,7 @@ def run_stage(run: Run, stage: Stage, number: int) -> Manifest:
         seconds = time.monotonic() - work.started
         run.timing(number, stage.name, seconds, work.spent)
         run.console.stage_done(number, stage.name, facts(stage, manifest), seconds)
-        warn_of(run, stage, number, manifest.extra)
+        warn_of(run, stage, number, manifest)
     return folder.require()
 
 
@@ -359,11 +359,26 @@ RUNNERS: dict[str, Callable[[Work], Finish]] = {
 # --- what the rooms share
 
 
-def warn_of(run: Run, stage: Stage, number: int, extra: dict[str, Any]) -> None:
-    """Say what a stage's health check found; stop where it must not go on.
+def warn_of(run: Run, stage: Stage, number: int, manifest: Manifest) -> None:
+    """Say what a stage's health check found, and roll-outs that say nothing; stop where it must not go on.
 
     Raises:
         Diverged: the policy collapsed.
     """
-    for text in extra.get("warnings", []):
+    counted = manifest.counts.counters
+    drawn, cut = counted.get("rollouts", 0), counted.get("rollouts/truncated", 0)
+    said = [*manifest.extra.get("warnings", [])]
+    if cut > drawn / 2:
+        limit = stage.settings.completion_limit
+        here = f"its max_tokens is {limit}" if limit else "the task's max_tokens"
+        said.append(
+            f"{cut:,} of {drawn:,} roll-outs were cut by their limit ({here}); a cut one counts as wrong, "
+            "so the labels say little: raise it, or take a completer that knows how to end"
+        )
+    elif drawn and not counted["rollouts/right"]:
+        said.append(
+            f"none of {drawn:,} roll-outs ended right, so no step is worth anything: does the completer know "
+            "this task?"
+        )
+    for text in said:
         run.console.warn(f"round {number}: {stage.name}: {text}")

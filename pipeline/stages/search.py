@@ -37,7 +37,7 @@ class UnderWay:
     plan: ChunkPlan
     left: dict[str, int]  #: searches that have not ended, by problem
     rows: dict[str, list[Any]] = field(default_factory=dict)
-    charged: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)  #: tokens charged by model; roll-outs drawn and cut
 
 
 class Drive:
@@ -123,12 +123,13 @@ class Drive:
         rows = share_charge(rows, finished.charged)
         if finished.drawn and self.work.stage.settings.keeps_rollouts:
             rows = [*rows, *rows_of(problem_id, finished.drawn, group.traces)]
+        self.chunks[problem_id].counts.update(finished.counted)
         self._add(problem_id, rows, finished.charged)
 
     def _add(self, problem_id: str, found: list[Any], charged: dict[str, int]) -> None:
         chunk = self.chunks[problem_id]
         chunk.rows.setdefault(problem_id, []).extend(found)
-        chunk.charged.update({f"charged/{model}": tokens for model, tokens in charged.items()})
+        chunk.counts.update({f"charged/{model}": tokens for model, tokens in charged.items()})
         chunk.left[problem_id] -= 1
         if chunk.left[problem_id]:
             return
@@ -150,7 +151,7 @@ class Drive:
         with self.work.folder.writing(chunk.number) as part:
             part.add(whole)
             part.count("given", len(read))
-            for name, number in sorted(chunk.charged.items()):
+            for name, number in sorted(chunk.counts.items()):
                 part.count(name, number)
             if verdicts:
                 part.count("right", sum(map(bool, verdicts)))

@@ -16,11 +16,16 @@ import yaml
 from test_hooks import run
 
 from pipeline.errors import RecipeError
+from pipeline.loop import run_loop
+from pipeline.processes.group import Processes
 from pipeline.recipe.read import load
+from pipeline.report.console import Console
 from pipeline.rows import Dropped, Label, Node, Trace
 from pipeline.run.record import read
+from pipeline.run.session import session
 from pipeline.store.folder import StageFolder
 from pipeline.store.run_folder import tree_hash
+from pipeline.store.workspace import Workspace
 
 SHEPHERD = {"label": "shepherd", "from": "sample", "n": 3}
 STAGES = {
@@ -69,6 +74,10 @@ def test_a_second_labeller_spends_nothing_and_says_the_same(
         assert begun
         assert by_id[row.parent].token_ids[: len(begun)] == begun
     assert charged["credit"] == sum(row.tokens_charged for row in drawn)
+    asked = [f"{name}/{count}" for name in ("credit", "again") for count in ("rollouts", "rollouts/right")]
+    assert metrics[asked[0]] == metrics[asked[2]] >= len(drawn)
+    assert 0 < metrics[asked[1]] == metrics[asked[3]] < metrics[asked[0]]
+    assert 3 * metrics["longer/rollouts"] == 5 * metrics["credit/rollouts"]
     assert any(any(x for x in row.step_scores or () if x) for row in said(first, "credit"))
     gains = [row.advantage for row in said(first, "gained") if row.advantage]
     assert len(gains) == len(traces)
@@ -80,6 +89,21 @@ def test_a_second_labeller_spends_nothing_and_says_the_same(
         sidecar.unlink()
     run(path)
     assert tree_hash(folder) == before
+
+
+def test_roll_outs_that_a_limit_cuts_are_told(
+    write_recipe: Callable[..., Path], tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"policy": {"base": str(tiny), "lora": {"r": 4}}}
+    stages = {"sample": STAGES["sample"], "credit": SHEPHERD | {"max_tokens": 12}}
+    path = write_recipe(rounds=1, models=models, stages=stages, **{"finally": {}})
+    workspace = Workspace(Path("data"), Path("checkpoints"))
+    with session(load(path), Console(), Processes(), workspace) as working:
+        run_loop(working)
+    said = " ".join(" ".join(capsys.readouterr()).split())
+    assert re.search(
+        r"credit: [\d,]+ of [\d,]+ roll-outs were cut by their limit \(its max_tokens is 12\)", said
+    )
 
 
 def test_a_completer_that_cannot_read_a_step_is_counted_by_trace(
