@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--shapes", choices=sorted(SHAPES), help="random weights of these shapes, engine only"
     )
-    parser.add_argument("--only", default="", help="figures whose name holds this")
+    parser.add_argument("--only", default="", help="the part by this name: rollouts, rounds, ...")
     parser.add_argument("--rounds", type=int, default=3, help="each rate is the best of so many")
     parser.add_argument("--checkpoints", type=Path, default=Path(__file__).parents[1] / "checkpoints")
     given = parser.parse_args(arguments)
@@ -200,9 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 "million_rows": million_rows,
                 "rounds": lambda: round_figures(bench.scratch, given.checkpoints),
             }
-            for name, part in parts.items():
-                if given.only in name:
-                    figures |= part()
+            wanted_parts = [name for name in parts if given.only in name or name in given.only]
+            if not wanted_parts:
+                parser.error(f"--only {given.only}: none of {', '.join(parts)}")
+            for name in wanted_parts:
+                figures |= parts[name]()
     print(f"\n{'figure':34s}{'value':>10s}{'target':>10s}")
     for name, value in figures.items():
         missed = value < TARGETS.get(name, value) or value > LIMITS.get(name, value)
