@@ -32,7 +32,8 @@ def flow(found: RunData) -> list[dict[str, Any]]:
             if stage.room == "label" and count["labels"] is not None:  # nodes of a tree are labelled too
                 given = count["labels"] if count["given"] is None else count["given"]
                 rows.append(_step(number, stage.name, "labelled", min(count["labels"], given)))
-                rows.append(_step(number, stage.name, "right", count["right"] or 0))
+                if count["right"] is not None:  # advantages and values judge no whole trace
+                    rows.append(_step(number, stage.name, "right", count["right"]))
             if stage.room == "select":
                 kept = sum(values.get(f"{stage.name}/{kind}s", 0) for kind in KINDS)
                 rows += (
