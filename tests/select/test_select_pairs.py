@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +63,25 @@ def test_right_against_wrong_in_turns():
         problem_id="p", prompt="q:", chosen="a", rejected="d", margin=1.0, trace_id="p/0", rejected_id="p/3",
         prompt_ids=encode("q:"), chosen_ids=encode("a"), rejected_ids=encode("d"),
     )  # fmt: skip
+
+
+def test_answers_to_different_prompts_make_no_pair():
+    """A second turn stands under its first answer; the limit is a problem's, whatever its turns."""
+    shown = ["q:", "q:", "q:a no:", "q:a no:", "q:b no:"]
+    said = [trace(i, text, i in (0, 2, 4), scores=[0.1 * i]) for i, text in enumerate("abbcd")]
+    found = group(
+        *((replace(row, prompt=prompt), label) for (row, label), prompt in zip(said, shown, strict=True))
+    )
+    made, dropped, rows = choose(found)
+    assert made == [("0", "1"), ("2", "3")]
+    assert dropped == {"4": "no_rejected"}
+    assert [row.prompt for row in rows[:2]] == ["q:", "q:a no:"]
+    assert choose(found, max_per_problem=1)[:2] == (
+        [("0", "1")],
+        {"2": "over_limit", "3": "over_limit", "4": "no_rejected"},
+    )
+    steps = choose(found, between="siblings", score="value")[0]
+    assert steps == [("1", "0"), ("3", "2")]
 
 
 def test_best_against_worst_and_no_tie():
