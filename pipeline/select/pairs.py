@@ -30,6 +30,8 @@ from pipeline.select.step_values import a_step, shares
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate
 
+ROUNDING = 1e-9  #: scores are sums of floats: 1 - .7 is no less than .3
+
 
 class Settings(SelectSettings):
     """What is compared with what, and which pairs are kept."""
@@ -170,7 +172,7 @@ def may_be(side: Side, chosen: bool, settings: Settings) -> bool:
     if (settings.verified or settings.score == "correct") and side.right not in (None, chosen):
         return False
     bound = settings.chosen_above if chosen else settings.rejected_below
-    return bound is None or (side.score >= bound if chosen else side.score <= bound)
+    return bound is None or (side.score >= bound - ROUNDING if chosen else side.score <= bound + ROUNDING)
 
 
 def too_close(chosen: Side, rejected: Side, settings: Settings) -> str:
@@ -178,7 +180,7 @@ def too_close(chosen: Side, rejected: Side, settings: Settings) -> str:
     difference = chosen.score - rejected.score
     if difference <= 0:
         return "tie"
-    if difference < settings.margin - 1e-9:  # scores are sums of floats
+    if difference < settings.margin - ROUNDING:
         return "below_margin"
     if settings.min_distance and not far_apart(chosen.text, rejected.text, settings.min_distance):
         return "too_alike"

@@ -221,6 +221,9 @@ def test_plurality_rewards_what_most_say_without_gold() -> None:
     assert [row.reason for row in found if isinstance(row, Dropped)] == ["votes_only"] * 3
     none = rows(plurality, Group("p", traces=traces), plurality.Settings(least_share=0.5))
     assert {row.reason for row in none} == {"no_majority"}
+    just = [trace(i, "7" if i < 7 else str(i + 100)) for i in range(25)]  # .28 x 25 comes to more than 7
+    found = rows(plurality, Group("p", traces=just), plurality.Settings(least_share=0.28))
+    assert sum(row.value for row in found) == 7
 
 
 def test_self_certainty_is_the_mean_over_tokens() -> None:

@@ -117,6 +117,18 @@ def test_a_score_ranks_and_the_answer_decides_who_may_win():
     assert made == [("1", "3"), ("2", "3")]
 
 
+def test_a_bound_that_is_met_is_met_in_floating_point_too():
+    """.7 - .2 comes to less than .5, and 1 - .7 to more than .3."""
+    found = group(trace(0, "a", value=0.7), trace(1, "b", value=1 - 0.7), trace(2, "c", value=0.1 + 0.2))
+    assert found.labels["p/1"].value > 0.3
+    assert found.labels["p/2"].value > 0.3
+    made, _, _ = choose(found, score="value", chosen_above=0.7, rejected_below=0.3)
+    assert sorted(made) == [("0", "1"), ("0", "2")]
+    low = group(trace(0, "a", value=0.7 - 1e-16), trace(1, "b", value=0.2))
+    assert low.labels["p/0"].value < 0.7
+    assert choose(low, score="value", chosen_above=0.7, margin=0.5)[0] == [("0", "1")]
+
+
 def tree():
     """root -> a (0.9), b (0.2), c (0.5); a -> a1 (1.0, ends p/0), a2 (0.1)."""
     parts = [
