@@ -196,6 +196,7 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
         ({}, "give one of value"),
         ({"value": "v", "implicit": "a", "reference": "b"}, "give one of value"),
         ({"implicit": "a"}, "stand together"),
+        ({"implicit": "a", "reference": "a"}, "a is `implicit` itself, so each reward would be 0"),
         ({"implicit": "a", "reference": "b", "plus": "c"}, "plus: advantages are added"),
         ({"value": "v", "last": True, "change": True}, "last: the last score of value"),
         ({"implicit": "a", "reference": "b", "last": True}, "last: the last score of value"),
