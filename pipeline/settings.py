@@ -330,6 +330,11 @@ class StageSettings(Settings):
         return self.makes
 
     @property
+    def samples_wanted(self) -> int:
+        """Samples of a problem below which it has nothing to say."""
+        return 2 if self.compares else 0
+
+    @property
     def on_split(self) -> str:
         """Whose problems it works on: train, dev or test."""
         return "train"

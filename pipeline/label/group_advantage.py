@@ -65,6 +65,10 @@ class Settings(LabelSettings):
         "too_hard or too_easy (PRIME: [0.2, 0.8])",
     )
 
+    @property
+    def samples_wanted(self) -> int:
+        return self.k if self.kind == "pass_at_k" else 2
+
     @model_validator(mode="after")
     def _fits(self) -> Settings:
         if self.overlong and not 0 <= self.overlong[0] < self.overlong[1]:

@@ -69,6 +69,11 @@ class Settings(SelectSettings):
     hint_markers: tuple[Annotated[str, Field(min_length=1)], ...] = ("(CORRECT)",)
 
     @property
+    def samples_wanted(self) -> int:
+        """Siblings come of a tree too, which one sample may grow into."""
+        return 2 if self.between == "traces" and not self.pools_rounds else 0
+
+    @property
     def kinds_needed(self) -> tuple[str, ...]:
         labels = self.score != "search" or self.verified
         tree = self.between == "siblings" and self.score == "search"

@@ -68,6 +68,11 @@ def test_one_sample_has_nothing_to_be_compared_with() -> None:
         r"stages\.gain: group_advantage compares .* sample writes one: .*stages\.sample\.n=8", said
     )
     assert "compares" in refused("ttrl_countdown", "stages.sample.n=1")
+    assert "stages.pairs: pairs compares" in refused("iterated_dpo_countdown", "stages.sample.n=1")
+    said = refused("grpo_countdown", "stages.gain.kind=pass_at_k", "stages.gain.k=16")
+    assert re.search(r"sample writes 8, fewer than its 16: .*stages\.sample\.n=16", said)
+    load(ROOT / "recipes/grpo_countdown.yaml", ["stages.gain.kind=pass_at_k", "stages.gain.k=8"])
+    load(ROOT / "recipes/pivotal_countdown.yaml")
     load(ROOT / "recipes/grpo_countdown.yaml", ["stages.sample.n=2"])
 
 
