@@ -366,6 +366,11 @@ class StageSettings(Settings):
         return ""
 
     @property
+    def smooths(self) -> bool:
+        """Are some of its pairs less than sure (`Pair.confidence`)?"""
+        return False
+
+    @property
     def decoding(self) -> Any:
         """How tokens are drawn (`engine/decoding.py`); None: from the model's own distribution."""
         return None
