@@ -105,6 +105,17 @@ def test_stopped_anywhere_and_extended_is_the_same_run(write_recipe: Callable[..
         ({}, {"restart_from": "base"}, "carry_optimizer: the model restarts from its base"),
         ({"learn": {"schedule_rounds": 1}}, {}, "is over after 1 trainings, and the recipe has 2"),
         (
+            {"learn": {"schedule": "constant", "warmup_steps": 2}},
+            {},
+            "warmup_steps: 2, and schedule: constant",
+        ),
+        (
+            {"learn": {"kl": {"coefficient": 0.1, "kind": "k1", "reference": "start"}}},
+            {},
+            "start is these very weights: nothing would be paid",
+        ),
+        ({"learn": {"kl": {"kind": "k1"}}}, {}, "kind without a coefficient, which is 0"),
+        (
             {"learn": {"schedule": "reduce_lr_on_plateau"}},
             {},
             "schedule_rounds: reduce_lr_on_plateau follows",
