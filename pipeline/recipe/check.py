@@ -89,7 +89,7 @@ def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -
     for kind in stage.settings.kinds_needed:
         if kind not in there:
             always = kind in stage.settings.needs
-            why = "needs" if always else "under these settings (where: ...) needs"
+            why = "needs" if always else "under these settings needs"
             cure = "" if always else "; name the stage that makes them in `from`"
             yield f"{here}: {why} {kind} rows; its input has {', '.join(sorted(there)) or 'none'}{cure}"
 
