@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Metric
+from pipeline.evaluate.gate import SAME
 from pipeline.recipe.measures import Measure, measures, metric_of
 from pipeline.recipe.shape import measured
 from pipeline.report import wording
@@ -186,7 +187,7 @@ def _why(found: RunData, number: int, model: str, decision: Mapping[str, Any]) -
         for rule in found.run.recipe.models[model].gate
         if (text := _rule(rule, found.metrics.get(number, {}), metric_of(found.run.recipe, rule.metric)))
     ]
-    told += [reason for reason in decision["reasons"] if reason.startswith("health check")]
+    told += [reason for reason in decision["reasons"] if reason.startswith(("health check", SAME))]
     return " ".join(told) or " ".join(str(reason) for reason in decision["reasons"])
 
 
