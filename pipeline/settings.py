@@ -330,6 +330,11 @@ class StageSettings(Settings):
         return self.makes
 
     @property
+    def samples_wanted(self) -> int:
+        """Samples of a problem below which it has nothing to say."""
+        return 2 if self.compares else 0
+
+    @property
     def on_split(self) -> str:
         """Whose problems it works on: train, dev or test."""
         return "train"
@@ -359,6 +364,11 @@ class StageSettings(Settings):
         """How its traces were not drawn as the policy alone draws under the training prompt (`temperature
         0.7`); empty: they were."""
         return ""
+
+    @property
+    def smooths(self) -> bool:
+        """Are some of its pairs less than sure (`Pair.confidence`)?"""
+        return False
 
     @property
     def decoding(self) -> Any:

@@ -20,6 +20,9 @@ from pipeline.errors import RecipeError
 from pipeline.evaluate import Health
 from pipeline.evaluate._rules import GateRule
 
+#: of a model that a training left as it was
+SAME = "the training left the weights as they were: nothing to compare"
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -20,6 +20,8 @@ from pipeline.settings import Cost, Length, RewardModelName
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate
 
+ROUNDING = 1e-9  #: .2 and .05 are .075 apart from their mean, whatever it comes to in floating point
+
 
 class Settings(LabelSettings):
     """Which models, and how far they may differ (Secrets II: ten models, all kept)."""
@@ -63,7 +65,7 @@ def label(problem: Problem, group: Group, settings: Settings, task: BaseTask) ->
         reason = ""
         if not all(math.isfinite(one) for scores in (*by_model, values) for one in scores):
             reason = "unscored"
-        elif settings.most_spread is not None and pstdev(values) > settings.most_spread:
+        elif settings.most_spread is not None and pstdev(values) > settings.most_spread + ROUNDING:
             reason = "models_disagree"
         if reason:
             rows.append(Dropped(problem_id=problem.id, what=trace.id, reason=reason))

@@ -5,7 +5,7 @@ The reward is `Label.value` (of `outcome`, `plurality`, ...). With r a group's r
 - grpo: (r - m) / (s + 1e-4), s with n - 1 below as in trl (DeepSeekMath, arXiv:2402.03300, 4.1.1)
 - dr_grpo: r - m (arXiv:2503.20783)
 - rloo: r - mean of the others (arXiv:2402.14740)
-- max_rl: (r - m) / m, 0 where all are wrong (arXiv:2602.02710)
+- max_rl: (r - m) / m, 0 where all are wrong (arXiv:2602.02710); rewards from 0 up, others are left out
 - reinforce_pp: r - m; `select: episodes` whitens over the round with `whiten: true` (REINFORCE++-baseline,
   arXiv:2501.03262)
 - pass_at_k: the analytic advantage of pass@k for right or wrong (arXiv:2508.10751)
@@ -65,6 +65,10 @@ class Settings(LabelSettings):
         "too_hard or too_easy (PRIME: [0.2, 0.8])",
     )
 
+    @property
+    def samples_wanted(self) -> int:
+        return self.k if self.kind == "pass_at_k" else 2
+
     @model_validator(mode="after")
     def _fits(self) -> Settings:
         if self.overlong and not 0 <= self.overlong[0] < self.overlong[1]:
@@ -79,6 +83,11 @@ class Settings(LabelSettings):
         if self.overlong and self.kind == "pass_at_k":
             raise ValueError(
                 "overlong: pass_at_k is of answers that are right or wrong, with no penalty between"
+            )
+        if self.overlong and self.kind == "max_rl":
+            raise ValueError(
+                "overlong: max_rl divides by the mean reward, which a penalty brings to 0 and below it; "
+                "take grpo, dr_grpo or rloo, or mask long answers (select: episodes, truncated: drop)"
             )
         if not (self.outcome or self.process):
             raise ValueError("outcome and process are both 0: nothing would count")
@@ -151,6 +160,8 @@ def shaped(trace: Trace, reward: float | None, overlong: tuple[int, int] | None)
 
 def unfit(rewards: Sequence[float], settings: Settings) -> str:
     """Why a group's rewards do not fit the formula; empty where they do."""
+    if settings.kind == "max_rl":
+        return "reward_below_0" if any(reward < 0 for reward in rewards) else ""
     if settings.kind != "pass_at_k":
         return ""
     if any(reward not in (0.0, 1.0) for reward in rewards):

@@ -46,7 +46,7 @@ def label(
     winner, number = counted.most_common(1)[0] if counted else (None, 0)
     rows: list[Label | Trace | Dropped] = []
     for place, (trace, vote) in enumerate(zip(group.traces, votes, strict=True)):
-        if winner is None or number < settings.least_share * len(votes):
+        if winner is None or number / len(votes) < settings.least_share:
             rows.append(dropped(trace, "no_majority"))
         elif settings.rewarded is not None and place >= settings.rewarded:
             rows.append(dropped(trace, "votes_only"))

@@ -56,6 +56,11 @@ class Settings(LabelSettings):
             raise ValueError("give one of value (a reward model) and implicit (a log-ratio)")
         if (self.implicit is None) != (self.reference is None):
             raise ValueError("implicit and reference stand together: the log-ratio is between the two")
+        if self.implicit is not None and self.implicit == self.reference:
+            raise ValueError(
+                f"reference: {self.reference} is `implicit` itself, so each reward would be 0: name the "
+                "weights that it began from, as PRIME does"
+            )
         if self.plus is not None and self.value is None:
             raise ValueError("plus: advantages are added to the scores of value")
         if self.last and (self.value is None or self.plus is not None or self.change):

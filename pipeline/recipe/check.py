@@ -89,7 +89,7 @@ def _reads(recipe: Recipe, stage: Stage, here: str, earlier: dict[str, Stage]) -
     for kind in stage.settings.kinds_needed:
         if kind not in there:
             always = kind in stage.settings.needs
-            why = "needs" if always else "under these settings (where: ...) needs"
+            why = "needs" if always else "under these settings needs"
             cure = "" if always else "; name the stage that makes them in `from`"
             yield f"{here}: {why} {kind} rows; its input has {', '.join(sorted(there)) or 'none'}{cure}"
 
@@ -325,17 +325,20 @@ def _scores(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
 
 
 def _alone(recipe: Recipe, stage: Stage, here: str) -> Iterator[str]:
-    """A stage that compares a problem's samples with one another, where a problem has one."""
-    behind = upstream(recipe, stage) if stage.built and stage.settings.compares else []
+    """A stage that compares a problem's samples with one another, where a problem has too few."""
+    wanted = stage.settings.samples_wanted if stage.built else 0
+    behind = upstream(recipe, stage) if wanted else []
     if any(isinstance(source, FileSource) for one in (stage, *behind) for source in one.sources):
         return  # how many a file holds is told by reading it
     writers = [one for one in behind if one.built and one.room == "generate"]
     lengths = Lengths(recipe.tasks)
-    if writers and sum(one.settings.cost(lengths).traces for one in writers) <= 1:
-        wrote = writers[0].name
+    number = sum(one.settings.cost(lengths).traces for one in writers)
+    if writers and number <= wanted - 1:
+        wrote, few = writers[0].name, "one" if number <= 1 else f"{number:g}, fewer than its {wanted}"
         yield (
-            f"{here}: {stage.method} compares a problem's samples with one another, and {wrote} writes one: "
-            f"nothing would be learned. Let {wrote} write more ({writers[0].section}.{wrote}.n=8)"
+            f"{here}: {stage.method} compares a problem's samples with one another, and {wrote} writes "
+            f"{few}: nothing would be learned. Let {wrote} write more "
+            f"({writers[0].section}.{wrote}.n={max(8, wanted)})"
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.recipe.measures import Measure, main_measure, measures
 from pipeline.report import wording
 
+POLICY = "policy"  #: what a recipe calls its policy unless it says otherwise
 KEPT = "kept_share"  #: the share of rows that a filter kept, as the record names it
 
 
@@ -61,14 +62,17 @@ def measured_columns(metrics: Mapping[str, float], known: Sequence[Measure]) -> 
 
 
 def _gate(metrics: Mapping[str, float], number: int) -> str:
-    """`promoted`; with several models `policy promoted, prm REFUSED`."""
+    """`promoted`, of the policy whose accuracy stands beside it; else, and with several models, by name:
+    `policy promoted, prm REFUSED`. In the order of their names: a record and a run tell them alike."""
     ends = {name: value for name, value in metrics.items() if name.startswith("gate/")}
     said = {
         n.split("/")[1]: "promoted" if v else "REFUSED" for n, v in ends.items() if n.endswith("/promoted")
     }
-    if len(said) == 1:
-        return next(iter(said.values()))
-    return ", ".join(f"{model} {what}" for model, what in said.items()) or ("start" if number == 0 else "")
+    if list(said) == [POLICY]:
+        return said[POLICY]
+    return ", ".join(f"{model} {what}" for model, what in sorted(said.items())) or (
+        "start" if number == 0 else ""
+    )
 
 
 def used_columns(lines: Sequence[Mapping[str, str]]) -> list[str]:

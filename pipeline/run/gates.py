@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import Diverged, RatchetError
@@ -94,9 +94,13 @@ def _after(run: Run, name: str, number: int, old: dict[str, Any], metrics: Mappi
     less = {name for name, one in declared.items() if one.less}
     absent = {name: one.absent for name, one in declared.items()}
     health = health_of(run, name, number)
-    if unmeasured:  # nothing to compare, but a bound on what was measured holds
+    unchanged = not first and run.versions.weights_from(old).hash == candidate.hash
+    if unmeasured or unchanged:  # nothing to compare, but a bound on what was measured holds
         rules = [rule for rule in rules if rule.bound]
     decision = gates.decide(rules, metrics, first, health, less, absent)
+    if unchanged:  # a first step of a warm-up, advantages that are all 0, the same rows from the base again
+        more = decision.reasons if rules or health.failures else []
+        decision = replace(decision, reasons=[gates.SAME, *more])
     if first and not decision.promote:
         raise Diverged(f"round {number}: the first {name} is not usable: {'; '.join(decision.reasons)}")
     record = run.versions.record(candidate)

@@ -10,13 +10,14 @@ completions for the last step.
 
 The best ones are paired with the worst ones in turns, so that `max_per_problem` leaves out partners and not
 completions. Ties make no pair. A trace that is in none is dropped with the reason; so is one that a limit
-cut. The token ids are the traces' own.
+cut. Completions of different prompts make no pair: each turn of a conversation answers what stands before it.
+The token ids are the traces' own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -28,6 +29,8 @@ from pipeline.select._rows import normalised
 from pipeline.select.step_values import a_step, shares
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate
+
+ROUNDING = 1e-9  #: scores are sums of floats: 1 - .7 is no less than .3
 
 
 class Settings(SelectSettings):
@@ -64,6 +67,11 @@ class Settings(SelectSettings):
         10, ge=1, description="pairs a problem (Iterative RPO: 10), with siblings a prefix; none: all"
     )
     hint_markers: tuple[Annotated[str, Field(min_length=1)], ...] = ("(CORRECT)",)
+
+    @property
+    def samples_wanted(self) -> int:
+        """Siblings come of a tree too, which one sample may grow into."""
+        return 2 if self.between == "traces" and not self.pools_rounds else 0
 
     @property
     def kinds_needed(self) -> tuple[str, ...]:
@@ -105,10 +113,14 @@ def select(
     """The pairs of a problem, and a Dropped for each trace that is in none."""
     reasons: dict[str, str] = {}
     if settings.between == "traces":
-        families = [list(completions(group, settings, reasons))]
+        families = by_prompt(completions(group, settings, reasons))
     else:
         families = list(siblings(group, settings, reasons))
     found = [both for family in families for both in pairs_of(family, settings, reasons)]
+    if settings.between == "traces" and settings.max_per_problem is not None:
+        for both in found[settings.max_per_problem :]:
+            reasons |= dict.fromkeys((side.name for side in both), "over_limit")
+        found = found[: settings.max_per_problem]
     paired = {side.name for both in found for side in both}
     return [
         *(pair(group.problem_id, *both, settings, encode) for both in found),
@@ -165,7 +177,7 @@ def may_be(side: Side, chosen: bool, settings: Settings) -> bool:
     if (settings.verified or settings.score == "correct") and side.right not in (None, chosen):
         return False
     bound = settings.chosen_above if chosen else settings.rejected_below
-    return bound is None or (side.score >= bound if chosen else side.score <= bound)
+    return bound is None or (side.score >= bound - ROUNDING if chosen else side.score <= bound + ROUNDING)
 
 
 def too_close(chosen: Side, rejected: Side, settings: Settings) -> str:
@@ -173,7 +185,7 @@ def too_close(chosen: Side, rejected: Side, settings: Settings) -> str:
     difference = chosen.score - rejected.score
     if difference <= 0:
         return "tie"
-    if difference < settings.margin - 1e-9:  # scores are sums of floats
+    if difference < settings.margin - ROUNDING:
         return "below_margin"
     if settings.min_distance and not far_apart(chosen.text, rejected.text, settings.min_distance):
         return "too_alike"
@@ -213,22 +225,30 @@ def refused(trace: Trace, settings: Settings) -> str:
     return ""
 
 
+def by_prompt(sides: Iterable[Side]) -> list[list[Side]]:
+    """Completions that answer the same prompt: the others are no alternatives to one another."""
+    found: dict[str, list[Side]] = {}
+    for side in sides:
+        found.setdefault(side.prompt, []).append(side)
+    return list(found.values())
+
+
 def completions(group: Group, settings: Settings, reasons: dict[str, str]) -> Iterator[Side]:
-    """The traces that have a score; of those that say the same the first."""
+    """The traces that have a score; of those that say the same to a prompt the first."""
     seen: set[tuple[str, ...]] = set()
     for trace in group.traces:
-        label = group.label(trace)
+        label, says = group.label(trace), (trace.prompt, *normalised(trace))
         right = label.correct if label is not None else None
         score = score_of(trace, label, settings)
         reason = refused(trace, settings)
         if not reason and (score is None or (settings.verified and right is None)):
             reason = "unlabelled" if label is None else "unscored"
-        if not reason and normalised(trace) in seen:
+        if not reason and says in seen:
             reason = "duplicate"
         if reason or score is None:
             reasons[trace.id] = reason
         else:
-            seen.add(normalised(trace))
+            seen.add(says)
             yield Side(trace.id, trace.prompt, trace.text, tuple(trace.token_ids), score, right)
 
 
@@ -250,9 +270,9 @@ def siblings(group: Group, settings: Settings, reasons: dict[str, str]) -> Itera
     tree = settings.score != "correct" and any(
         settings.score == "search" or node.id in group.labels for node in group.nodes
     )
-    families: dict[tuple[int, ...], dict[tuple[int, ...], Side]] = {}
+    families: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], Side]] = {}
     for side in node_steps(group, settings) if tree else trace_steps(group, settings, reasons):
-        families.setdefault(side.prefix_ids, {}).setdefault(side.ids, side)
+        families.setdefault((side.prompt, side.prefix_ids), {}).setdefault(side.ids, side)
     for family in families.values():
         if len(family) > 1:
             yield list(family.values())

@@ -44,6 +44,10 @@ class Settings(SelectSettings):
         "strength", description="the margin of a kept pair: its strength (adaptive margin), or as it came"
     )
 
+    @property
+    def smooths(self) -> bool:
+        return self.unsure > 0 and self.confidence < 1
+
     @model_validator(mode="after")
     def _shares(self) -> Settings:
         if self.lowest + self.unsure + self.highest > 1:

@@ -109,9 +109,13 @@ def _check_kept(work: Work) -> dict[str, Any]:
         raise NothingKept(
             f"round {work.round}: {work.stage.name}: 0 of {sum(dropped.values())} rows kept: "
             f"{reasons or 'there was no row to keep'}. {cure_of(dropped, work)}"
-            f", or set stages.{work.stage.name}.on_empty=continue"
+            f", or set {work.stage.section}.{work.stage.name}.on_empty=continue"
         )
     return {}
+
+
+#: reasons of selectors that miss a labeller's word
+UNSAID = frozenset({"no_advantage", "unlabelled", "unscored", "no_strength"})
 
 
 def cure_of(dropped: Counter[str], work: Work) -> str:
@@ -126,5 +130,11 @@ def cure_of(dropped: Counter[str], work: Work) -> str:
         return (
             "Most have no answer that is found: set task.extract or few_shot to the form that the model "
             f"writes; `ratchet doctor {work.run.name}` shows it"
+        )
+    if reason in UNSAID:
+        read = " and ".join(source for source in work.stage.sources if isinstance(source, str))
+        return (
+            f"What {work.stage.name} goes by was not said of most: see for what reason {read} left them out, "
+            "or name in `from` a labeller that says it"
         )
     return f"Sample more (n), loosen {work.stage.name}"

@@ -81,6 +81,11 @@ class TrainSettings(StageSettings):
         restart_from: what the model's trainings start from. given: the name and settings of each stage whose
         rows arrive, through whatever stands between.
         """
+        if self.warmup_steps and self.schedule == "constant":
+            yield (
+                f"warmup_steps: {self.warmup_steps}, and schedule: constant begins at its full rate; set "
+                "schedule: constant_with_warmup, or leave warmup_steps out"
+            )
         if self.carry_optimizer and restart_from == "base":
             yield "carry_optimizer: the model restarts from its base each round; set restart_from: previous"
         if self.carry_optimizer and self.args.get("deepspeed"):

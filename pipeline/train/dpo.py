@@ -21,13 +21,14 @@ long is dropped and counted).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.rows import Example, Pair
-from pipeline.settings import operational
+from pipeline.settings import StageSettings, operational
 from pipeline.train import TrainJob, TrainReport, TrainSettings
 from pipeline.train._frame import exactly
 from pipeline.train._owned import OWNED
@@ -45,6 +46,10 @@ Loss = Literal[
 ]  # fmt: skip
 
 
+NO_DEEPSPEED = (
+    "train: dpo reads its reference before the processes share the weights out, which DeepSpeed does not let "
+    "it: use recipes/launch/ddp.yaml, or one process"
+)
 SMOOTHED = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})  #: losses that know of flipped pairs
 
 
@@ -108,6 +113,17 @@ class Settings(TrainSettings):
         if "exo_pair" in self.loss and not self.label_smoothing:
             raise ValueError("label_smoothing: exo_pair needs one above 0 (its paper: 1e-3)")
         return self
+
+    def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
+        """What would be refused only after all its pairs are made."""
+        yield from super().faults(restart_from, given)
+        if self.args.get("deepspeed"):
+            yield f"args.deepspeed: {NO_DEEPSPEED}"
+        if unsure := next((name for name, settings in given if settings.smooths), ""):
+            yield (
+                f"from: {unsure} makes pairs of a confidence below 1, which train: dpo does not know: "
+                f"train: pairwise does; else set {unsure}'s confidence: 1"
+            )
 
     def fault_of_lora(self, lora: dict[str, Any]) -> str:
         """The loss is computed from the head's own weights, past any adapter on it."""
@@ -174,17 +190,14 @@ def require_sure(pairs: Pairs) -> None:
     if unsure:
         raise RecipeError(
             f"{unsure} of {len(pairs)} pairs have a confidence below 1, which train: dpo does not know: "
-            "train: pairwise does; else select: strength with unsure: 0, or loss: [robust]"
+            "train: pairwise does; else select: strength with confidence: 1"
         )
 
 
 def require_fit(arguments: Any, settings: Settings) -> None:
     """Refuse what would not be the update that the recipe asks for."""
     if arguments.deepspeed is not None or getattr(arguments, "deepspeed_plugin", None) is not None:
-        raise RecipeError(
-            "train: dpo reads its reference before the processes share the weights out, which DeepSpeed does "
-            "not let it: use recipes/launch/ddp.yaml, or one process"
-        )
+        raise RecipeError(NO_DEEPSPEED)
     sorted_losses = [name for name in settings.loss if name.startswith("aot")]
     if sorted_losses and arguments.gradient_accumulation_steps > 1:
         raise RecipeError(

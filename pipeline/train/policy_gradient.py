@@ -52,6 +52,15 @@ class Reference(Plain):
         True, description="k3 times the ratio, so that its gradient is the KL's own (arXiv:2512.02556)"
     )
 
+    @model_validator(mode="after")
+    def _weighs(self) -> Reference:
+        beside = sorted(self.model_fields_set)
+        if beside and "coefficient" not in beside:
+            raise ValueError(
+                f"{beside[0]} without a coefficient, which is 0: nothing would be held; R1 0.001, RLHF 0.02"
+            )
+        return self
+
 
 class Settings(TrainSettings):
     """The loss, and what bounds it. One step a round on all its rows, unless said otherwise."""
@@ -124,6 +133,13 @@ class Settings(TrainSettings):
     def faults(self, restart_from: str, given: Sequence[tuple[str, StageSettings]]) -> Iterator[str]:
         """Traces that were not drawn from the policy itself have no ratio to it."""
         yield from super().faults(restart_from, given)
+        pooled = any(settings.pools_rounds for _, settings in given)
+        paid = self.kl.coefficient and self.kl.kind == "k1" and self.kl.reference == "start"
+        if paid and restart_from == "previous" and not pooled:
+            yield (
+                "kl: k1 is the log-ratio of the weights that wrote to the reference, and start is these very "
+                "weights: nothing would be paid. Set reference: base, or kind: k3"
+            )
         wrote = {settings.written_by: name for name, settings in given if settings.written_by}
         if wrote and self.model not in wrote:
             writer, name = next(iter(wrote.items()))

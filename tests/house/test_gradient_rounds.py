@@ -14,6 +14,7 @@ from test_loop import CHECKPOINTS, DATA, hashes, run
 
 from pipeline.commands.gc import collect
 from pipeline.errors import RecipeError
+from pipeline.evaluate.gate import SAME
 from pipeline.recipe.read import load
 from pipeline.report.html.build import build_report
 from pipeline.run.record import read
@@ -105,6 +106,17 @@ def test_stopped_anywhere_and_extended_is_the_same_run(write_recipe: Callable[..
         ({}, {"restart_from": "base"}, "carry_optimizer: the model restarts from its base"),
         ({"learn": {"schedule_rounds": 1}}, {}, "is over after 1 trainings, and the recipe has 2"),
         (
+            {"learn": {"schedule": "constant", "warmup_steps": 2}},
+            {},
+            "warmup_steps: 2, and schedule: constant",
+        ),
+        (
+            {"learn": {"kl": {"coefficient": 0.1, "kind": "k1", "reference": "start"}}},
+            {},
+            "start is these very weights: nothing would be paid",
+        ),
+        ({"learn": {"kl": {"kind": "k1"}}}, {}, "kind without a coefficient, which is 0"),
+        (
             {"learn": {"schedule": "reduce_lr_on_plateau"}},
             {},
             "schedule_rounds: reduce_lr_on_plateau follows",
@@ -159,6 +171,23 @@ def test_a_training_that_leaves_its_bound_is_refused_in_the_rounds_that_nothing_
     page = build_report(["tiny"], Workspace(DATA, CHECKPOINTS), Path("page.html")).read_text()
     assert "entropy, nats a token" in page
     assert "is below the limit of" in page
+
+
+def test_a_training_that_changed_nothing_has_nothing_to_be_compared_with(
+    write_recipe: Callable[..., Path], tiny: Path
+) -> None:
+    """The first step of a warm-up has the rate 0: after round 1, which made an adapter, the same weights, so no
+    change that a gate could read."""
+    given = gradient(learn={"minibatches": 1, "warmup_steps": 3, "schedule_rounds": None})
+    given["stages"]["measure"]["every"] = 1
+    run(write_recipe(rounds=2, models=model(tiny), **given))
+    first, second = (json.loads((DATA / f"tiny/round-00{k}/gate.json").read_text()) for k in (1, 2))
+    [reason] = first["decisions"]["policy"]["reasons"]
+    assert "change +0" in reason
+    assert second["decisions"]["policy"]["reasons"] == [SAME]
+    assert second["standing"]["policy"]["round"] == 2
+    page = build_report(["tiny"], Workspace(DATA, CHECKPOINTS), Path("page.html")).read_text()
+    assert SAME in page
 
 
 def test_examples_before_every_prompt_and_zero_are_refused(

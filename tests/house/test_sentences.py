@@ -223,6 +223,7 @@ def test_few_dev_rows_are_said_to_come_from_the_hash(place: Path, tiny: Path, ra
         ({"truncated": 1825, "wrong_answer": 87}, "raise task.max_tokens"),
         ({"no_answer": 40, "wrong_answer": 2}, "set task.extract or few_shot"),
         ({"wrong_answer": 40, "truncated": 2}, "Sample more (n), loosen rows"),
+        ({"no_advantage": 40}, "see for what reason gain left them out, or name in `from` a labeller that"),
     ],
 )
 def test_nothing_kept_says_what_would_keep_something(
@@ -232,8 +233,22 @@ def test_nothing_kept_says_what_would_keep_something(
 
     from pipeline.stages.selection import cure_of
 
-    work: Any = SimpleNamespace(run=SimpleNamespace(name="mine"), stage=SimpleNamespace(name="rows"))
+    stage = SimpleNamespace(name="rows", sources=("gain",))
+    work: Any = SimpleNamespace(run=SimpleNamespace(name="mine"), stage=stage)
     assert words in cure_of(Counter(dropped), work)
+
+
+def test_nothing_kept_names_a_key_that_there_is(write_recipe: Any, ratchet: Any) -> None:
+    """Of a stage of `before` too: before.right.on_empty, not stages.right.on_empty."""
+    before = {
+        "probe": {"generate": "sample", "by": "policy", "n": 2},
+        "credit": {"label": "outcome", "from": "probe"},
+        "right": {"select": "pairs", "from": "credit", "margin": 2},
+        "first": {"train": "dpo", "model": "policy", "from": "right"},
+    }
+    code, said = ratchet("run", write_recipe(rounds=1, before=before))
+    assert code == 5, said
+    assert "or set before.right.on_empty=continue" in said
 
 
 def test_what_comes_next_names_the_report_and_real_places(write_recipe: Any, ratchet: Any) -> None:

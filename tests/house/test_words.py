@@ -68,7 +68,20 @@ def test_one_sample_has_nothing_to_be_compared_with() -> None:
         r"stages\.gain: group_advantage compares .* sample writes one: .*stages\.sample\.n=8", said
     )
     assert "compares" in refused("ttrl_countdown", "stages.sample.n=1")
+    assert "stages.pairs: pairs compares" in refused("iterated_dpo_countdown", "stages.sample.n=1")
+    said = refused("grpo_countdown", "stages.gain.kind=pass_at_k", "stages.gain.k=16")
+    assert re.search(r"sample writes 8, fewer than its 16: .*stages\.sample\.n=16", said)
+    load(ROOT / "recipes/grpo_countdown.yaml", ["stages.gain.kind=pass_at_k", "stages.gain.k=8"])
+    load(ROOT / "recipes/pivotal_countdown.yaml")
     load(ROOT / "recipes/grpo_countdown.yaml", ["stages.sample.n=2"])
+
+
+def test_what_dpo_would_refuse_after_its_pairs_are_made_is_said_before() -> None:
+    said = refused("strength_countdown", "before.sure.unsure=0.2")
+    assert re.search(r"before\.kept\.from: sure makes pairs of a confidence below 1, .*confidence: 1", said)
+    load(ROOT / "recipes/strength_countdown.yaml", ["before.sure.unsure=0.2", "before.sure.confidence=1"])
+    said = refused("iterated_dpo_countdown", "stages.learn.args={deepspeed: zero2.json}")
+    assert "stages.learn.args.deepspeed: train: dpo reads its reference before" in said
 
 
 def test_what_a_search_chose_is_no_draw_of_the_policy() -> None:

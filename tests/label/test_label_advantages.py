@@ -89,6 +89,15 @@ def test_pass_at_k_wants_right_or_wrong_and_k_samples() -> None:
     assert reasons == [{"fewer_than_k"}, {"not_right_or_wrong"}]
 
 
+def test_max_rl_divides_by_no_mean_that_rewards_below_0_have_made() -> None:
+    """1 and -.9 have the mean .05: their advantages would be 19 and -19; 0 and -1 would count as equal."""
+    settings = group_advantage.Settings(kind="max_rl")
+    for rewards in ((1, -0.9), (0, -1)):
+        found = rows(group_advantage, group_of(rewards), settings)
+        assert [getattr(row, "reason", "") for row in found] == ["reward_below_0"] * 2
+    assert [row.advantage for row in rows(group_advantage, group_of((0.5, 1.5)), settings)] == [[-0.5], [0.5]]
+
+
 def test_a_long_answer_costs_what_dapo_says() -> None:
     settings = group_advantage.Settings(kind="dr_grpo", overlong=(80, 100))
     lengths = (80, 90, 100, 120)
@@ -187,6 +196,7 @@ def test_step_rewards_of_a_prm_of_pav_and_of_prime() -> None:
         ({}, "give one of value"),
         ({"value": "v", "implicit": "a", "reference": "b"}, "give one of value"),
         ({"implicit": "a"}, "stand together"),
+        ({"implicit": "a", "reference": "a"}, "a is `implicit` itself, so each reward would be 0"),
         ({"implicit": "a", "reference": "b", "plus": "c"}, "plus: advantages are added"),
         ({"value": "v", "last": True, "change": True}, "last: the last score of value"),
         ({"implicit": "a", "reference": "b", "last": True}, "last: the last score of value"),
@@ -201,6 +211,7 @@ def test_step_reward_wants_one_source(given, words) -> None:
     ("given", "words"),
     [
         ({"kind": "pass_at_k", "overlong": (3, 9)}, "overlong: pass_at_k is of answers"),
+        ({"kind": "max_rl", "overlong": (3, 9)}, "overlong: max_rl divides by the mean reward"),
         ({"overlong": (48, 48)}, "the first is below the second"),
         ({"kind": "max_rl", "process": 1}, "rewards by step have no max_rl"),
     ],
@@ -221,6 +232,9 @@ def test_plurality_rewards_what_most_say_without_gold() -> None:
     assert [row.reason for row in found if isinstance(row, Dropped)] == ["votes_only"] * 3
     none = rows(plurality, Group("p", traces=traces), plurality.Settings(least_share=0.5))
     assert {row.reason for row in none} == {"no_majority"}
+    just = [trace(i, "7" if i < 7 else str(i + 100)) for i in range(25)]  # .28 x 25 comes to more than 7
+    found = rows(plurality, Group("p", traces=just), plurality.Settings(least_share=0.28))
+    assert sum(row.value for row in found) == 7
 
 
 def test_self_certainty_is_the_mean_over_tokens() -> None:

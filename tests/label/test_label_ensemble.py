@@ -61,6 +61,8 @@ def test_what_they_do_not_agree_on_is_dropped():
     assert said == {"p/0": "models_disagree", "p/2": "unscored", "p/3": "no_steps"}
     assert [row.trace_id for row in rows if isinstance(row, Label)] == ["p/1"]
     assert labelled(group(0), [])[1] == []
+    just, _ = labelled(group(1), [[[[0.2]], [[0.05]]]], most_spread=0.075)
+    assert isinstance(just[0], Label)
 
 
 def test_one_model_at_least_and_none_twice():

@@ -81,6 +81,20 @@ def said(**how):
     return file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("decided", "words"),
+    [
+        ({"policy": 1.0}, "promoted"),
+        ({"critic": 1.0}, "critic promoted"),  # no word on the policy, whose accuracy stands beside it
+        ({"prm": 0.0, "critic": 1.0, "policy": 1.0}, "critic promoted, policy promoted, prm REFUSED"),
+        ({}, ""),
+    ],
+)
+def test_the_gates_word_says_whose_it_is(decided, words):
+    metrics = {f"gate/{model}/promoted": value for model, value in decided.items()}
+    assert summary.round_line({"round": 1, "metrics": metrics}, KNOWN)["gate"] == words
+
+
 def test_plain_lines():
     text = said()
     assert "quickstart goes on from round 1, stage sample" in text.splitlines()[0]

@@ -103,6 +103,17 @@ def test_the_filter_adds_up(world: World):
         assert found.metrics[number]["search/traces"] == found.metrics[number]["traces/given"]
         [right] = [r["count"] for r in flow if r["round"] == number and r["step"] == "right"]
         assert right == found.metrics[number]["values/right"]
+    # as of pairs, each of which is made of two rows: 8 of 20 make 3; another filter stands behind, which drops
+    last = {"traces/given": 20, "traces/examples": 3, "traces/dropped/no_chosen": 12}
+    dropped = [name for name in found.metrics[3] if name.startswith("traces/dropped/")]
+    found.metrics[3] = {k: v for k, v in found.metrics[3].items() if k not in dropped} | last
+    assert (
+        "Its filter kept 8 of 20 rows in round 3; most of the rest was dropped as no chosen (12)."
+        in words._drops(found)
+    )
+    found.metrics[3] = {k: v for k, v in found.metrics[3].items() if k != "traces/dropped/no_chosen"}
+    found.metrics[3] |= {"steps/dropped/duplicate": 4}
+    assert words._drops(found) == "The filter kept all 20 rows of round 3."
     del found.metrics[3]["values/right"]  # as of a labeller of advantages, which judges no whole trace
     assert [row["round"] for row in data_panels.flow(found) if row["step"] == "right"] == [0, 1, 2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +65,25 @@ def test_right_against_wrong_in_turns():
     )  # fmt: skip
 
 
+def test_answers_to_different_prompts_make_no_pair():
+    """A second turn stands under its first answer; the limit is a problem's, whatever its turns."""
+    shown = ["q:", "q:", "q:a no:", "q:a no:", "q:b no:"]
+    said = [trace(i, text, i in (0, 2, 4), scores=[0.1 * i]) for i, text in enumerate("abbcd")]
+    found = group(
+        *((replace(row, prompt=prompt), label) for (row, label), prompt in zip(said, shown, strict=True))
+    )
+    made, dropped, rows = choose(found)
+    assert made == [("0", "1"), ("2", "3")]
+    assert dropped == {"4": "no_rejected"}
+    assert [row.prompt for row in rows[:2]] == ["q:", "q:a no:"]
+    assert choose(found, max_per_problem=1)[:2] == (
+        [("0", "1")],
+        {"2": "over_limit", "3": "over_limit", "4": "no_rejected"},
+    )
+    steps = choose(found, between="siblings", score="value")[0]
+    assert steps == [("1", "0"), ("3", "2")]
+
+
 def test_best_against_worst_and_no_tie():
     found = group(*(trace(i, text, value=v) for i, (text, v) in enumerate([("a", 3), ("b", 5), ("c", 1)])))
     made, dropped, rows = choose(found, score="value", top=1, bottom=1)
@@ -95,6 +115,18 @@ def test_a_score_ranks_and_the_answer_decides_who_may_win():
     assert dropped == {"1": "in_between"}
     made, _, _ = choose(found, score="search", chosen_above=0.5, rejected_below=0.15)
     assert made == [("1", "3"), ("2", "3")]
+
+
+def test_a_bound_that_is_met_is_met_in_floating_point_too():
+    """.7 - .2 comes to less than .5, and 1 - .7 to more than .3."""
+    found = group(trace(0, "a", value=0.7), trace(1, "b", value=1 - 0.7), trace(2, "c", value=0.1 + 0.2))
+    assert found.labels["p/1"].value > 0.3
+    assert found.labels["p/2"].value > 0.3
+    made, _, _ = choose(found, score="value", chosen_above=0.7, rejected_below=0.3)
+    assert sorted(made) == [("0", "1"), ("0", "2")]
+    low = group(trace(0, "a", value=0.7 - 1e-16), trace(1, "b", value=0.2))
+    assert low.labels["p/0"].value < 0.7
+    assert choose(low, score="value", chosen_above=0.7, margin=0.5)[0] == [("0", "1")]
 
 
 def tree():

@@ -61,11 +61,12 @@ def reasons(found: RunData) -> list[dict[str, Any]]:
             stage, _, rest = name.partition("/")
             if rest.startswith("dropped/"):
                 rows.append(_reason(number, stage, rooms, rest.removeprefix("dropped/"), value))
-    rows += [
-        _reason(row["round"], row["stage"], rooms, "kept", row["count"])
-        for row in flow(found)
-        if row["step"].startswith("kept by ")
-    ]
+    for row in flow(found):
+        if row["step"].startswith("kept by "):
+            number, stage = row["round"], row["stage"]
+            lost = sum(one["count"] for one in rows if (one["round"], one["stage"]) == (number, stage))
+            read = found.metrics[number].get(f"{stage}/given")  # a pair is made of two of them
+            rows.append(_reason(number, stage, rooms, "kept", row["count"] if read is None else read - lost))
     return [row for row in rows if row["count"]]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluate import LEARNING, TROUBLE, TRUST, Metric
+from pipeline.evaluate.gate import SAME
 from pipeline.recipe.measures import Measure, measures, metric_of
 from pipeline.recipe.shape import measured
 from pipeline.report import wording
@@ -186,7 +187,7 @@ def _why(found: RunData, number: int, model: str, decision: Mapping[str, Any]) -
         for rule in found.run.recipe.models[model].gate
         if (text := _rule(rule, found.metrics.get(number, {}), metric_of(found.run.recipe, rule.metric)))
     ]
-    told += [reason for reason in decision["reasons"] if reason.startswith("health check")]
+    told += [reason for reason in decision["reasons"] if reason.startswith(("health check", SAME))]
     return " ".join(told) or " ".join(str(reason) for reason in decision["reasons"])
 
 
@@ -305,13 +306,15 @@ def _stall(found: RunData) -> str:
 
 
 def _drops(found: RunData) -> str:
-    """The filter's main reason in the last round."""
+    """The main reason in the last round of its first filter, the one whose share the round table shows."""
     rows = [row for row in data_panels.reasons(found) if row["room"] == "select"]
     if not rows:
         return ""
     newest = max(row["round"] for row in rows)
-    stage = next(row["stage"] for row in rows if row["round"] == newest)
-    counts = Counter({r["reason"]: r["count"] for r in rows if r["round"] == newest and r["stage"] == stage})
+    rows = [row for row in rows if row["round"] == newest]
+    ran = {row["stage"] for row in rows}
+    first = next(stage.name for stage in found.run.stages_in(newest) if stage.name in ran)
+    counts = Counter({row["reason"]: row["count"] for row in rows if row["stage"] == first})
     kept, total = counts.pop("kept", 0), sum(counts.values())
     if not total:
         return f"The filter kept all {kept:,} rows of round {newest}."
