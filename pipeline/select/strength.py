@@ -8,7 +8,7 @@ models are sure of is used as it is. The quantiles belong to all problems togeth
 once for them.
 
 Against the paper: a pair of the lowest band is flipped only where the models prefer the other one (a strength
-below 0); else it is smoothed.
+below 0); else it is smoothed, as the unsure ones are; with `unsure: 0` nothing is.
 """
 
 from __future__ import annotations
@@ -148,6 +148,6 @@ def banded(
             row, chosen=row.rejected, rejected=row.chosen, margin=-found, trace_id=row.rejected_id,
             rejected_id=row.trace_id, chosen_ids=row.rejected_ids, rejected_ids=row.chosen_ids,
         )  # fmt: skip
-    if found <= middle and not (found <= low and settings.then == "keep"):
+    if settings.smooths and found <= middle and not (found <= low and settings.then == "keep"):
         return dataclasses.replace(row, margin=max(margin, 0.0), confidence=settings.confidence)
     return dataclasses.replace(row, margin=max(margin, 0.0))

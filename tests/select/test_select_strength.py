@@ -76,9 +76,10 @@ def test_other_ways_with_the_ends():
 
 def test_a_weak_pair_that_the_models_agree_with_is_not_flipped():
     groups = [group(0, (0.2, 0.1)), group(1, (0.9, 0.1))]
-    [[weak], [strong]] = choose(groups, lowest=0.5, unsure=0.0)
-    assert (weak.chosen, weak.confidence) == ("good", 0.7)
-    assert (strong.chosen, strong.confidence) == ("good", 1)
+    for unsure, confidence in ((0.1, 0.7), (0.0, 1.0)):
+        [[weak], [strong]] = choose(groups, lowest=0.5, unsure=unsure)
+        assert (weak.chosen, weak.confidence) == ("good", confidence)
+        assert (strong.chosen, strong.confidence) == ("good", 1)
 
 
 def test_no_score_no_strength():
