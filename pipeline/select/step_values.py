@@ -36,7 +36,7 @@ from pipeline.select import SelectSettings
 from pipeline.settings import added
 from pipeline.tasks import BaseTask
 
-Tokens = tuple[int, ...]
+Place = tuple[str, tuple[int, ...]]
 
 
 class Settings(SelectSettings):
@@ -203,7 +203,7 @@ def trace_paths(group: Group, settings: Settings) -> tuple[list[Path], list[tupl
             labels=targets.get(trace.id, []),
             keys=[]
             if settings.use == "correct"
-            else [tuple(trace.token_ids[:end]) for end in trace.step_ends],
+            else [place_of(trace, end) for end in trace.step_ends],
         )
         for trace in usable
     ]
@@ -254,15 +254,20 @@ def a_step(values: list[float | None], trace: Trace) -> list[float | None]:
     return list(values)
 
 
+def place_of(trace: Trace, end: int) -> Place:
+    """The first `end` tokens, and what they answer: later turns of a conversation have their own."""
+    return trace.prompt if trace.turn else "", tuple(trace.token_ids[:end])
+
+
 def shares(judged: list[tuple[Trace, bool]]) -> dict[str, list[float | None]]:
     """For each step the share of the traces through its prefix that end right."""
-    through: dict[Tokens, list[bool]] = defaultdict(list)
+    through: dict[Place, list[bool]] = defaultdict(list)
     for trace, right in judged:
         for end in trace.step_ends:
-            through[tuple(trace.token_ids[:end])].append(right)
+            through[place_of(trace, end)].append(right)
     found: dict[str, list[float | None]] = {}
     for trace, _ in judged:
-        votes = [through[tuple(trace.token_ids[:end])] for end in trace.step_ends]
+        votes = [through[place_of(trace, end)] for end in trace.step_ends]
         found[trace.id] = [sum(vote) / len(vote) for vote in votes]
     return found
 
@@ -271,18 +276,18 @@ def distances(judged: list[tuple[Trace, bool]]) -> dict[str, list[float | None]]
     """k / K by the shortest right trace through a prefix; off it v - (1 - v) / (m + 1), m the distance
     where the route was left.
     """
-    length: dict[Tokens, int] = {}  # prefix -> steps of the shortest right trace through it
+    length: dict[Place, int] = {}  # steps of the shortest right trace through it
     for trace, right in judged:
         for end in [0, *trace.step_ends] if right else []:
-            key = tuple(trace.token_ids[:end])
+            key = place_of(trace, end)
             length[key] = min(length.get(key, len(trace.step_ends)), len(trace.step_ends))
     found: dict[str, list[float | None]] = {}
     for trace, _ in judged:
-        if () not in length:
-            continue  # nothing right is known of this problem
-        value, left, values = 0.0, length[()], []
+        if (left := length.get(place_of(trace, 0), -1)) < 0:
+            continue  # nothing right is known of this problem, or of this turn
+        value, values = 0.0, []
         for k, end in enumerate(trace.step_ends, 1):
-            whole = length.get(tuple(trace.token_ids[:end]))
+            whole = length.get(place_of(trace, end))
             if whole is not None:
                 value, left = k / whole, whole - k
             else:

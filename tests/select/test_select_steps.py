@@ -407,3 +407,15 @@ def test_steps_scores_even_where_there_is_a_value():
         "p/2": "kept", "p/0": "over_limit", "p/1": "unscored", "p/3": "unscored"
     }  # fmt: skip
     assert best(found, score="steps", threshold=0.31)["p/0"] == "low_value"  # the mean of .2 and .4
+
+
+@pytest.mark.parametrize("values", ["share", "distance"])
+def test_equal_tokens_after_different_turns_are_different_steps(values):
+    """The same words right at first and wrong as the second answer: neither says anything of the other."""
+    later = dataclasses.replace(trace(1, "ab", turn=1), prompt="Q:ab\nwrong, again:")
+    both = [trace(0, "ab"), later]
+    rows, _ = steps(group(both, [label("p/0", True), label("p/1", False)]), values=values)
+    first = [1.0, 1.0] if values == "share" else [0.5, 1.0]
+    assert rows["p/0"].labels == first
+    assert values == "distance" or rows["p/1"].labels == [0.0, 0.0]
+    assert values == "share" or "p/1" not in rows, "nothing right is known of its turn"
