@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: acts whose completion is another attempt at the question; "" is the first (`pipeline/tasks/_acts.py`)
 ATTEMPTS = ("", "revise", "rewrite", "solve", "reflect")
+ROUNDING = 1e-9  #: scores and shares are floats: .6 - .4 meets a bound of .2, and 1 - .7 one of .3
 SCHEMA_VERSION = 1  #: goes into every fingerprint; a change of a row's meaning raises it
 
 

@@ -291,7 +291,6 @@ class StageSettings(Settings):
     words: ClassVar[
         Mapping[str, str]
     ] = {}  #: what other libraries call a key -> what it is here, for `check`
-    compares: ClassVar[bool] = False  #: does it compare a problem's samples with one another, so wants two?
     draws: ClassVar[tuple[str, ...]] = ()  #: keys that count draws after one prefix: 1 at temperature 0
 
     from_: tuple[str | FileSource, ...] = Field(
@@ -331,8 +330,8 @@ class StageSettings(Settings):
 
     @property
     def samples_wanted(self) -> int:
-        """Samples of a problem below which it has nothing to say."""
-        return 2 if self.compares else 0
+        """Samples of a problem below which it has nothing to say: 2 where they are compared."""
+        return 0
 
     @property
     def on_split(self) -> str:

@@ -31,6 +31,7 @@ class GenerateSettings(StageSettings):
         **dict.fromkeys(("max_new_tokens", "max_completion_length", "max_length"), "max_tokens"),
         **dict.fromkeys(("model", "policy"), "by"),
     }
+    chooses_steps: ClassVar[bool] = False  #: are its traces put together from steps that a search chose?
     shows_hint: ClassVar[bool] = True  #: of a method that sees gold: is the question shown with a hint?
 
     by: PolicyName = Field("policy", description="the model that writes")
@@ -95,6 +96,7 @@ class GenerateSettings(StageSettings):
         found += [f"top_p {self.top_p:g}"] if self.top_p < 1 else []
         found += [f"top_k {self.top_k}"] if self.top_k else []
         found += [self.decoding.said] if self.decoding else []
+        found += ["a search's choice among steps"] if self.chooses_steps else []
         found += ["a hint in the prompt"] if self.sees_gold and self.shows_hint else []
         return ", ".join(found)
 

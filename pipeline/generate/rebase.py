@@ -24,12 +24,11 @@ from pydantic import Field
 
 from pipeline.asks import Asks
 from pipeline.generate.tree import SearchSettings, Tree, TreeNode
-from pipeline.rows import Dropped, Group, Node, Question, Trace
+from pipeline.rows import ROUNDING, Dropped, Group, Node, Question, Trace
 from pipeline.settings import Cost, Length
 
 #: of the open steps, the best first, and the budget for them: which may go on, in the same order
 Keep = Callable[[Sequence[TreeNode], int], Sequence[TreeNode]]
-SLACK = 1e-9  #: what rounding may add to a share before it is another sample
 
 
 class Settings(SearchSettings):
@@ -89,7 +88,7 @@ def widths(rewards: Sequence[float], budget: int, balance: float) -> list[int]:
     for place, weight in enumerate(weights):
         rest = math.fsum(weights[place:])  # 0 only where all is spent: the first weight is 1
         last = place == len(weights) - 1
-        share = budget if last else math.ceil(budget * weight / rest - SLACK) if budget else 0
+        share = budget if last else math.ceil(budget * weight / rest - ROUNDING) if budget else 0
         found.append(share)
         budget -= share
     return found

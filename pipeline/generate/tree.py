@@ -32,6 +32,7 @@ class SearchSettings(GenerateSettings):
     """What every guided search takes."""
 
     makes: ClassVar[tuple[str, ...]] = ("Trace", "Node", "Dropped")
+    chooses_steps: ClassVar[bool] = True
 
     value: RewardModelName = Field("prm", description="the model that scores steps")
     aggregate: Aggregate = Field("last", description="step scores -> the value of a node; value models: last")
@@ -42,10 +43,6 @@ class SearchSettings(GenerateSettings):
     budget_tokens: int | None = Field(
         None, ge=1, description="tokens the policy may write for a problem; none: no limit"
     )
-
-    @property
-    def drawn_otherwise(self) -> str:
-        return ", ".join(filter(None, (super().drawn_otherwise, "a search's choice among steps")))
 
     @property
     def score_kind(self) -> Kind:

@@ -15,12 +15,10 @@ from pydantic import Field, field_validator
 
 from pipeline.asks import All, Asks, Score, prefix_of
 from pipeline.label import LabelSettings
-from pipeline.rows import Dropped, Group, Label, Problem
+from pipeline.rows import ROUNDING, Dropped, Group, Label, Problem
 from pipeline.settings import Cost, Length, RewardModelName
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate
-
-ROUNDING = 1e-9  #: .2 and .05 are .075 apart from their mean, whatever it comes to in floating point
 
 
 class Settings(LabelSettings):

@@ -43,7 +43,6 @@ class Settings(LabelSettings):
     """Whose formula, and what counts."""
 
     sees_gold: ClassVar[bool] = False
-    compares: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("Trace", "Label")
 
     kind: Literal["grpo", "dr_grpo", "rloo", "max_rl", "reinforce_pp", "pass_at_k", "best_of_k"] = Field(

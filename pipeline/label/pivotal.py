@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 from pipeline.asks import All, Asks, Cut, Logprob, MonteCarlo, Prefix, prefix_of
 from pipeline.label._prefixes import ValuedPrefix, ValuedPrefixes, usable
 from pipeline.label.rollouts import RolloutSettings
-from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace
+from pipeline.rows import ROUNDING, Dropped, Group, Label, Node, Problem, Trace
 from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
 
@@ -61,9 +61,6 @@ class Settings(RolloutSettings):
         prefixes = 2 * math.ceil(math.log2(max(2.0, task.typical_tokens))) + self.others
         rollouts = self.n * (1 + 0.5 * min(given, self.traces) * prefixes)
         return Cost({self.by: rollouts * task.typical_tokens}, {}, given)
-
-
-ROUNDING = 1e-9  #: shares of any n differ by far more: .6 to .4 moves p by .2
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ class Settings(LabelSettings):
     """Who votes, and who is rewarded."""
 
     sees_gold: ClassVar[bool] = False
-    compares: ClassVar[bool] = True
 
     rewarded: int | None = Field(
         None, ge=1, description="traces a problem that get a reward, the first ones; TTRL 32 of 64; none: all"
@@ -33,6 +32,10 @@ class Settings(LabelSettings):
     least_share: float = Field(
         0.0, ge=0, le=1, description="of the votes that the winner needs, or the problem is left out"
     )
+
+    @property
+    def samples_wanted(self) -> int:
+        return 2
 
 
 def label(

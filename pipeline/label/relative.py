@@ -21,11 +21,9 @@ from pydantic import Field, model_validator
 
 from pipeline.asks import Asks, prefix_of
 from pipeline.label.rollouts import RolloutSettings, counted, key_of, step_label, step_prefixes, usable
-from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.rows import ROUNDING, Dropped, Group, Label, Problem, Trace
 from pipeline.settings import Cost, Length
 from pipeline.tasks import BaseTask
-
-ROUNDING = 1e-9  #: shares of any n differ by far more
 
 
 class Settings(RolloutSettings):

@@ -20,10 +20,8 @@ from pydantic import Field
 from pipeline.asks import Asks, Prefix
 from pipeline.label._critiques import CritiqueSettings, as_traces, critiques
 from pipeline.label._rewards import dropped
-from pipeline.rows import Dropped, Group, Label, Problem, Trace
+from pipeline.rows import ROUNDING, Dropped, Group, Label, Problem, Trace
 from pipeline.tasks import BaseTask
-
-SLACK = 1e-9  #: 7 of 10 is a share of 0.7
 
 
 class Settings(CritiqueSettings):
@@ -65,9 +63,9 @@ def verdict_of(trace: Trace, said: Sequence[Prefix], settings: Settings) -> Labe
     if len(verdicts) < settings.least:
         return dropped(trace, "no_verdict")
     share = sum(verdicts) / len(verdicts)
-    if share + SLACK >= settings.tau:
+    if share + ROUNDING >= settings.tau:
         return _label(trace, share, True)
-    if 1 - share + SLACK >= settings.tau:
+    if 1 - share + ROUNDING >= settings.tau:
         return _label(trace, share, False, "called_wrong")
     return dropped(trace, "unsure")
 

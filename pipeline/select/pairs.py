@@ -23,14 +23,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.rows import Dropped, Example, Group, Label, Node, Pair, StepExample, Trace
+from pipeline.rows import ROUNDING, Dropped, Example, Group, Label, Node, Pair, StepExample, Trace
 from pipeline.select import SelectSettings
 from pipeline.select._rows import normalised
 from pipeline.select.step_values import a_step, shares
 from pipeline.tasks import BaseTask
 from pipeline.vote.aggregate import Aggregate, aggregate
-
-ROUNDING = 1e-9  #: scores are sums of floats: 1 - .7 is no less than .3
 
 
 class Settings(SelectSettings):

@@ -17,11 +17,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pipeline.rows import Dropped, Example, Group, Node, Pair, StepExample
+from pipeline.rows import ROUNDING, Dropped, Example, Group, Node, Pair, StepExample
 from pipeline.select import SelectSettings
 from pipeline.tasks import BaseTask
-
-ROUNDING = 1e-9  #: .6 is worth .2 more than .4, whatever their difference comes to in floating point
 
 
 class Settings(SelectSettings):

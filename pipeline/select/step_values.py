@@ -201,9 +201,7 @@ def trace_paths(group: Group, settings: Settings) -> tuple[list[Path], list[tupl
             token_ids=trace.token_ids,
             step_ends=trace.step_ends,
             labels=targets.get(trace.id, []),
-            keys=[]
-            if settings.use == "correct"
-            else [place_of(trace, end) for end in trace.step_ends],
+            keys=[] if settings.use == "correct" else [place_of(trace, end) for end in trace.step_ends],
         )
         for trace in usable
     ]
