@@ -139,7 +139,7 @@ _LAKHS = re.compile(
 )
 #: groups of digits with blanks between: `12 000`; of `100 200` nobody knows, so a group must begin with 0
 _SPACED = re.compile(r"(?<![\d,.])(?<!\d )\d{1,3}(?: \d{3})+(?! ?\d)")
-_THIN = re.compile(rf"(?<=\d)[{_BLANKS}](?=\d{{3}}(?!\d))")
+_THIN = re.compile(rf"(?<=\d)[{_BLANKS}'’](?=\d{{3}}(?!\d))")  # also as Switzerland groups, `3'500`
 _ROOT = re.compile(r"([√∛∜])\s?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[A-Za-z]|\\pi)|)")
 _WIDE = re.compile(" {2,}")
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
@@ -180,11 +180,10 @@ def ending(text: str) -> str:
 
 def tidy(text: str) -> str:
     """The same answer with Unicode's mathematics written as TeX, and groups of digits that no comma of
-    English tells (India's, and blanks) joined."""
-    text = _SPACED.sub(_joined, _LAKHS.sub(_joined, text))
+    English tells (India's, Switzerland's, and blanks) joined."""
+    text = _THIN.sub(r"\\,", _SPACED.sub(_joined, _LAKHS.sub(_joined, text)))
     if text.isascii():
         return text
-    text = _THIN.sub(r"\\,", text)
     text = _POWERS.sub(lambda found: f"^{{{''.join(_SUPER[c] for c in found[0])}}}", text)
     text = _INDICES.sub(lambda found: f"_{{{''.join(_SUB[c] for c in found[0])}}}", text)
     text = _ROOT.sub(

@@ -66,6 +66,9 @@ ANYTHING = [
     ("So he earns $7{,}500.", "7500"),
     # a comma behind grouped digits is the sentence's, and blanks group them too where a group begins with 0
     ("He earns $3,500, which is more.", "3500"),
+    ("Total: CHF 3’500.", "3500"),
+    ("CHF 3'500'000 in all", "3500000"),
+    ("He is 5'11 tall, 12 in all", "12"),
     ("1,234,567, then", "1234567"),
     ("Rs. 1,00,000, in all", "100000"),
     ("So 1,234, 5,678, and 9,012, are", "9012"),
