@@ -274,7 +274,7 @@ def turn(
     queries = torch.empty(len(found), heads, size, dtype=found.dtype, device=found.device)
     ask, key = norms or (found, found)
     _turn[(len(found), heads + 2 * shared)](
-        found, positions, *turns, ask, key, queries, keys, values, new, heads, shared, eps,
+        found, positions.contiguous(), *turns, ask, key, queries, keys, values, new, heads, shared, eps,
         keys.stride(0), keys.stride(1), NORMED=norms is not None, SIZE=size, num_warps=1,
     )  # fmt: skip
     return queries
@@ -299,8 +299,8 @@ def attend(
     if following is not None:
         ahead = following, following.shape[0] * ATTEND.ahead * following.element_size() // 128
     _attend[(num, keys.shape[1], parts)](
-        queries, keys, values, positions, sums, most, totals, counters_of(queries.device), out, scale, heads,
-        keys.stride(0), keys.stride(1), parts, *ahead, SHARED=shared,
+        queries, keys, values, positions.contiguous(), sums, most, totals, counters_of(queries.device), out,
+        scale, heads, keys.stride(0), keys.stride(1), parts, *ahead, SHARED=shared,
         GROUP=max(16, triton.next_power_of_2(shared)), SIZE=size, PART=ATTEND.part,
         BLOCK=32 if exact else ATTEND.block, STAGES=ATTEND.stages, PDL=pdl,
         PRECISION="ieee" if exact else "tf32", COLUMNS_AHEAD=ATTEND.columns_ahead,

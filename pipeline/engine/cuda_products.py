@@ -8,7 +8,8 @@ product. Where a product has too few columns to fill the chip, its sum is split,
 the parts up in their order: the bits do not depend on who that is. Each launch starts while the one before
 ends (programmatic dependent launch) and asks for its weights meanwhile.
 
-Unproven and therefore off (`cuda_forward.PRODUCTS`): docs/gpu.md says what was measured.
+A launch reads ids and positions one after another, so it is given them laid out so: a column of several is
+not. Unproven and therefore off (`cuda_forward.PRODUCTS`): docs/gpu.md says what was measured.
 """
 
 from __future__ import annotations
@@ -292,8 +293,8 @@ class Products:
         stream, weighed = torch.empty(2, num, width, dtype=words.dtype, device=words.device)
         squares = torch.empty(1, num, dtype=torch.float32, device=words.device)
         _begin[(num,)](
-            ids, words, learnt, stream, weighed, squares, width, BLOCK=triton.next_power_of_2(width),
-            PDL=self.pdl, num_warps=4, launch_pdl=self.pdl,
+            ids.contiguous(), words, learnt, stream, weighed, squares, width,
+            BLOCK=triton.next_power_of_2(width), PDL=self.pdl, num_warps=4, launch_pdl=self.pdl,
         )  # fmt: skip
         return stream, Weighed(weighed, squares, 1)
 
@@ -311,7 +312,7 @@ class Products:
         tiles = columns // 2 // tiling.columns
         _pair[(tiles, tiling.parts)](
             given.rows, product.weight, product.weight if product.bias is None else product.bias,
-            given.squares, out, positions, *turns, keys, values,
+            given.squares, out, positions.contiguous(), *turns, keys, values,
             self._room(given.rows, tiles, 2, rows, tiling), self.counters, num, eps, keys.stride(0),
             keys.stride(1), WIDTH=width, HALF=size // 2, TURNED=True, HEADS=heads, SHARED=shared, SIZE=size,
             BIASED=product.bias is not None, BLOCKS=given.blocks,

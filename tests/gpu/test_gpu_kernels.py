@@ -33,6 +33,11 @@ def some(device: str, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, device=device, dtype=torch.float64)
 
 
+def column(numbers: torch.Tensor) -> torch.Tensor:
+    """The same numbers as one column of two: they do not follow one another in memory."""
+    return torch.stack([torch.zeros_like(numbers), numbers], 1)[:, 1]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [64, 896, 1536])
 def test_norm_and_gate(width: int, kind: torch.dtype, device: str, kernels):
@@ -66,7 +71,7 @@ def test_heads_are_turned_and_put_into_their_columns(
     double = tuple(part.double() for part in turns), tuple(part.double() for part in norms) if norms else None
     held = [torch.zeros(num, shared, columns, size, device=device, dtype=kind) for _ in range(2)]
     wanted = [part.double() for part in held]
-    queries = kernels.turn(found, positions, turns, norms, *held, new, heads, 1e-6)
+    queries = kernels.turn(found, column(positions), turns, norms, *held, new, heads, 1e-6)
     near(queries, plain.turn(found.double(), positions, *double, *wanted, new, heads, 1e-6))
     for mine, theirs in zip(held, wanted, strict=True):
         near(mine, theirs)
@@ -91,7 +96,7 @@ def test_attention_sees_a_rows_own_columns(
     for held in (keys, values):  # what stands behind a row is never looked at
         for row, position in enumerate(positions.tolist()):
             held[row, :, position + 1 :] = float("nan")
-    near(kernels.attend(queries, keys, values, positions, size**-0.5), wanted)
+    near(kernels.attend(queries, keys, values, column(positions), size**-0.5), wanted)
     if device == "cuda":  # what is asked for ahead changes nothing; an interpreter cannot ask
         monkeypatch.setattr(kernels.ATTEND, "columns_ahead", True)
         monkeypatch.setattr(kernels.ATTEND, "ahead", 64)
@@ -188,8 +193,8 @@ def test_products_do_what_stands_between_them(
     asks, out = weights(*dims["turned"], bias=True), weights(width, heads * size)
     gates, down = weights(*dims["gated"]), weights(*dims["down"])
     words, learnt, later = some(device, 40, width).to(kind), *(some(device, width).to(kind) for _ in range(2))
-    ids = torch.randint(0, 40, (num,), device=device)
-    positions = torch.randint(0, columns, (num,), device=device)
+    ids = column(torch.randint(0, 40, (num,), device=device))
+    positions = column(torch.randint(0, columns, (num,), device=device))
     angle = torch.rand(columns, size // 2, device=device, dtype=torch.float64)
     turns = tuple(torch.cat([part, part], -1).to(kind) for part in (angle.cos(), angle.sin()))
     keys, values = (some(device, num + 2, shared, columns, size).to(kind) for _ in range(2))
