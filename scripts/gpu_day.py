@@ -91,7 +91,7 @@ def tests(record: Any, out: Path, tiny: bool, seconds: float) -> None:
     which = ["-m", "not gpu"] if tiny else ["-m", "gpu", "-n"]
     running = {}
     for name, more in (("others", ["7", "-k", "not loop"]), ("loop", ["3", "-k", "loop"])):
-        words = [*which, *(more[1:] if tiny else more), "-v", "-rfEs", "--tb=short", "--durations=8"]
+        words = [*which, *(more[1:] if tiny else more), "-vv", "-rfEs", "--tb=short", "--durations=8"]
         with (out / f"pytest-{name}.txt").open("w") as log:
             running[name] = subprocess.Popen(  # noqa: S603  our own words
                 [sys.executable, "-m", "pytest", "tests/gpu", *words], cwd=ROOT, stdout=log,

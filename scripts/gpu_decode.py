@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from functools import partial
@@ -58,13 +59,16 @@ def set_way(engine: Engine, kind: type[Batch], few: str, graph: bool, kept: Any)
     engine.batch_kind, engine.records = kind, graph and engine.device.type == "cuda"
     engine.fast = kept if few else None
     if few and engine.device.type == "cuda":
-        kept.products = None
-        if few != "plain":
-            from pipeline.engine.cuda_products import Products, fits
+        kept.products = None if few == "plain" else own_products(engine, kept, few != "no_pdl")
 
-            if not all(fits(layer, kept.size) for layer in kept.layers):
-                raise ValueError("a product of these shapes cannot be cut: only torch's own run")
-            kept.products = Products(engine.device, few != "no_pdl")
+
+def own_products(engine: Engine, kept: Any, pdl: bool) -> Any:
+    """Products with what stands between them, whatever the switch says."""
+    from pipeline.engine.cuda_products import Products, fits
+
+    if not all(fits(layer, kept.size) for layer in kept.layers):
+        raise ValueError("a product of these shapes cannot be cut: only torch's own run")
+    return Products(engine.device, pdl)
 
 
 def prompts_of(size: int, number: int, least: int, most: int) -> list[list[int]]:
@@ -188,8 +192,8 @@ def queues(record: Record, engine: Engine, key: str, size: tuple[int, int, int])
 @torch.inference_mode()
 def last_gaps(engine: Engine, kept: Any) -> dict[str, float]:
     """How far the last tokens' logits part from transformers' own in float32, as a share of their norm: read
-    in few launches, written by torch's products and by those with what stands between them, and transformers'
-    own in half precision.
+    in few launches, written by torch's products and (on a GPU) by those with what stands between them, and
+    transformers' own in half precision; of both rows, and of the one that is farther off.
     """
     from pipeline.engine.cache import Stash
 
@@ -198,12 +202,19 @@ def last_gaps(engine: Engine, kept: Any) -> dict[str, float]:
     single = copy.deepcopy(engine.model).float()(input_ids=ids, use_cache=False).logits[:, -1]
     held = [Stash() for _ in kept.layers]
     found = {"transformers": half, "read": engine.top(kept.read(ids, held))[:, -1]}
-    last, products = torch.full((2,), 23, device=engine.device), kept.products
-    for name, using in (("products", products), ("plain", None)):
+    last, before = torch.full((2,), 23, device=engine.device), kept.products
+    ways: dict[str, Any] = {"plain": None}
+    if engine.device.type == "cuda":  # by default the engine has none
+        with contextlib.suppress(ValueError):  # shapes that cannot be cut
+            ways["products"] = own_products(engine, kept, True)
+    for name, using in ways.items():
         kept.products = using
         found[name] = engine.top(kept.write(ids[:, -1], last, held))
-    kept.products = products
-    return {name: float((one.float() - single).norm() / single.norm()) for name, one in found.items()}
+    kept.products = before
+    far = {name: (one.float() - single).norm() / single.norm() for name, one in found.items()}
+    for name, one in found.items():
+        far[f"{name}/worst_row"] = ((one.float() - single).norm(dim=-1) / single.norm(dim=-1)).max()
+    return {name: float(one) for name, one in far.items()}
 
 
 def profile(record: Record, engine: Engine, rows: int, prompt: int) -> None:
