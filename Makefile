@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: quickstart test test-full test-gpu test-servers mutants check faults faults-long bench bench-real claims labels clean
+.PHONY: quickstart test test-full test-gpu test-kernels test-servers mutants check faults faults-long bench bench-real claims labels clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,16 @@ test-full: $(VENV)/.installed-full
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TESTS)/gpu -m gpu
+
+# the GPU's kernels without one: Triton's interpreter, on the CPU; triton (Linux, 0.2 GB) in a folder of its own, by hand
+$(VENV)-triton/.installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)-triton 'triton==3.9.*'
+	touch $@
+
+test-kernels: $(VENV)-triton/.installed
+	PYTHONPATH=$(CURDIR)/$(VENV)-triton GPU_TESTS_ON=cpu TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest $(TESTS)/gpu/test_gpu_kernels.py $(TESTS)/gpu/test_gpu_products.py -m gpu \
+		-k "not between_them and not 512 and not 896 and not 1536 and not 2048 and not 151936"
 
 # vLLM (the index's CPU build, a third party's, 2.8 GB) and llama.cpp, each in an environment of its own
 $(VENV)-vllm/.installed:
