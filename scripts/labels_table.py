@@ -40,8 +40,10 @@ from pipeline.evaluate.intervals import pass_at  # noqa: E402
 from pipeline.evaluate.pool import Pool  # noqa: E402
 from pipeline.evaluate.ranking import Points, Ranking  # noqa: E402
 from pipeline.loop import run_loop  # noqa: E402
+from pipeline.models.registry import RUN_SPEC  # noqa: E402
 from pipeline.processes.group import Processes  # noqa: E402
 from pipeline.recipe.read import load  # noqa: E402
+from pipeline.recipe.shape import Recipe  # noqa: E402
 from pipeline.report.console import Console  # noqa: E402
 from pipeline.rows import Label, Trace  # noqa: E402
 from pipeline.run.run import Run  # noqa: E402
@@ -115,18 +117,35 @@ class Seed:
 
 
 def finished(asked: Asked, task: str, seed: int) -> Run | None:
-    """The complete run of a task and seed; made, or gone on with, unless only ready ones are wanted."""
-    name, space = f"labels_{task}-s{seed}", Workspace(asked.data, asked.checkpoints)
-    there = (asked.data / name / "recipe.yaml").is_file()
-    if there and run_status(name, space)["complete"]:
-        return open_run(name, space)
+    """The complete run of a task and seed; made, or gone on with, unless only ready ones are wanted. What its
+    models start from (`run://NAME@...`) is the run of recipes/NAME.yaml, made first: one for all seeds."""
+    name = f"labels_{task}-s{seed}"
+    if whole(asked, name):
+        return open_run(name, Workspace(asked.data, asked.checkpoints))
     if asked.ready:
         return None
     overrides = [f"seed={seed}", "wandb.mode=disabled", *asked.change]
     recipe = load(ROOT / f"recipes/labels_{task}.yaml", overrides, name)
+    for base in sorted({model.base for model in recipe.models.values()}):
+        lender = found["run"] if (found := RUN_SPEC.fullmatch(base)) else ""
+        path = ROOT / f"recipes/{lender}.yaml"
+        if path.is_file() and not whole(asked, lender):
+            made(asked, load(path, ["wandb.mode=disabled"]))
+    return made(asked, recipe)
+
+
+def whole(asked: Asked, name: str) -> bool:
+    """Is a run of this name complete?"""
+    there = (asked.data / name / "recipe.yaml").is_file()
+    return there and bool(run_status(name, Workspace(asked.data, asked.checkpoints))["complete"])
+
+
+def made(asked: Asked, recipe: Recipe) -> Run:
+    """Its run, from where it stands to its end."""
+    space = Workspace(asked.data, asked.checkpoints)
     with session(recipe, Console(), Processes(), space) as run:
         run_loop(run)
-    return open_run(name, space)
+    return open_run(recipe.name, space)
 
 
 # -- from a run to figures

@@ -538,10 +538,8 @@ def test_a_policy_gradient_on_real_rows(place: Path) -> None:
     assert len(rows(name, 2, "episodes", Example)) == 32
 
 
-@pytest.mark.parametrize("name", [DEDUCTION[0], pytest.param(DEDUCTION[1], marks=pytest.mark.full)])
-def test_rest_em_on_deduction(name: str, place: Path) -> None:
-    """A policy that knows half of the chains, and of the others a lucky guess: outcomes keep both, the oracle the
-    sound ones alone, and `valid` tells."""
+def deduction_policy(name: str, place: Path) -> tuple[Path, list[str]]:
+    """A policy that knows half of the chains, and of the others a lucky guess; the overrides for it."""
     small = ["task.hops=[2,2]", "task.train=16", "task.dev=6", "task.test=6"]
     task = task_of(name, small)
 
@@ -551,7 +549,14 @@ def test_rest_em_on_deduction(name: str, place: Path) -> None:
         first, *_, answer = gold.split("\n")
         return gold if number % 2 else f"{first}\n{answer}"
 
-    base = world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150)
+    return world.by_heart(place / "policy", world.lessons(task, told, hints=False), steps=150), small
+
+
+@pytest.mark.parametrize("name", [DEDUCTION[0], pytest.param(DEDUCTION[1], marks=pytest.mark.full)])
+def test_rest_em_on_deduction(name: str, place: Path) -> None:
+    """Outcomes keep sound chains and lucky guesses, the oracle the sound ones alone, and `valid` tells."""
+    base, small = deduction_policy(name, place)
+    task = task_of(name, small)
     run(name, f"models.policy.base={base}", *small, *BRIEF)
     final = whole(name)
     assert {"final/valid", "final/valid@0", "final/gain/valid"} <= set(final)
@@ -883,6 +888,8 @@ def made_small(name: str) -> list[str]:
             keys = [*SMALL_SEARCH.get(stage.method, ["n=4"]), "chunk=16"]
         elif stage.method == "prm_quality":
             keys = NO_HEALTH
+        elif stage.method == "top_value":
+            keys = ["threshold=0"]  # of a reward model of four steps
         elif stage.room == "evaluate" and stage.settings.search:
             keys = [f"search.{key}" for key in SMALL_SEARCH[stage.settings.search["generate"]]]
         elif stage.room == "evaluate":
@@ -899,6 +906,8 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         base, small = request.getfixturevalue("tiny"), [*COUNTDOWN, *(THREE if name.endswith("4") else [])]
     elif use == "addition":
         base, small = addition_policy(place)
+    elif use == "deduction":
+        base, small = deduction_policy(name, place)
     elif use == "words":
         base, small = words_policy(name, place)
     else:
