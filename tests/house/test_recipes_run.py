@@ -932,6 +932,13 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         assert row.step_ends[-1] <= len(row.token_ids)
         assert all(0 <= label <= 1 for label in row.labels if label is not None)
     if (
+        first == 1 and len(recipe.stage("steps").sources) == 1
+    ):  # a share of traces, whatever nodes are dropped
+        dropped = {row.what for row in rows(name, 1, "steps", Dropped)}
+        share = sum(trace.id not in dropped for trace in found) / len(found)
+        assert metrics["steps/kept_share"] == pytest.approx(share)
+    assert all(0 <= value <= 1 for key, value in metrics.items() if key.endswith("/kept_share"))
+    if (
         name == "rest_mcts_addition"
     ):  # the first reward model learns from verified prefixes and wrong steps after them
         credit = rows(name, 0, "credit", Label)

@@ -14,6 +14,7 @@ import yaml
 from pipeline.recipe.measures import declared, main_of
 from pipeline.recipe.shape import Stage
 from pipeline.report.html.data import RunData, each_metric
+from pipeline.run.record import NODES_DROPPED
 
 KINDS = ("example", "stepexample", "pair")  #: what a filter keeps
 
@@ -65,6 +66,7 @@ def reasons(found: RunData) -> list[dict[str, Any]]:
         if row["step"].startswith("kept by "):
             number, stage = row["round"], row["stage"]
             lost = sum(one["count"] for one in rows if (one["round"], one["stage"]) == (number, stage))
+            lost -= found.metrics[number].get(f"{stage}/{NODES_DROPPED}", 0)
             read = found.metrics[number].get(f"{stage}/given")  # a pair is made of two of them
             rows.append(_reason(number, stage, rooms, "kept", row["count"] if read is None else read - lost))
     return [row for row in rows if row["count"]]
