@@ -20,8 +20,8 @@ from pipeline.recipe.shape import Stage
 from pipeline.run.run import Run
 from pipeline.store.disk import DISK, Disk
 
-#: a select stage's counter: its Dropped rows that name a tree's node and no row that it was given
-NODES_DROPPED = "nodes_dropped"
+#: a filter's counters, by reason: its Dropped rows that name no row which it was given, but a tree's node
+NOT_GIVEN = "not_given"
 
 MetricsRow = dict[str, Any]
 
@@ -112,8 +112,8 @@ def stage_metrics(run: Run, stage: Stage, number: int) -> Iterator[tuple[str, fl
         if name not in measured:  # what a stage measures and what is counted of its rows may share a name
             yield f"{stage.name}/{name}", value
     if stage.room == "select" and (read := counts.counters.get("given")):
-        lost = sum(counts.dropped.values()) - counts.counters.get(NODES_DROPPED, 0)
-        yield f"{stage.name}/kept_share", 1 - lost / read
+        others = sum(value for name, value in counts.counters.items() if name.startswith(f"{NOT_GIVEN}/"))
+        yield f"{stage.name}/kept_share", 1 - (sum(counts.dropped.values()) - others) / read
 
 
 def round_metrics(run: Run, number: int) -> Iterator[tuple[str, float]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
 from pipeline.processes.pulse import beat
 from pipeline.rows import Dropped, Group, Label, Node, Problem, Trace, sources_of
+from pipeline.run.record import NOT_GIVEN
 from pipeline.stages.inputs import unaccounted
 from pipeline.stages.rollouts import rows_of
 from pipeline.store.plan import ChunkPlan
@@ -150,8 +151,10 @@ class Drive:
         self.seen.update(labelled=len(verdicts), right=sum(map(bool, verdicts)))
         with self.work.folder.writing(chunk.number) as part:
             part.add(whole)
-            part.count("given", len(read))
-            for name, number in sorted(chunk.counts.items()):
+            for name, number in [
+                *given_counts(self.work, read, whole).items(),
+                *sorted(chunk.counts.items()),
+            ]:
                 part.count(name, number)
             if verdicts:
                 part.count("right", sum(map(bool, verdicts)))
@@ -202,6 +205,17 @@ def share_charge(found: list[Any], tokens: dict[str, int]) -> list[Any]:
     for place, i in enumerate(unknown):
         found[i] = dataclasses.replace(found[i], tokens_charged=share + (rest if place == 0 else 0))
     return found
+
+
+def given_counts(work: Work, read: Collection[str], whole: Iterable[Any]) -> dict[str, int]:
+    """What a chunk counts of the rows that it was given: their number, and by reason what a filter dropped
+    beside them (a tree's nodes), which is no share of them."""
+    counts = {"given": len(read)}
+    if work.stage.room == "select":
+        known = set(read)
+        others = Counter(row.reason for row in whole if isinstance(row, Dropped) and row.what not in known)
+        counts |= {f"{NOT_GIVEN}/{reason}": number for reason, number in sorted(others.items())}
+    return counts
 
 
 def account(work: Work, read: Iterable[str], whole: list[Any]) -> None:

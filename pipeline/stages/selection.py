@@ -13,8 +13,7 @@ from pipeline.errors import NothingKept
 from pipeline.processes.pulse import beat, long
 from pipeline.recipe.methods import method
 from pipeline.rows import Dropped, Group
-from pipeline.run.record import NODES_DROPPED
-from pipeline.stages.search import Drive, account
+from pipeline.stages.search import Drive, account, given_counts
 from pipeline.stages.work import Work, make_search
 from pipeline.store.plan import ChunkPlan
 
@@ -60,12 +59,6 @@ def input_ids(groups: Iterable[Group], settings: Any) -> list[str]:
     return [row.id for group in groups for row in (*group.traces, *(group.rollouts if more else ()))]
 
 
-def num_nodes_dropped(groups: Iterable[Group], whole: Iterable[Any]) -> int:
-    """How many Dropped rows name a tree's node and none of the given rows, of which shares are taken."""
-    nodes = {node.id for group in groups for node in group.nodes}
-    return sum(isinstance(row, Dropped) and row.what in nodes for row in whole)
-
-
 def _select_by_asks(work: Work, selected: Callable[[str, Group], Any]) -> None:
     """A selector that asks models: its problems are searches."""
     groups: dict[str, Group] = {}
@@ -94,15 +87,15 @@ def _select_by_code(work: Work, selected: Callable[[str, Group], Any]) -> None:
                 beat()
             read = input_ids(groups.values(), work.stage.settings)
             account(work, read, whole)
-            nodes = num_nodes_dropped(groups.values(), whole)
+            counts = given_counts(work, read, whole)
             with work.folder.writing(number) as part:
                 part.add(whole)
-                part.count("given", len(read))
-                if nodes:
-                    part.count(NODES_DROPPED, nodes)
+                for name, count in counts.items():
+                    part.count(name, count)
             done += len(groups)
             num_read += len(read)
-            num_dropped += sum(isinstance(row, Dropped) for row in whole) - nodes
+            num_dropped += sum(isinstance(row, Dropped) for row in whole)
+            num_dropped -= sum(counts.values()) - counts["given"]  # those beside them
             kept: dict[str, Any] = {"kept": max(1 - num_dropped / num_read, 0.0)} if num_read else {}
             bar(done, **kept)
 

@@ -25,7 +25,7 @@ from pipeline.recipe.methods import method
 from pipeline.recipe.read import load
 from pipeline.recipe.shape import Recipe, Stage
 from pipeline.report.console import Console
-from pipeline.report.html import build, data
+from pipeline.report.html import build, data, data_panels
 from pipeline.report.summary import closing_words
 from pipeline.rows import Dropped, Example, Label, Node, Pair, Problem, StepExample, Trace
 from pipeline.run.session import open_run, session
@@ -931,9 +931,12 @@ def test_search_with_a_reward_model(name: str, place: Path, request: pytest.Fixt
         assert len(row.step_ends) == len(row.labels) == len(row.completions)
         assert row.step_ends[-1] <= len(row.token_ids)
         assert all(0 <= label <= 1 for label in row.labels if label is not None)
-    if (
-        first == 1 and len(recipe.stage("steps").sources) == 1
-    ):  # a share of traces, whatever nodes are dropped
+    # shares are of the rows that a filter was given, whatever nodes of a tree it drops beside them
+    why = data_panels.reasons(data.load_run(name, Workspace(DATA, CHECKPOINTS)))
+    fates = [row["count"] for row in why if (row["round"], row["stage"]) == (1, "steps")]
+    assert sum(fates) == metrics["steps/given"]
+    assert min(fates) > 0
+    if first == 1 and len(recipe.stage("steps").sources) == 1:
         dropped = {row.what for row in rows(name, 1, "steps", Dropped)}
         share = sum(trace.id not in dropped for trace in found) / len(found)
         assert metrics["steps/kept_share"] == pytest.approx(share)

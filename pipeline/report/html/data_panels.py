@@ -14,7 +14,7 @@ import yaml
 from pipeline.recipe.measures import declared, main_of
 from pipeline.recipe.shape import Stage
 from pipeline.report.html.data import RunData, each_metric
-from pipeline.run.record import NODES_DROPPED
+from pipeline.run.record import NOT_GIVEN
 
 KINDS = ("example", "stepexample", "pair")  #: what a filter keeps
 
@@ -61,12 +61,13 @@ def reasons(found: RunData) -> list[dict[str, Any]]:
         for name, value in values.items():
             stage, _, rest = name.partition("/")
             if rest.startswith("dropped/"):
-                rows.append(_reason(number, stage, rooms, rest.removeprefix("dropped/"), value))
+                reason = rest.removeprefix("dropped/")
+                value -= values.get(f"{stage}/{NOT_GIVEN}/{reason}", 0)
+                rows.append(_reason(number, stage, rooms, reason, value))
     for row in flow(found):
         if row["step"].startswith("kept by "):
             number, stage = row["round"], row["stage"]
             lost = sum(one["count"] for one in rows if (one["round"], one["stage"]) == (number, stage))
-            lost -= found.metrics[number].get(f"{stage}/{NODES_DROPPED}", 0)
             read = found.metrics[number].get(f"{stage}/given")  # a pair is made of two of them
             rows.append(_reason(number, stage, rooms, "kept", row["count"] if read is None else read - lost))
     return [row for row in rows if row["count"]]
