@@ -135,7 +135,13 @@ def standing_of(spec: str, workspace: Workspace) -> dict[str, Any]:
     run, number, model = found["run"], int(found["round"]), found["model"]
     gate = workspace.data / run / f"round-{number:03d}" / "gate.json"
     if not gate.is_file():
-        raise RecipeError(f"base: {spec}: run {run} has no finished round {number}")
+        there = (workspace.data / run / "recipe.yaml").is_file()
+        cure = (
+            f"`ratchet run {run}` goes on with it"
+            if there
+            else f"make it first, as `ratchet run recipes/{run}.yaml`"
+        )
+        raise RecipeError(f"base: {spec}: run {run} has no finished round {number}; {cure}")
     standing = json.loads(gate.read_text())["standing"].get(model)
     if standing is None:
         raise RecipeError(f"base: {spec}: run {run} has no model {model}")

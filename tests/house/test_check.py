@@ -112,7 +112,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "model name": ({"models__policy__base": "gpt2"}, "gpt2: no such folder (a Hub id reads like owner/name)"),
     "model kind": ({"models__policy__base": "hf://a/b"}, "hf://a/b: unknown kind"),
     "seed": ({"models__policy__base": "seed://cuntdown"}, "did you mean seed://countdown?"),
-    "run": ({"models__policy__base": "run://nothing@3/policy"}, "run nothing has no finished round 3"),
+    "run": ({"models__policy__base": "run://nothing@3/policy"}, "run nothing has no finished round 3; make it first, as `ratchet run recipes/nothing.yaml`"),
     "run shape": ({"models__policy__base": "run://nothing/policy"}, "write run://RUN@ROUND/MODEL"),
     "limit": ({"task__max_tokens": 4096}, "task.max_tokens: 4,096 tokens, but the context of policy is 256"),
     "own limit": ({"stages__sample__max_tokens": 300}, "stages.sample.max_tokens: 300 tokens, but the context"),
