@@ -6,7 +6,7 @@ interrupted start goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from pipeline.evaluate.paired import Seen, statistics_of
 from pipeline.loop import run_loop
 from pipeline.processes.group import Processes
 from pipeline.recipe.methods import method
-from pipeline.recipe.shape import Stage, fingerprint, measured
+from pipeline.recipe.shape import Recipe, Stage, fingerprint, measured
 from pipeline.report.console import Console
 from pipeline.rows import Label, Trace, critiques_of
 from pipeline.run.record import read
@@ -45,6 +45,20 @@ class Side:
     critic: tuple[float, float, int] | None = None  #: of the arm's stage (`critic_of`)
 
 
+def is_complete(workspace: Workspace, name: str) -> bool:
+    """Is there a run of this name, and at its end?"""
+    path = workspace.data / name / "recipe.yaml"
+    return path.is_file() and bool(run_status(name, workspace)["complete"])
+
+
+def complete_run(workspace: Workspace, name: str, recipe: Callable[[], Recipe]) -> Run:
+    """The run of this name at its end: one that is absent is made, one that stopped goes on."""
+    if not is_complete(workspace, name):
+        with session(recipe(), Console(), Processes(), workspace) as run:
+            run_loop(run)
+    return open_run(name, workspace)
+
+
 @dataclass
 class Runs:
     """The runs of all claims. make: those that are absent are made; else a seed without them is left out."""
@@ -57,21 +71,13 @@ class Runs:
         self._seen: dict[tuple[str, str, int], Seen] = {}
         self._critics: dict[tuple[str, str, int, str], tuple[float, float, int] | None] = {}
 
-    def there(self, name: str) -> bool:
-        """Is it complete?"""
-        path = self.workspace.data / name / "recipe.yaml"
-        return path.is_file() and bool(run_status(name, self.workspace)["complete"])
-
     def get(self, wanted: RunOf, seed: int) -> Run | None:
         """A complete run; None where it is not and none may be made."""
         name = wanted.name(seed)
         if name not in self._opened:
-            if not self.there(name):
-                if not self.make:
-                    return None
-                with session(wanted.load(seed), Console(), Processes(), self.workspace) as run:
-                    run_loop(run)
-            self._opened[name] = open_run(name, self.workspace)
+            if not self.make and not is_complete(self.workspace, name):
+                return None
+            self._opened[name] = complete_run(self.workspace, name, lambda: wanted.load(seed))
         return self._opened[name]
 
     def outcomes(self, run: Run, stage: Stage, number: int) -> Seen:

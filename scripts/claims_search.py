@@ -34,22 +34,18 @@ from pipeline.models import environment  # noqa: E402
 environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 from claims_rows import script_arguments, write_rows  # noqa: E402  the environment comes first
+from claims_runs import complete_run  # noqa: E402
 from claims_table import Evidence, claims, tables  # noqa: E402
 
 from pipeline.commands.budget import tokens_of  # noqa: E402
 from pipeline.evaluate import accuracy  # noqa: E402
 from pipeline.evaluate.pool import Pool  # noqa: E402
-from pipeline.loop import run_loop  # noqa: E402
-from pipeline.processes.group import Processes  # noqa: E402
 from pipeline.recipe.methods import method  # noqa: E402
 from pipeline.recipe.read import load  # noqa: E402
 from pipeline.recipe.shape import Recipe, dump, fingerprint  # noqa: E402
-from pipeline.report.console import Console  # noqa: E402
 from pipeline.rows import Label, Trace  # noqa: E402
 from pipeline.run.record import by_round, read  # noqa: E402
 from pipeline.run.run import Run  # noqa: E402
-from pipeline.run.session import open_run, session  # noqa: E402
-from pipeline.run.status import run_status  # noqa: E402
 from pipeline.stages.work import engine_of, make_search, question_of, template_of  # noqa: E402
 from pipeline.store.disk import DISK  # noqa: E402
 
@@ -94,13 +90,10 @@ class Asked:
 
 
 def finished(asked: Asked, name: str, make: Callable[[], Recipe]) -> Run:
-    """A run that is complete; one that is absent is made, one that stopped goes on."""
-    there = (asked.data / name / "recipe.yaml").is_file()
-    if not there or not run_status(name, Workspace(asked.data, asked.checkpoints))["complete"]:
-        recipe = load(asked.data / name / "recipe.yaml") if there else make()
-        with session(recipe, Console(), Processes(), Workspace(asked.data, asked.checkpoints)) as run:
-            run_loop(run)
-    return open_run(name, Workspace(asked.data, asked.checkpoints))
+    """A run that is complete; one that is absent is made, one that stopped goes on as its own recipe says."""
+    own = asked.data / name / "recipe.yaml"
+    workspace = Workspace(asked.data, asked.checkpoints)
+    return complete_run(workspace, name, lambda: load(own) if own.is_file() else make())
 
 
 def guided_run(asked: Asked, seed: int) -> Run:

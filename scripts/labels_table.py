@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,18 @@ environment.prepare(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 import numpy as np  # noqa: E402  the environment comes first
 from claims_rows import KEPT  # noqa: E402
+from claims_runs import complete_run, is_complete  # noqa: E402
 from claims_table import Contrast, Grid  # noqa: E402
 
 from pipeline.evaluate import GOLD  # noqa: E402
 from pipeline.evaluate.intervals import pass_at  # noqa: E402
 from pipeline.evaluate.pool import Pool  # noqa: E402
 from pipeline.evaluate.ranking import Points, Ranking  # noqa: E402
-from pipeline.loop import run_loop  # noqa: E402
 from pipeline.models.registry import RUN_SPEC  # noqa: E402
-from pipeline.processes.group import Processes  # noqa: E402
 from pipeline.recipe.read import load  # noqa: E402
 from pipeline.recipe.shape import Recipe  # noqa: E402
-from pipeline.report.console import Console  # noqa: E402
 from pipeline.rows import Label, Trace  # noqa: E402
 from pipeline.run.run import Run  # noqa: E402
-from pipeline.run.session import open_run, session  # noqa: E402
 from pipeline.run.status import run_status  # noqa: E402
 from pipeline.store.disk import DISK  # noqa: E402
 from pipeline.store.workspace import Workspace  # noqa: E402
@@ -119,33 +117,20 @@ class Seed:
 def finished(asked: Asked, task: str, seed: int) -> Run | None:
     """The complete run of a task and seed; made, or gone on with, unless only ready ones are wanted. What its
     models start from (`run://NAME@...`) is the run of recipes/NAME.yaml, made first: one for all seeds."""
-    name = f"labels_{task}-s{seed}"
-    if whole(asked, name):
-        return open_run(name, Workspace(asked.data, asked.checkpoints))
-    if asked.ready:
+    name, space = f"labels_{task}-s{seed}", Workspace(asked.data, asked.checkpoints)
+    if asked.ready and not is_complete(space, name):
         return None
-    overrides = [f"seed={seed}", "wandb.mode=disabled", *asked.change]
-    recipe = load(ROOT / f"recipes/labels_{task}.yaml", overrides, name)
-    for base in sorted({model.base for model in recipe.models.values()}):
-        lender = found["run"] if (found := RUN_SPEC.fullmatch(base)) else ""
-        path = ROOT / f"recipes/{lender}.yaml"
-        if path.is_file() and not whole(asked, lender):
-            made(asked, load(path, ["wandb.mode=disabled"]))
-    return made(asked, recipe)
 
+    def recipe() -> Recipe:
+        overrides = [f"seed={seed}", "wandb.mode=disabled", *asked.change]
+        found = load(ROOT / f"recipes/labels_{task}.yaml", overrides, name)
+        for base in sorted({model.base for model in found.models.values()}):
+            lender = match["run"] if (match := RUN_SPEC.fullmatch(base)) else ""
+            if (path := ROOT / f"recipes/{lender}.yaml").is_file():
+                complete_run(space, lender, partial(load, path, ["wandb.mode=disabled"]))
+        return found
 
-def whole(asked: Asked, name: str) -> bool:
-    """Is a run of this name complete?"""
-    there = (asked.data / name / "recipe.yaml").is_file()
-    return there and bool(run_status(name, Workspace(asked.data, asked.checkpoints))["complete"])
-
-
-def made(asked: Asked, recipe: Recipe) -> Run:
-    """Its run, from where it stands to its end."""
-    space = Workspace(asked.data, asked.checkpoints)
-    with session(recipe, Console(), Processes(), space) as run:
-        run_loop(run)
-    return open_run(recipe.name, space)
+    return complete_run(space, name, recipe)
 
 
 # -- from a run to figures

@@ -110,3 +110,28 @@ def test_a_table_of_small_runs(script: ModuleType, task: str, place: Path, tiny:
     Path("labels.md").write_text(text.rstrip() + "\n\nkept\n")
     script.main([*asked, "--ready"])
     assert Path("labels.md").read_text() == text.rstrip() + "\n\nkept\n"
+
+
+def test_what_models_start_from_is_made_first(
+    script: ModuleType, place: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run by its recipe's name, once for all seeds; where only ready runs are wanted nothing is made."""
+    small = "task: {use: countdown, train: 4, dev: 2, test: 2, max_tokens: 60}\nrounds: 0\n"
+    sample = "before:\n  sample: {generate: sample, by: policy, n: 2}\n"
+    (place / "recipes").mkdir()
+    for name, base in (("lender", tiny), ("labels_small", "run://lender@0/policy")):
+        recipe = f'name: {name}\n{small}models:\n  policy: {{base: "{base}"}}\n{sample}'
+        (place / "recipes" / f"{name}.yaml").write_text(recipe)
+    monkeypatch.setattr(script, "ROOT", place)
+    space = Workspace(Path("data"), Path("checkpoints"))
+    asked = script.Asked(space.data, space.checkpoints, (0, 1), (), ready=True)
+    assert script.finished(asked, "small", 0) is None
+    assert not space.data.exists()
+    asked = script.Asked(space.data, space.checkpoints, (0, 1), (), ready=False)
+    runs = [script.finished(asked, "small", seed) for seed in asked.seeds]
+    assert [run.name for run in runs] == ["labels_small-s0", "labels_small-s1"]
+    assert {path.parent.name for path in space.data.glob("*/recipe.yaml")} == {
+        "lender",
+        *(run.name for run in runs),
+    }
+    assert run_status("lender", space)["complete"]
